@@ -1,0 +1,160 @@
+"""How a run's configuration is put together: defaults < YAML < flags and `--set`; every error names the key."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from tdbench.config.tree import RegularizerConfig, RunConfig, find_method, known_keys
+from tdbench.errors import ConfigError, nearest
+
+# Flags of the command line that stand for a key; `--set` takes every key.
+FLAGS = {
+    "data": "data.name",
+    "data_root": "data.root",
+    "train_fraction": "data.train_fraction",
+    "model": "model.name",
+    "regularizer": "regularizer.name",
+    "sites": "regularizer.sites",
+    "epochs": "training.epochs",
+    "max_steps": "training.max_steps",
+    "batch_size": "training.batch_size",
+    "lr": "optimizer.lr",
+    "seed": "seed",
+    "device": "hardware.device",
+    "precision": "hardware.precision",
+    "compile": "hardware.compile",
+    "threads": "hardware.threads",
+    "deterministic": "hardware.deterministic",
+}
+
+
+def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
+    """Return the dotted key for a key, a flag's name, an alias such as `gamma`, or a last part that is unique.
+
+    Raises:
+        ConfigError: There is no such key; the nearest one is named.
+    """
+    keys = known_keys(method)
+    if key in keys:
+        return key
+    name = key.replace("-", "_")
+    if name in FLAGS:
+        return FLAGS[name]
+    section, _, last = name.rpartition(".")
+    short = [full for full in keys if full.rpartition(".")[2] == last or last in aliases(keys[full])]
+    short = [full for full in short if not section or full.rpartition(".")[0] == section]
+    if len(short) == 1:
+        return short[0]
+    if short:
+        raise ConfigError(f"key {key!r} is ambiguous: it may be {' or '.join(short)}")
+    names = {full: full for full in keys} | {full.rpartition(".")[2]: full for full in keys} | FLAGS
+    close = nearest(name, names) or nearest(last, names)
+    raise ConfigError(f"unknown key {key!r}{close} (`tdbench list` shows a method's keys)")
+
+
+def aliases(field: FieldInfo) -> tuple[str, ...]:
+    """Return the other names under which the command line knows a field."""
+    return tuple((field.json_schema_extra or {}).get("aliases", ()))  # type: ignore[union-attr, arg-type]
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Build the configuration of a run: defaults < YAML < overrides.
+
+    Args:
+        path: A YAML file, complete or partial, or None.
+        overrides: Dotted keys, flag names or aliases, each with a value.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is unknown, of the wrong type or out of range.
+    """
+    tree = read_yaml(Path(path)) if path is not None else {}
+    overrides = dict(overrides or {})
+    section = tree.get("regularizer") or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"regularizer must be a table of keys in {path}, got {section!r}")
+    default = RegularizerConfig.model_fields["name"].default
+    before = section.get("name", default)
+    after = next(
+        (overrides[key] for key in ("regularizer.name", "regularizer") if key in overrides), before
+    )
+    method = find_method(str(after))
+    if after != before:  # the knobs of the method that was replaced go with it
+        tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
+    for key, value in overrides.items():
+        *parents, last = resolve_key(key, method).split(".")
+        branch = tree
+        for parent in parents:
+            if branch.get(parent) is None:
+                branch[parent] = {}
+            branch = branch[parent]
+            if not isinstance(branch, dict):
+                raise ConfigError(f"{parent} must be a table of keys in {path}, got {branch!r}")
+        branch[last] = value
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        where = f"{path}: " if path is not None else ""
+        raise ConfigError("\n".join(where + explain(one, method) for one in error.errors())) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, empty, no YAML, or not a mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {path} must hold a table of keys, got {type(tree).__name__}")
+    return tree
+
+
+def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
+    """Return one line for one of pydantic's errors: field, rule, value, and the nearest key where it is unknown."""
+    key = ".".join(str(part) for part in error["loc"])
+    value, context = error.get("input"), error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        siblings = [*known_keys(method), *RunConfig.model_fields]
+        return f"unknown key {key!r}{nearest(key, siblings)}"
+    if error["type"] == "value_error":
+        return f"{key} {context['error']}" if str(context["error"]).startswith("must") else str(context["error"])
+    rules = {
+        "greater_than": "greater than {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "less than {lt}",
+        "less_than_equal": "at most {le}",
+        "int_parsing": "a whole number",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_parsing": "a number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_parsing": "true or false",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "literal_error": "{expected}",
+        "tuple_type": "a list",
+        "model_type": "a table of keys",
+    }
+    rule = rules.get(error["type"])
+    if rule is None:
+        return f"{key}: {error['msg']}, got {value!r}"
+    guess = ""
+    if error["type"] == "literal_error" and isinstance(value, str):
+        guess = nearest(value, re.findall(r"'([^']*)'", str(context["expected"])))
+    return f"{key} must be {rule.format(**context)}, got {value!r}{guess}"

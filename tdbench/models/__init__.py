@@ -1,0 +1,1 @@
+"""Networks by name, and the sites where a regularizer can be put."""

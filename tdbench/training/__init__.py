@@ -1,0 +1,1 @@
+"""One run from its start or its checkpoint to its result."""
