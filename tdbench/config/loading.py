@@ -80,9 +80,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         raise ConfigError(f"regularizer must be a table of keys in {path}, got {section!r}")
     default = RegularizerConfig.model_fields["name"].default
     before = section.get("name", default)
-    after = next(
-        (overrides[key] for key in ("regularizer.name", "regularizer") if key in overrides), before
-    )
+    after = next((overrides[key] for key in ("regularizer.name", "regularizer") if key in overrides), before)
     method = find_method(str(after))
     if after != before:  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}

@@ -72,7 +72,10 @@ class DataConfig(Section):
     )
     image_size: int = knob(32, "side in pixels to which the images of a folder are resized", ge=8)
     resident_mib: int = knob(
-        4096, "training sets up to this size are held on the device; larger ones are streamed", ge=0, identity=False
+        4096,
+        "training sets up to this size are held on the device; larger ones are streamed",
+        ge=0,
+        identity=False,
     )
     num_workers: int = knob(2, "processes that decode the images of a folder", ge=0, identity=False)
 
@@ -80,7 +83,9 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Random changes to whole training batches."""
 
-    crop_padding: int | None = knob(None, "zero-padding in pixels before a random crop; null: an eighth of the side", ge=0)
+    crop_padding: int | None = knob(
+        None, "zero-padding in pixels before a random crop; null: an eighth of the side", ge=0
+    )
     flip: bool | None = knob(None, "random horizontal flips; null: where a mirrored image keeps its class")
 
 
@@ -95,7 +100,8 @@ class RegularizerConfig(Section):
 
     name: str = knob("targetdrop", "method: a file name of regularizers/")
     sites: tuple[str, ...] | None = knob(
-        None, "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups"
+        None,
+        "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
     )
 
     def build(self, channels: int) -> "Regularizer":
@@ -233,9 +239,7 @@ def find_method(name: str) -> type[RegularizerConfig]:
     module = importlib.import_module(f"tdbench.regularizers.{name}")
     declared = (entry for entry in vars(module).values() if isinstance(entry, type))
     return next(
-        entry
-        for entry in declared
-        if issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__
+        entry for entry in declared if issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__
     )
 
 

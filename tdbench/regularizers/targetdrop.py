@@ -1,0 +1,448 @@
+"""TargetDrop: attention picks target channels, and the k×k region round each one's peak is dropped.
+
+Zhu & Zhao, "TargetDrop: A Targeted Regularization Method for Convolutional Neural Networks", arXiv 2010.10716.
+Squeeze and excite: v_c = mean of U_c over H×W, M = sigmoid(W2 · relu(W1 · v)). The K = floor(γ·C) channels with the
+largest M are targets; around the maximum of each, a k×k window clipped at the border is zeroed (S = 0), and what is
+left of the map is scaled by λ = H·W / sum(S). What the paper leaves open is marked on the line that decides it.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers.base import Regularizer
+
+Attention = Literal["se", "se_ste", "gap", "random"]
+Region = Literal["peak", "random"]
+Rescale = Literal["channel", "layer", "none"]
+
+
+def target_drop2d(
+    x: Tensor,
+    scores: Tensor,
+    drop_ratio: float = 0.15,
+    block_size: int = 5,
+    target_fraction: float | None = None,
+    *,
+    region: Region = "peak",
+    rescale: Rescale = "channel",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Drop the target regions of a feature map; always, whatever the mode of the caller.
+
+    Args:
+        x: Feature map (N, C, H, W), floating point, in any memory format, which is kept.
+        scores: Attention (N, C), larger is more attended; logits will do. No gradient flows into it.
+        drop_ratio: γ in [0, 1]; K = floor(γ·C) channels of each sample are dropped in, at least one when γ > 0.
+        block_size: k, the odd side of the dropped window in pixels; what reaches over the border is cut off.
+        target_fraction: ρ in [γ, 1]; the K channels are drawn from the top ρ·C. None: ρ = γ, nothing is drawn.
+        region: `peak` centres the window on the channel's maximum, `random` anywhere in the map.
+        rescale: `channel` scales each dropped channel by H·W / kept, `layer` the whole sample by C·H·W / kept,
+            `none` nothing.
+        generator: Source of the random numbers, on any device; None: torch's global one of the device of `x`.
+
+    Returns:
+        A new tensor like `x`, or `x` itself when γ = 0.
+
+    Raises:
+        ValueError: A knob is out of range, or a shape or type does not fit.
+    """
+    check_knobs(drop_ratio, block_size, target_fraction, region=region, rescale=rescale)
+    if x.dim() != 4 or not x.is_floating_point():
+        raise ValueError(f"x must be a floating-point tensor (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
+    if scores.shape != x.shape[:2]:
+        raise ValueError(f"scores must be (N, C) = {tuple(x.shape[:2])}, got {tuple(scores.shape)}")
+    if drop_ratio == 0 or x.numel() == 0:
+        return x
+    windows = choose_windows(x.detach(), scores.detach(), drop_ratio, block_size, target_fraction, region, generator)
+    return drop_windows(x, windows, scales(x, windows, rescale))
+
+
+class Windows(NamedTuple):
+    """The K windows of each sample: whose they are, where they are centred, and how much they cover."""
+
+    channels: Tensor  # (N, K) int64, distinct within a sample
+    rows: Tensor  # (N, K) int64, centre
+    cols: Tensor  # (N, K) int64, centre
+    radius: int  # (k - 1) / 2
+    area: Tensor  # (N, K) int64, units inside the map
+
+
+def choose_windows(
+    x: Tensor,
+    scores: Tensor,
+    drop_ratio: float,
+    block_size: int,
+    target_fraction: float | None,
+    region: Region,
+    generator: torch.Generator | None,
+) -> Windows:
+    """Return the windows to drop, from the attention `scores` (N, C) and the peaks of `x` (N, C, H, W)."""
+    num_samples, num_channels, height, width = x.shape
+    num_dropped = share_of(drop_ratio, num_channels)
+    num_targets = max(num_dropped, share_of(target_fraction or drop_ratio, num_channels))
+    # A stable sort, since topk leaves it open which of two equal scores comes first; NaN ranks above all.
+    channels = scores.sort(dim=1, descending=True, stable=True).indices[:, :num_targets]
+    if num_targets > num_dropped:  # ρ > γ: this step's K channels are drawn from the targets, without replacement
+        keys = uniform((num_samples, num_targets), generator, x.device)
+        channels = channels.gather(1, keys.argsort(dim=1)[:, :num_dropped])
+    if region == "peak":
+        centres = peaks(x, channels)
+    else:
+        centres = (uniform(channels.shape, generator, x.device) * (height * width)).long()
+    return windows_at(x, channels, centres, block_size)
+
+
+def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) -> Windows:
+    """Return the windows of the chosen channels (N, K) round flat positions (N, K) of `x`."""
+    height, width = x.shape[2:]
+    rows, cols = centres.div(width, rounding_mode="floor"), centres.remainder(width)
+    radius = block_size // 2
+    # The window is clipped at the border: it shrinks, it does not shift.
+    tall = (rows + radius).clamp(max=height - 1) - (rows - radius).clamp(min=0) + 1
+    wide = (cols + radius).clamp(max=width - 1) - (cols - radius).clamp(min=0) + 1
+    return Windows(channels, rows, cols, radius, tall * wide)
+
+
+def share_of(ratio: float, num_channels: int) -> int:
+    """Return K = floor(ratio · C), at least 1; the 1e-9 makes 0.29 of 100 channels 29, not 28."""
+    return max(1, int(ratio * num_channels + 1e-9))
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Return uniform numbers of [0, 1) in fp64, drawn where the generator lives."""
+    source = device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=source, dtype=torch.float64).to(device)
+
+
+def peaks(x: Tensor, channels: Tensor) -> Tensor:
+    """Return the flat position (N, K) of the first maximum of each chosen channel (N, K) of `x`.
+
+    NaN counts as lower than every number, so that a diverging map is not hidden under its own window. On the CPU
+    max pooling over the whole map finds it 4 to 25 times as fast as arg-max; where a channel is one piece of memory
+    only the chosen ones are read.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return argmax_ignoring_nan(x.flatten(2)).gather(1, channels)
+    if x.is_contiguous():
+        planes = x.flatten(0, 1)[plane_numbers(x, channels)].unsqueeze(0)
+        maxima, positions = F.max_pool2d(planes, planes.shape[2:], return_indices=True)
+        maxima, positions = maxima.view(channels.shape), positions.view(channels.shape)
+    else:
+        maxima, positions = F.max_pool2d(x, x.shape[2:], return_indices=True)
+        maxima, positions = maxima.flatten(1).gather(1, channels), positions.flatten(1).gather(1, channels)
+    poisoned = maxima.isnan()
+    if poisoned.any():  # on a CPU this question costs nothing
+        planes = x.flatten(0, 1)[plane_numbers(x, channels)[poisoned.flatten()]]
+        positions[poisoned] = argmax_ignoring_nan(planes.flatten(1))
+    return positions
+
+
+def plane_numbers(x: Tensor, channels: Tensor) -> Tensor:
+    """Return n·C + c for each chosen channel (N, K), flat."""
+    first = torch.arange(0, x.shape[0] * x.shape[1], x.shape[1], device=x.device)
+    return (first.unsqueeze(1) + channels).flatten()
+
+
+def argmax_ignoring_nan(values: Tensor) -> Tensor:
+    """Return the first position of the largest number along the last dimension."""
+    return values.where(~values.isnan(), -torch.inf).argmax(dim=-1)
+
+
+def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
+    """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
+    scale = scale.to(x.dtype)[:, :, None, None]
+    if torch.compiler.is_compiling():  # one pointwise expression, which a compiler fuses with its neighbours
+        return torch.where(inside(x, windows), 0.0, x * scale)
+    strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
+    positions = sum(index * stride for index, stride in zip(indices(x, windows), strides, strict=True))
+    return _DropWindows.apply(x, scale, positions.flatten(), strides)
+
+
+def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
+    """Return λ (N, C) in fp32 or wider; a map or sample that is dropped whole has a finite λ, not 1/0."""
+    num_samples, num_channels, height, width = x.shape
+    ones = torch.ones(num_samples, num_channels, device=x.device, dtype=wide_dtype(x))
+    if rescale == "none":
+        return ones
+    if rescale == "layer":
+        num_units = num_channels * height * width
+        kept = num_units - windows.area.sum(dim=1, keepdim=True)
+        return ones * (num_units / kept.clamp(min=1).to(ones.dtype))
+    kept = (height * width - windows.area).clamp(min=1).to(ones.dtype)
+    return ones.scatter(1, windows.channels, height * width / kept)
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return the type of statistics, ranking and λ: that of `x`, but at least fp32."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return four index tensors that broadcast to (N, K, rows, columns): every unit of every window of `x`.
+
+    Positions over the border repeat the border's own, which belongs to the window anyway.
+    """
+    num_samples, _, height, width = x.shape
+    down, across = min(windows.radius, height - 1), min(windows.radius, width - 1)
+    samples = torch.arange(num_samples, device=x.device)[:, None, None, None]
+    rows = windows.rows.unsqueeze(2) + torch.arange(-down, down + 1, device=x.device)
+    cols = windows.cols.unsqueeze(2) + torch.arange(-across, across + 1, device=x.device)
+    rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
+    return samples, windows.channels[:, :, None, None], rows.unsqueeze(3), cols.unsqueeze(2)
+
+
+def inside(x: Tensor, windows: Windows) -> Tensor:
+    """Return the boolean mask (N, C, H, W) of the units inside a window, 1 - S of the paper."""
+    num_samples, num_channels, height, width = x.shape
+    far = -1 - windows.radius  # a centre so far outside that its window holds no unit
+    nowhere = torch.full((num_samples, num_channels), far - max(height, width), device=x.device)
+    rows = nowhere.scatter(1, windows.channels, windows.rows)[:, :, None, None]
+    cols = nowhere.scatter(1, windows.channels, windows.cols)[:, :, None, None]
+    near_row = (torch.arange(height, device=x.device).view(-1, 1) - rows).abs() <= windows.radius
+    near_col = (torch.arange(width, device=x.device) - cols).abs() <= windows.radius
+    return near_row & near_col
+
+
+class _DropWindows(torch.autograd.Function):
+    """Multiply by λ, zero the windows: two passes over memory forward, the same two backward.
+
+    A dense mask would cost three to ten times as much; the windows are a few per cent of the units, so they are
+    written one by one, at their positions in memory. The operation is linear in `x` and its own adjoint, which is why
+    backward is forward again.
+    """
+
+    @staticmethod
+    def forward(ctx, x, scale, positions, strides):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(scale, positions)
+        ctx.strides = strides
+        out = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
+        torch.mul(x, scale, out=out)
+        out.as_strided((out.numel(),), (1,)).index_fill_(0, positions, 0)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return _DropWindows.apply(grad, *ctx.saved_tensors, ctx.strides), None, None, None
+
+
+class TargetDrop2d(Regularizer):
+    """TargetDrop for a feature map (N, C, H, W): drops in training mode, is the identity in evaluation.
+
+    With `attention="se"`, the paper taken literally, the hard choice of channels gives W1 and W2 no gradient, so they
+    stay at their initial values for the whole training and are buffers: no optimizer state, no weight decay.
+    `se_ste` makes them parameters that a straight-through estimate trains.
+
+    Args:
+        channels: C of the feature map.
+        drop_ratio, block_size, target_fraction, region, rescale: As in `target_drop2d`.
+        reduction: r; the hidden width of the attention is max(C // r, 4).
+        attention: `se` | `se_ste` | `gap` (rank by the channel mean alone) | `random` (rank at random).
+        generator: Source of the initial W1 and W2 and of all random numbers. None: torch's global ones, which is
+            also what a module compiled with `fullgraph=True` needs where it draws (torch.compile takes no generator).
+
+    Attributes:
+        fc1: W1, (hidden, C), or None where the attention has no weights.
+        fc2: W2, (C, hidden), likewise.
+
+    Raises:
+        ValueError: A knob is out of range.
+    """
+
+    fc1: Tensor | None
+    fc2: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        drop_ratio: float = 0.15,
+        block_size: int = 5,
+        target_fraction: float | None = None,
+        *,
+        reduction: int = 16,
+        attention: Attention = "se",
+        region: Region = "peak",
+        rescale: Rescale = "channel",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_knobs(
+            drop_ratio,
+            block_size,
+            target_fraction,
+            reduction,
+            attention=attention,
+            region=region,
+            rescale=rescale,
+        )
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        self.channels, self.reduction, self.attention = channels, reduction, attention
+        self.drop_ratio, self.block_size, self.target_fraction = drop_ratio, block_size, target_fraction
+        self.region, self.rescale, self.generator = region, rescale, generator
+        fc1 = fc2 = None
+        if attention in ("se", "se_ste"):
+            hidden = max(channels // reduction, 4)
+            fc1, fc2 = (fan_out_normal(shape, generator) for shape in ((hidden, channels), (channels, hidden)))
+        trained = attention == "se_ste"
+        for name, weight in (("fc1", fc1), ("fc2", fc2)):
+            if trained and weight is not None:
+                self.register_parameter(name, nn.Parameter(weight))
+            else:
+                self.register_buffer(name, weight)
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the feature map with its target regions dropped, and the number of units dropped."""
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"x must be (N, {self.channels}, H, W), got {tuple(x.shape)}")
+        if self.drop_ratio == 0 or x.numel() == 0:
+            return x, torch.zeros((), dtype=torch.int64, device=x.device)
+        with torch.autocast(x.device.type, enabled=False):  # the ranking is done in fp32 under autocast too
+            scores = self.scores(x.detach())
+        windows = choose_windows(
+            x.detach(),
+            scores.detach(),
+            self.drop_ratio,
+            self.block_size,
+            self.target_fraction,
+            self.region,
+            self.generator,
+        )
+        scale = scales(x, windows, self.rescale)
+        out = drop_windows(x, windows, scale)
+        if scores.requires_grad:
+            out = straight_through(out, x.detach(), scores.sigmoid(), windows, scale)
+        return out, windows.area.sum()
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the attention logits (N, C) of a feature map; their sigmoid, the paper's M, saturates in fp32."""
+        if self.attention == "random":
+            return uniform(x.shape[:2], self.generator, x.device)
+        means = channel_means(x)
+        if self.fc1 is None or self.fc2 is None:
+            return means
+        return F.linear(F.linear(means, self.fc1.to(means.dtype)).relu(), self.fc2.to(means.dtype))
+
+    def extra_repr(self) -> str:
+        """Name the knobs where the module is printed."""
+        knobs = ("drop_ratio", "block_size", "target_fraction", "reduction", "attention", "region", "rescale")
+        return ", ".join([str(self.channels), *(f"{knob}={getattr(self, knob)!r}" for knob in knobs)])
+
+
+def fan_out_normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+    """Return a Kaiming-normal weight (fan-out), drawn where the generator lives."""
+    weight = torch.empty(shape, device=None if generator is None else generator.device)
+    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+
+
+def channel_means(x: Tensor) -> Tensor:
+    """Return the mean (N, C) of each channel of `x` (N, C, H, W), the squeeze, in fp32 or wider."""
+    wide = wide_dtype(x)
+    if x.dtype == wide or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x.mean(dim=(2, 3), dtype=wide)
+    # The CPU widens half types into a copy first; in portions the copy stays in the cache.
+    portions = x.split(max(1, 2**20 // max(1, x[0].numel())))
+    return torch.cat([portion.mean(dim=(2, 3), dtype=wide) for portion in portions])
+
+
+def straight_through(out: Tensor, x: Tensor, attention: Tensor, windows: Windows, scale: Tensor) -> Tensor:
+    """Return `out` unchanged, with a gradient for `attention` M (N, C) as if the hard choice T were M itself.
+
+    out_c = U_c · (1 - T_c · W_c) · λ_c, with W_c the window of channel c (round its peak, where it is not dropped)
+    and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through estimate hands it to M_c.
+    Ours: the paper trains nothing here. The feature map's own gradient stays what it is with `se`.
+    """
+    num_samples, num_channels, _, width = x.shape
+    every = torch.arange(num_channels, device=x.device).expand(num_samples, -1)
+    centres = peaks(x, every).scatter(1, windows.channels, windows.rows * width + windows.cols)
+    block_size = 2 * windows.radius + 1
+    return _StraightThrough.apply(out, attention, x, scale, *indices(x, windows_at(x, every, centres, block_size)))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Identity in `out`; the gradient of `attention` is -λ · sum over the window of (gradient · U)."""
+
+    @staticmethod
+    def forward(ctx, out, attention, x, scale, samples, channels, rows, cols):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, scale, samples, channels, rows, cols)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, scale, *unit = ctx.saved_tensors
+        _, _, rows, cols = unit
+        # A position over the border repeats the border's own: count each row and column once.
+        once = first_of_each(rows, dim=2) & first_of_each(cols, dim=3)
+        terms = (grad[tuple(unit)] * x[tuple(unit)]).to(scale.dtype) * once
+        return grad, -scale * terms.sum(dim=(2, 3)), None, None, None, None, None, None
+
+
+def first_of_each(ascending: Tensor, dim: int) -> Tensor:
+    """Return where a value along `dim` differs from the one before it."""
+    length = ascending.shape[dim]
+    repeats = ascending.narrow(dim, 1, length - 1) == ascending.narrow(dim, 0, length - 1)
+    return torch.cat([torch.ones_like(ascending.narrow(dim, 0, 1), dtype=torch.bool), ~repeats], dim=dim)
+
+
+def check_knobs(
+    drop_ratio: float, block_size: int, target_fraction: float | None, reduction: int = 16, **choices: str
+) -> None:
+    """Raise ValueError for the first knob that is out of range."""
+    if not 0 <= drop_ratio <= 1:
+        raise ValueError(f"drop_ratio must be between 0 and 1, got {drop_ratio}")
+    if block_size < 1 or block_size % 2 == 0:
+        raise ValueError(f"block_size must be odd and at least 1, got {block_size}")
+    if target_fraction is not None and not drop_ratio <= target_fraction <= 1:
+        raise ValueError(f"target_fraction must be between drop_ratio = {drop_ratio} and 1, got {target_fraction}")
+    if reduction < 1:
+        raise ValueError(f"reduction must be at least 1, got {reduction}")
+    for name, value in choices.items():
+        known = get_args({"attention": Attention, "region": Region, "rescale": Rescale}[name])
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+class TargetDropConfig(RegularizerConfig):
+    """The knobs of TargetDrop."""
+
+    name: Literal["targetdrop"] = knob(
+        "targetdrop", "attention picks channels, and the region round each peak is dropped"
+    )
+    drop_ratio: float = knob(
+        0.15,
+        "γ, share of the channels whose target region is dropped",
+        rule="0 ≤ γ ≤ 1",
+        source="third-party implementation, labelled there as the paper's",
+        aliases=("gamma", "γ"),
+    )
+    block_size: int = knob(
+        5,
+        "k, side of the dropped window in feature-map pixels",
+        rule="odd, k ≥ 1",
+        source="third-party implementation, labelled there as the paper's",
+        aliases=("k",),
+    )
+    target_fraction: float | None = knob(
+        None,
+        "ρ, share of the channels that count as targets, of which the dropped ones are drawn; null: ρ = γ",
+        rule="γ ≤ ρ ≤ 1",
+        source="ρ = γ is the paper",
+        aliases=("target_channel_fraction", "rho", "ρ"),
+    )
+    reduction: int = knob(16, "r, reduction of the attention's hidden layer", rule="r ≥ 1", source="paper")
+    attention: Attention = knob("se", "what ranks the channels", source="paper: se")
+    region: Region = knob("peak", "where the window is centred", source="paper: peak")
+    rescale: Rescale = knob("channel", "what is scaled up for what was dropped", source="third-party implementation")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "TargetDropConfig":
+        check_knobs(self.drop_ratio, self.block_size, self.target_fraction, self.reduction)
+        return self
+
+    def build(self, channels: int) -> TargetDrop2d:
+        """Return the layer for `channels` channels; its random numbers are torch's global ones."""
+        return TargetDrop2d(channels, **self.model_dump(exclude={"name", "sites"}))
