@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tdbench.config.tree import RegularizerConfig, RunConfig, find_method, known_keys
+from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys
 from tdbench.errors import ConfigError, nearest
 
 # Flags of the command line that stand for a key; `--set` takes every key.
@@ -47,7 +46,7 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     if name in FLAGS:
         return FLAGS[name]
     section, _, last = name.rpartition(".")
-    short = [full for full in keys if full.rpartition(".")[2] == last or last in aliases(keys[full])]
+    short = [full for full in keys if full.rpartition(".")[2] == last or last in about(keys[full]).get("aliases", ())]
     short = [full for full in short if not section or full.rpartition(".")[0] == section]
     if len(short) == 1:
         return short[0]
@@ -56,11 +55,6 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     names = {full: full for full in keys} | {full.rpartition(".")[2]: full for full in keys} | FLAGS
     close = nearest(name, names) or nearest(last, names)
     raise ConfigError(f"unknown key {key!r}{close} (`tdbench list` shows a method's keys)")
-
-
-def aliases(field: FieldInfo) -> tuple[str, ...]:
-    """Return the other names under which the command line knows a field."""
-    return tuple((field.json_schema_extra or {}).get("aliases", ()))  # type: ignore[union-attr, arg-type]
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:

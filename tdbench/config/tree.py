@@ -42,7 +42,7 @@ def knob(default: Any, description: str, **extra: Any) -> Any:
             command line), `rule` (the range in words, where constraints cannot say it), `identity=False` for a
             field that changes where or how fast a run goes but not which run it is.
     """
-    own = {key: extra.pop(key) for key in ("source", "aliases", "rule", "identity") if key in extra}
+    own: dict[str, Any] = {key: extra.pop(key) for key in ("source", "aliases", "rule", "identity") if key in extra}
     return Field(default, description=description, json_schema_extra=own or None, **extra)
 
 
@@ -209,11 +209,11 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Return the dotted keys and values that make this run this run, and no other."""
         fields = known_keys(type(self.regularizer))
-        return {
-            key: value
-            for key, value in flatten(self.dump()).items()
-            if (fields[key].json_schema_extra or {}).get("identity", True)  # type: ignore[union-attr]
-        }
+        values = flatten(self.dump())
+        kept = {key for key in values if about(fields[key]).get("identity", True)}
+        if self.data.name == "folder":  # there the place is the data set
+            kept.add("data.root")
+        return {key: values[key] for key in values if key in kept}
 
     def digest(self) -> str:
         """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment."""
@@ -241,6 +241,12 @@ def find_method(name: str) -> type[RegularizerConfig]:
     return next(
         entry for entry in declared if issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__
     )
+
+
+def about(field: FieldInfo) -> dict[str, Any]:
+    """Return what `knob` noted of a field beside its constraints: source, aliases, rule, identity."""
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
 
 
 def known_keys(method: type[RegularizerConfig]) -> dict[str, FieldInfo]:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
@@ -159,7 +159,8 @@ def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # one pointwise expression, which a compiler fuses with its neighbours
         return torch.where(inside(x, windows), 0.0, x * scale)
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
-    positions = sum(index * stride for index, stride in zip(indices(x, windows), strides, strict=True))
+    samples, channels, rows, cols = indices(x, windows)
+    positions = samples * strides[0] + channels * strides[1] + rows * strides[2] + cols * strides[3]
     return _DropWindows.apply(x, scale, positions.flatten(), strides)
 
 
@@ -437,6 +438,11 @@ class TargetDropConfig(RegularizerConfig):
     attention: Attention = knob("se", "what ranks the channels", source="paper: se")
     region: Region = knob("peak", "where the window is centred", source="paper: peak")
     rescale: Rescale = knob("channel", "what is scaled up for what was dropped", source="third-party implementation")
+
+    @field_validator("target_fraction")
+    @classmethod
+    def _one_name_for_one_thing(cls, value: float | None, info: ValidationInfo) -> float | None:
+        return None if value == info.data.get("drop_ratio") else value
 
     @model_validator(mode="after")
     def _in_range(self) -> "TargetDropConfig":
