@@ -225,7 +225,7 @@ def method_names() -> list[str]:
     """Return the names of the methods: the file names of `regularizers/`."""
     folder = Path(__file__).parents[1] / "regularizers"
     names = (path.stem for path in folder.glob("*.py"))
-    return sorted(name for name in names if name not in ("__init__", "base") and not name.endswith("_triton"))
+    return sorted(name for name in names if not name.startswith("_") and name != "base")
 
 
 def find_method(name: str) -> type[RegularizerConfig]:

@@ -1,0 +1,72 @@
+"""The command line: the only room that knows Typer and Rich. Each command imports what it needs when it runs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tdbench.cli.list import list_command
+from tdbench.cli.train import train_command
+from tdbench.errors import TdbenchError
+
+app = typer.Typer(
+    name="tdbench",
+    help="Does this CNN regularizer help here, at which settings, with what certainty, and at what cost?",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train_command)
+app.command("list")(list_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from tdbench import __version__
+
+        typer.echo(f"tdbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; an error is one message on stderr."""
+    try:
+        code = app(args=arguments, prog_name="tdbench", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TdbenchError as error:
+        if os.environ.get("TDBENCH_DEBUG") == "1":
+            raise
+        return _complain(str(error), error.exit_code)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # click's usage errors; Typer may bring its own click
+        if message is None:
+            if os.environ.get("TDBENCH_DEBUG") == "1":
+                raise
+            text = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {text[0] if text else ''}"
+            return _complain(f"{reason} (a defect of tdbench; TDBENCH_DEBUG=1 shows where)", 1)
+        if "No such command" in message() or "No such option" in message():
+            return _complain(f"{message()} (tdbench --help lists what there is)", 2)
+        return _complain(message(), getattr(error, "exit_code", 2)) if message() else 2
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"tdbench: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,135 @@
+"""`tdbench list`: the methods with their knobs, the networks, the data sets."""
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import typer
+
+from tdbench.cli import options
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+
+def list_command(
+    out: options.Out = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Show the methods and their knobs (range, default, source), the networks and the data sets."""
+    from tdbench.results.store import to_csv, write_atomically
+
+    tables = {"methods": methods(), "knobs": knobs(), "models": models(), "data": data_sets()}
+    if out is not None:
+        make_folder(out)
+        for name, rows in tables.items():
+            write_atomically(out / f"{name}.csv", to_csv(rows, list(rows[0])).encode())
+    if json:
+        import json as json_module
+
+        typer.echo(json_module.dumps(tables, indent=2, ensure_ascii=False))
+    elif quiet:
+        typer.echo(", ".join(f"{len(rows)} {name}" for name, rows in tables.items()))
+    else:
+        print_tables(tables)
+
+
+def make_folder(folder: Any) -> None:
+    """Make an output folder.
+
+    Raises:
+        FolderError: It cannot be made.
+    """
+    from tdbench.errors import FolderError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"--out {folder} must be a folder that can be written: {error.strerror}") from error
+
+
+def methods() -> list[dict[str, Any]]:
+    """Return a row per method."""
+    from tdbench.config import find_method, method_names
+
+    return [
+        {"method": name, "what it does": find_method(name).model_fields["name"].description} for name in method_names()
+    ]
+
+
+def knobs() -> list[dict[str, Any]]:
+    """Return a row per knob of each method."""
+    from tdbench.config import about, find_method, method_names
+
+    return [
+        {
+            "method": method,
+            "knob": name,
+            "default": "null" if field.default is None else str(field.default),
+            "range": allowed(field),
+            "also": " ".join(about(field).get("aliases", ())),
+            "meaning": field.description or "",
+            "source of the default": about(field).get("source", ""),
+        }
+        for method in method_names()
+        for name, field in find_method(method).model_fields.items()
+        if name != "name"
+    ]
+
+
+def models() -> list[dict[str, Any]]:
+    """Return a row per network."""
+    from tdbench.models.build import NETWORKS
+
+    return [{"model": name, "what it is": network.title} for name, network in NETWORKS.items()]
+
+
+def data_sets() -> list[dict[str, Any]]:
+    """Return a row per data set."""
+    from tdbench.data.sources import SOURCES
+
+    return [
+        {
+            "data": source.name,
+            "what it is": source.title,
+            "train": "" if source.num_train is None else source.num_train,
+            "test": "" if source.num_test is None else source.num_test,
+            "classes": "" if source.num_classes is None else source.num_classes,
+            "image": "" if source.image is None else "×".join(map(str, source.image)),
+            "from": source.provenance,
+        }
+        for source in SOURCES.values()
+    ]
+
+
+def allowed(field: "FieldInfo") -> str:
+    """Return the values that a field takes, in a few signs."""
+    from tdbench.config import about
+
+    if "rule" in about(field):
+        return about(field)["rule"]
+    if get_origin(field.annotation) is Literal:
+        return " | ".join(map(str, get_args(field.annotation)))
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = [
+        f"{sign} {getattr(constraint, name)}"
+        for constraint in field.metadata
+        for name, sign in signs.items()
+        if hasattr(constraint, name)
+    ]
+    return ", ".join(limits)
+
+
+def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Print each table, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for name, rows in tables.items():
+        table = Table(title=name, title_justify="left", title_style="bold")
+        for column in rows[0]:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*map(str, row.values()))
+        console.print(table)

@@ -1,0 +1,185 @@
+"""What a run looks like: a live progress bar on a terminal, plain lines elsewhere, nothing where silence is asked."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tdbench.training.loop import Observer
+from tdbench.training.loop import Progress as RunProgress
+
+LINE_EVERY_S = 5.0  # without a terminal
+
+_SHOWN = {
+    "test_error_pct": ("test error, last epoch", "{:.2f} %"),
+    "best_test_error_pct": ("test error, best epoch (optimistic)", "{:.2f} %"),
+    "train_error_pct": ("train error, last epoch", "{:.2f} %"),
+    "dropped_pct": ("units dropped at the sites", "{:.3f} %"),
+    "train_img_per_s": ("throughput, median step", "{:,.0f} images/s"),
+    "wall_s": ("time", "{:.1f} s"),
+    "peak_mem_mib": ("peak memory", "{:,.0f} MiB"),
+    "epochs": ("epochs", "{}"),
+    "seed": ("seed", "{}"),
+}
+
+
+class Watch(Observer):
+    """Watches in silence; tells `on_start` when training begins."""
+
+    def __init__(self, on_start: Callable[[], None] = lambda: None) -> None:
+        self.has_started = False
+        self._on_start = on_start
+
+    def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
+        """Note that the run began."""
+        self.has_started = True
+        self._on_start()
+
+
+class PlainWatch(Watch):
+    """Prints a line every few seconds, free of control characters."""
+
+    def __init__(self, on_start: Callable[[], None]) -> None:
+        super().__init__(on_start)
+        self._printed = time.monotonic()
+
+    def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
+        """Print what runs where."""
+        super().started(facts, step, num_steps)
+        for name, fact in facts.items():
+            print(f"{name:<12} {fact}")
+        if step:
+            print(f"resuming after step {step} of {num_steps}")
+        sys.stdout.flush()
+
+    def progressed(self, progress: RunProgress) -> None:
+        """Print where the run is, unless the last line is recent."""
+        if time.monotonic() - self._printed < LINE_EVERY_S:
+            return
+        self._printed = time.monotonic()
+        left_s = (progress.num_steps - progress.step) * progress.batch_size / progress.train_img_per_s
+        print(
+            f"epoch {progress.epoch}/{progress.num_epochs}  step {progress.step}/{progress.num_steps}  "
+            f"{describe(progress)}  {progress.train_img_per_s:,.0f} images/s  {clock(left_s)} left",
+            flush=True,
+        )
+
+
+class LiveWatch(Watch):
+    """Draws a progress bar."""
+
+    def __init__(self, on_start: Callable[[], None], console: Console) -> None:
+        super().__init__(on_start)
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[figures]}"),
+            _Throughput(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            expand=True,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", start=False, total=1, epoch="", figures="", img_per_s=None)
+
+    def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
+        """Print what runs where, and draw the bar."""
+        super().started(facts, step, num_steps)
+        grid = Table.grid(padding=(0, 2))
+        for name, fact in facts.items():
+            grid.add_row(Text(name, style="dim"), Text(fact))
+        self._console.print(grid)
+        if step:
+            self._console.print(f"resuming after step {step} of {num_steps}", style="yellow")
+        self._bar.update(self._task, total=num_steps, completed=step)
+        self._bar.start()
+        self._bar.start_task(self._task)
+
+    def progressed(self, progress: RunProgress) -> None:
+        """Move the bar."""
+        self._bar.update(
+            self._task,
+            completed=progress.step,
+            epoch=f"{progress.epoch}/{progress.num_epochs}",
+            figures=describe(progress),
+            img_per_s=progress.train_img_per_s,
+        )
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+class _Throughput(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        img_per_s = task.fields["img_per_s"]
+        return Text("" if img_per_s is None else f"{img_per_s:,.0f} images/s", style="cyan")
+
+
+@contextmanager
+def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[Watch]:
+    """Return what suits the output: silence, a bar on a terminal, or plain lines."""
+    if silent:
+        yield Watch(on_start)
+    elif not sys.stdout.isatty():
+        yield PlainWatch(on_start)
+    else:
+        live = LiveWatch(on_start, Console())
+        try:
+            yield live
+        finally:
+            live.stop()
+
+
+def describe(progress: RunProgress) -> str:
+    """Return the loss and the errors, in a few words."""
+    text = f"loss {progress.train_loss:.3f}  train error {progress.train_error_pct:.1f} %"
+    if progress.test_error_pct is not None:
+        text += f"  test error {progress.test_error_pct:.2f} %"
+    return text
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def closing_line(result: dict[str, Any], folder: Path) -> str:
+    """Return the outcome in one line."""
+    if result["status"] != "done":
+        return f"{result['status']}: {result['error']}; {folder}"
+    return (
+        f"test error {result['test_error_pct']:.2f} % after {result['epochs']} epochs (n = 1 run, seed "
+        f"{result['seed']}), {result['dropped_pct']:.3f} % of units dropped, {result['wall_s']:.1f} s; {folder}"
+    )
+
+
+def print_result(result: dict[str, Any], folder: Path, trained: bool) -> None:
+    """Print the closing table and where the files are."""
+    if not trained:
+        print(f"{folder} holds this run already, {result['status']}; --fresh starts it over, --out DIR repeats it")
+    rows = [(label, form.format(result[key])) for key, (label, form) in _SHOWN.items() if result[key] is not None]
+    if result["error"]:
+        rows.insert(0, (result["status"], result["error"]))
+    if sys.stdout.isatty():
+        table = Table(show_header=False, title=f"result of {result['status']} run" if not trained else None)
+        for label, value in rows:
+            table.add_row(label, Text(value, justify="right"))
+        Console().print(table)
+    else:
+        for label, value in rows:
+            print(f"{label:<36} {value}")
+    print(f"files in {folder}: config.yaml environment.json metrics.csv result.json checkpoint.pt")

@@ -1,0 +1,83 @@
+"""`tdbench train`: one run."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tdbench.cli import options
+
+if TYPE_CHECKING:
+    from tdbench.config import RunConfig
+
+
+def train_command(
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    train_fraction: options.TrainFraction = None,
+    model: options.Model = None,
+    regularizer: options.Regularizer = None,
+    sites: options.Sites = None,
+    epochs: options.Epochs = None,
+    max_steps: options.MaxSteps = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    seed: options.Seed = None,
+    assignments: options.Set = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    compile: options.Compile = None,
+    threads: options.Threads = None,
+    deterministic: options.Deterministic = None,
+    out: options.Out = None,
+    fresh: options.Fresh = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Train one network with one regularizer; with no argument, TargetDrop on scikit-learn's digits."""
+    flags = {
+        "data": data,
+        "data_root": data_root,
+        "train_fraction": train_fraction,
+        "model": model,
+        "regularizer": regularizer,
+        "sites": sites,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "compile": compile,
+        "threads": threads,
+        "deterministic": deterministic,
+    }
+    from tdbench.config import load_config
+
+    run = load_config(config, options.overrides(flags, assignments))
+    folder = out or default_folder(run)
+
+    from tdbench.cli.signals import stop_signals
+    from tdbench.cli.terminal import closing_line, print_result, watch
+    from tdbench.results.store import to_json
+    from tdbench.training.loop import train
+
+    with stop_signals() as signals, watch(silent=quiet or json, on_start=signals.be_graceful) as observer:
+        result = train(run, folder, fresh=fresh, observer=observer, should_stop=signals.stop_requested)
+    if json:
+        typer.echo(to_json(result), nl=False)
+    elif quiet:
+        typer.echo(closing_line(result, folder))
+    else:
+        print_result(result, folder, trained=observer.has_started)
+    if result["status"] != "done":
+        raise typer.Exit(1)
+
+
+def default_folder(config: "RunConfig") -> Path:
+    """Return a folder of its own for each configuration, so that the same command finds its run again."""
+    parts = (config.data.name, config.model.name, config.regularizer.name, f"seed{config.seed}", config.digest())
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(parts))

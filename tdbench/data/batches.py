@@ -1,0 +1,163 @@
+"""Batches on the training device: random crop, flip and normalisation of a whole batch at a time.
+
+A data set that fits stays on the device as uint8, already padded, and one gather picks images and crops them. What is
+random is drawn on the CPU, an epoch at a time, from a generator of its own, so that runs of one seed see the same
+images in the same order with the same crops, whatever the device, the method, or where a run was interrupted.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tdbench.config import RunConfig
+from tdbench.data.sources import ImageSet, LoadedData
+from tdbench.errors import ConfigError
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """Return the seed of one purpose of a run, independent of the seeds of its other purposes."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The random choices of one epoch, an entry per image in the epoch's order."""
+
+    order: Tensor  # (N,) int64
+    down: Tensor  # (N,) int64, crop offset in [0, 2 · padding]
+    right: Tensor
+    flip: Tensor  # (N,) bool
+
+    def batch(self, number: int, size: int, device: torch.device | None = None) -> "_Draw":
+        """Return the choices of one batch."""
+        part = slice(number * size, (number + 1) * size)
+        return _Draw(self.order[part], self.down[part], self.right[part], self.flip[part]).to(device)
+
+    def to(self, device: torch.device | None) -> "_Draw":
+        """Return the same choices on a device."""
+        if device is None:
+            return self
+        return _Draw(self.order.to(device), self.down.to(device), self.right.to(device), self.flip.to(device))
+
+
+class _Images:
+    """An image set on the device, or streamed to it by a DataLoader, and its normalisation."""
+
+    def __init__(
+        self, images: ImageSet, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format
+    ) -> None:
+        self.device, self.layout, self.num_workers = device, layout, config.data.num_workers
+        mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(data.std, device=device).view(1, -1, 1, 1)
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self.labels = images.labels.to(device)
+        self.source = images.images
+        self.resident = images.images.to(device) if isinstance(images.images, Tensor) else None
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Map uint8 (B, C, H, W) to fp32 of mean 0 and deviation 1 per channel, in the run's memory format."""
+        batch = pixels.to(torch.float32, memory_format=self.layout)
+        return torch.addcmul(self._shift, batch, self._scale)
+
+    def stream(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """Yield uint8 batches of a set that is not resident, decoded by worker processes."""
+        loader: Any = torch.utils.data.DataLoader(
+            self.source,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            sampler=order.tolist(),
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # or the loader would draw from the regularizers' numbers
+        )
+        for pixels in loader:
+            yield pixels.to(self.device, non_blocking=True)
+
+
+class TrainBatches:
+    """The training batches of each epoch; the images that do not fill a last batch wait for another epoch's order."""
+
+    def __init__(self, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format) -> None:
+        self.batch_size, self.num_images, self.seed = config.training.batch_size, len(data.train), config.seed
+        if self.batch_size > self.num_images:
+            raise ConfigError(
+                f"training.batch_size must be at most {self.num_images}, the number of training images, "
+                f"got {self.batch_size}"
+            )
+        side = data.image_shape[1]
+        padding = config.augment.crop_padding
+        self.padding = side // 8 if padding is None else padding
+        self.flip = data.source.flip if config.augment.flip is None else config.augment.flip
+        self._images = _Images(data.train, data, config, device, layout)
+        if self._images.resident is not None:
+            self._crops = self._all_crops(self._images.resident)
+            self._images.resident = None
+
+    def __len__(self) -> int:
+        return self.num_images // self.batch_size
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images fp32 (B, C, H, W), labels (B,)) of an epoch's batches, from number `first` on."""
+        draw = self._draw(epoch)
+        if isinstance(self._images.source, Tensor):
+            draw = draw.to(self._images.device)
+            for number in range(first, len(self)):
+                part = draw.batch(number, self.batch_size)
+                yield self._augment(self._crops, part.order, part), self._images.labels[part.order]
+            return
+        rest = draw.order[first * self.batch_size : len(self) * self.batch_size]
+        samples = torch.arange(self.batch_size, device=self._images.device)
+        for number, pixels in enumerate(self._images.stream(rest, self.batch_size), first):
+            part = draw.batch(number, self.batch_size, self._images.device)
+            yield self._augment(self._all_crops(pixels), samples, part), self._images.labels[part.order]
+
+    def _draw(self, epoch: int) -> _Draw:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
+        order = torch.randperm(self.num_images, generator=generator)
+        down, right = torch.randint(2 * self.padding + 1, (2, self.num_images), generator=generator)
+        flip = torch.rand(self.num_images, generator=generator) < (0.5 if self.flip else 0.0)
+        return _Draw(order, down, right, flip)
+
+    def _all_crops(self, pixels: Tensor) -> Tensor:
+        """Return a view (N, C, offsets down, offsets right, H, W) of every crop of the zero-padded images."""
+        height, width = pixels.shape[2:]
+        padded = F.pad(pixels, (self.padding,) * 4)
+        return padded.unfold(2, height, 1).unfold(3, width, 1)
+
+    def _augment(self, crops: Tensor, samples: Tensor, draw: _Draw) -> Tensor:
+        pixels = crops[samples, :, draw.down, draw.right]
+        if self.flip:
+            pixels = torch.where(draw.flip[:, None, None, None], pixels.flip(3), pixels)
+        return self._images.normalise(pixels)
+
+
+class TestBatches:
+    """The test images in their own order, in batches of one size: the last is filled up with the first images."""
+
+    __test__ = False  # for pytest, which would take it for a test
+
+    def __init__(self, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format) -> None:
+        self.num_images = len(data.test)
+        num_batches = -(-self.num_images // (2 * config.training.batch_size))
+        self.batch_size = -(-self.num_images // num_batches)
+        self._order = torch.arange(num_batches * self.batch_size) % self.num_images
+        self._images = _Images(data.test, data, config, device, layout)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield (images, labels, how many of them count)."""
+        images = self._images
+        order = self._order.to(images.device)
+        pixels: Iterator[Tensor]
+        if images.resident is not None:
+            pixels = (images.resident[part] for part in order.split(self.batch_size))
+        else:
+            pixels = images.stream(self._order, self.batch_size)
+        left = self.num_images
+        for part, batch in zip(order.split(self.batch_size), pixels, strict=True):
+            yield images.normalise(batch), images.labels[part], min(left, self.batch_size)
+            left -= self.batch_size

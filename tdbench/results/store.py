@@ -1,0 +1,182 @@
+"""The run folder: its files, their columns, and how they are written, whole or not at all."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from tdbench.errors import FolderError
+
+CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
+CHECKPOINT, LOCK = "checkpoint.pt", ".lock"
+
+Status = Literal["done", "diverged", "failed"]
+
+METRICS_COLUMNS = (
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_error_pct",
+    "test_loss",
+    "test_error_pct",
+    "dropped_pct",
+    "train_img_per_s",
+    "epoch_s",
+    "peak_mem_mib",
+)
+RESULT_FIELDS = (
+    "status",
+    "digest",
+    "seed",
+    "epochs",
+    "test_error_pct",
+    "best_test_error_pct",
+    "train_error_pct",
+    "dropped_pct",
+    "train_img_per_s",
+    "wall_s",
+    "peak_mem_mib",
+    "error",
+)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a power cut, meets the old content or the new, never a part.
+
+    Raises:
+        FolderError: The file cannot be written; the old content is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system lets a folder be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RunFolder:
+    """One run on disk. The folder is the database: the run is over when its `result.json` says so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Make the folder and hold it for this process; the system lets go of it when the process dies.
+
+        Raises:
+            FolderError: It is a file, cannot be written, or another process holds it.
+        """
+        lock = FileLock(self / LOCK, timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (FileExistsError, NotADirectoryError):
+            raise FolderError(f"--out {self.path} must be a folder, and is a file or lies under one") from None
+        except Timeout:
+            raise FolderError(f"{self.path} is in use by another process; wait for it or take another --out") from None
+        except OSError as error:
+            raise FolderError(f"cannot write to {self.path}: {error.strerror or error}; take another --out") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def holds_run_files(self) -> bool:
+        """Return whether there are files here that only a run with a `config.yaml` should have left."""
+        return any((self / name).exists() for name in (RESULT, CHECKPOINT, METRICS))
+
+    def clear(self) -> None:
+        """Delete the files of a run, and nothing else that may lie there."""
+        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):
+            (self / name).unlink(missing_ok=True)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        write_atomically(self / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write what the run runs on."""
+        write_atomically(self / ENVIRONMENT, to_json(environment).encode())
+
+    def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the row of each finished epoch; a figure that was not measured is an empty cell."""
+        write_atomically(self / METRICS, to_csv(rows, METRICS_COLUMNS).encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write how the run ended; with `status` done or diverged it is over."""
+        write_atomically(self / RESULT, to_json({field: result[field] for field in RESULT_FIELDS}).encode())
+
+    def read_config(self) -> dict[str, Any] | None:
+        """Return the tree in `config.yaml`, or None where there is none.
+
+        Raises:
+            FolderError: The file is not one that a run wrote.
+        """
+        try:
+            tree = yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise FolderError(f"{self / CONFIG} cannot be read; use --fresh to start over") from error
+        if not isinstance(tree, dict):
+            raise FolderError(f"{self / CONFIG} is not a run's; use --fresh to start over, or another --out")
+        return tree
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return `result.json`, or None where there is none.
+
+        Raises:
+            FolderError: The file is not one that a run wrote.
+        """
+        try:
+            result = json.loads((self / RESULT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise FolderError(f"{self / RESULT} cannot be read; use --fresh to start over") from error
+        if not isinstance(result, dict) or not set(RESULT_FIELDS) <= set(result):
+            raise FolderError(f"{self / RESULT} is not a run's; use --fresh to start over, or another --out")
+        return result
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """Return strict JSON, one field a line; NaN and infinity, which JSON lacks, become null."""
+    finite = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in value.items()}
+    return json.dumps(finite, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as CSV, with these columns in this order."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
