@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tdbench.training.loop import Observer
-from tdbench.training.loop import Progress as RunProgress
+from tdbench.training.run import Progress as RunProgress
 
 LINE_EVERY_S = 5.0  # without a terminal
 

@@ -153,7 +153,7 @@ class ScheduleConfig(Section):
 class TrainingConfig(Section):
     """How long, and in which portions."""
 
-    epochs: int = knob(30, "passes over the training images", ge=1)
+    epochs: int = knob(20, "passes over the training images", ge=1)
     max_steps: int | None = knob(None, "stop after this many optimizer steps, the schedules scaled to it", ge=1)
     batch_size: int = knob(64, "images per optimizer step", ge=1)
     eval_every: int = knob(1, "evaluate each so many epochs; the last one always", ge=1)

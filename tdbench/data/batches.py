@@ -101,16 +101,16 @@ class TrainBatches:
     def __len__(self) -> int:
         return self.num_images // self.batch_size
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images fp32 (B, C, H, W), labels (B,)) of an epoch's batches, from number `first` on."""
+    def epoch(self, epoch: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images fp32 (B, C, H, W), labels (B,)) of an epoch's batches `first` to `last` - 1."""
         draw = self._draw(epoch)
         if isinstance(self._images.source, Tensor):
             draw = draw.to(self._images.device)
-            for number in range(first, len(self)):
+            for number in range(first, last):
                 part = draw.batch(number, self.batch_size)
                 yield self._augment(self._crops, part.order, part), self._images.labels[part.order]
             return
-        rest = draw.order[first * self.batch_size : len(self) * self.batch_size]
+        rest = draw.order[first * self.batch_size : last * self.batch_size]
         samples = torch.arange(self.batch_size, device=self._images.device)
         for number, pixels in enumerate(self._images.stream(rest, self.batch_size), first):
             part = draw.batch(number, self.batch_size, self._images.device)

@@ -1,0 +1,272 @@
+"""A run's state on its device: network, regularizer, data, optimizer, sums; its steps, and what a resume needs.
+
+Nothing here waits for the device inside an epoch unless it is asked for a figure: losses, hits and drop counts are
+summed on the device. The network's weights and the data's order and crops come from generators of their own, so that
+torch's global generator serves the regularizer alone, and runs of one seed differ only by the regularizer.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tdbench.config import RunConfig
+from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
+from tdbench.data.sources import LoadedData, load_data
+from tdbench.errors import TdbenchError
+from tdbench.models.build import build, find_network
+from tdbench.models.sites import Insertion, insert
+from tdbench.training.clock import StepClock
+from tdbench.training.precision import Hardware, activate, resolve
+from tdbench.training.schedule import lr_at
+
+
+class Diverged(TdbenchError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, for whoever watches it; the averages are over the epoch so far."""
+
+    epoch: int
+    num_epochs: int
+    step: int  # done, of the whole run
+    num_steps: int
+    batch_size: int
+    train_loss: float
+    train_error_pct: float
+    test_error_pct: float | None  # of the last evaluation
+    train_img_per_s: float
+
+
+class Run:
+    """A network, its data and its regularizer on their device, and how far its training is."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        find_network(config.model.name)  # a misspelt name should not wait for the data
+        self.hardware = resolve(config.hardware)
+        data = load_data(config.data, config.seed)
+        activate(self.hardware, config.hardware.deterministic)
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        self.model = build(config.model.name, data.num_classes, data.image_shape[0])
+        torch.manual_seed(derive_seed(config.seed, "regularizer"))
+        self.insertion = insert(self.model, config.regularizer, image_shape=data.image_shape)
+        device, layout = self.hardware.device, self.hardware.memory_format
+        self.batches = TrainBatches(data, config, device, layout)
+        self.test_batches = TestBatches(data, config, device, layout)
+        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.insertion.meter()
+        if self.hardware.compile:
+            self.model.compile()
+        options = config.optimizer.model_dump()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **options, fused=device.type in ("cpu", "cuda"))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
+        self.steps_per_epoch = len(self.batches)
+        planned = config.training.epochs * self.steps_per_epoch
+        self.num_steps = min(planned, config.training.max_steps or planned)
+        self.clock = StepClock(device)
+        self.rows: list[dict[str, Any]] = []
+        self.step = 0
+        self.total_dropped = [0, 0]  # units dropped, units seen, in finished epochs
+        self.wall_s = self.epoch_s = 0.0
+        self.losses = torch.zeros(self.steps_per_epoch, device=device)
+        self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.facts = describe(config, self.hardware, data, self.model, self.insertion)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 1, that the next step belongs to."""
+        return len(self.rows) + 1
+
+    def steps_of_epoch(self) -> tuple[int, int]:
+        """Return the steps of the current epoch that are still to be done: the first, and one past the last."""
+        before = len(self.rows) * self.steps_per_epoch
+        return self.step - before, min(self.steps_per_epoch, self.num_steps - before)
+
+    def begin_steps(self) -> None:
+        """Make ready for a series of training steps."""
+        self.model.train()
+        self.clock.start()
+
+    def train_step(self, images: Tensor, labels: Tensor, number: int) -> None:
+        """Do one optimizer step on one batch, step `number` of its epoch."""
+        rate = self.config.optimizer.lr
+        rate = lr_at(self.step, self.num_steps, self.steps_per_epoch, rate, self.config.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self.hardware.autocast():
+            logits = self.model(images).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.losses[number] = loss.detach()
+        self.num_hits += logits.detach().argmax(1).eq(labels).sum()
+        self.step += 1
+        self.clock.tick()
+
+    def check_losses(self, num_done: int) -> None:
+        """Raise Diverged if a loss of this epoch's first `num_done` steps is NaN or infinite."""
+        losses = self.losses[:num_done].cpu()
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            step = len(self.rows) * self.steps_per_epoch + int(bad[0]) + 1
+            value = float(losses[bad[0]])
+            raise Diverged(f"the loss became {value} at step {step} (epoch {self.epoch})")
+
+    def progress(self, num_done: int) -> Progress:
+        """Return where the run is, `num_done` steps into its epoch."""
+        num_images = num_done * self.config.training.batch_size
+        tested = [row["test_error_pct"] for row in self.rows if row["test_error_pct"] is not None]
+        self.hardware.synchronize()
+        self.clock.collect()
+        return Progress(
+            epoch=self.epoch,
+            num_epochs=math.ceil(self.num_steps / self.steps_per_epoch),
+            step=self.step,
+            num_steps=self.num_steps,
+            batch_size=self.config.training.batch_size,
+            train_loss=float(self.losses[:num_done].mean()),
+            train_error_pct=error_pct(int(self.num_hits), num_images),
+            test_error_pct=tested[-1] if tested else None,
+            train_img_per_s=self.config.training.batch_size / self.clock.median_s(),
+        )
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Return the mean loss and the error in per cent over the test images."""
+        self.model.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self.hardware.device)
+        num_hits = torch.zeros((), dtype=torch.int64, device=self.hardware.device)
+        for images, labels, num_counted in self.test_batches:
+            with self.hardware.autocast():
+                logits = self.model(images).float()
+            logits, labels = logits[:num_counted], labels[:num_counted]
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            num_hits += logits.argmax(1).eq(labels).sum()
+        num_images = self.test_batches.num_images
+        return float(loss) / num_images, error_pct(int(num_hits), num_images)
+
+    def result(self, status: str, error: str | None) -> dict[str, Any]:
+        """Return the fields of `result.json`."""
+        tested = [row["test_error_pct"] for row in self.rows if row["test_error_pct"] is not None]
+        over = status == "done"
+        dropped, units = self.total_dropped
+        return {
+            "status": status,
+            "digest": self.config.digest(),
+            "seed": self.config.seed,
+            "epochs": len(self.rows),
+            "test_error_pct": tested[-1] if over else None,
+            "best_test_error_pct": min(tested) if tested else None,
+            "train_error_pct": self.rows[-1]["train_error_pct"] if over else None,
+            "dropped_pct": 100 * dropped / units if units else None,
+            "train_img_per_s": self.config.training.batch_size / self.clock.median_s(),
+            "wall_s": self.wall_s + self.epoch_s,
+            "peak_mem_mib": self.hardware.peak_mem_mib(),
+            "error": error,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a resume needs, as tensors and plain types."""
+        device = self.hardware.device
+        self.hardware.synchronize()
+        self.clock.collect()
+        return {
+            "model": self.model.state_dict(),
+            "regularizer": self.insertion.state_dict(),
+            "dropped": {name: layer.meter.counts for name, layer in self.insertion.layers.items() if layer.meter},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "rows": self.rows,
+            "step": self.step,
+            "losses": self.losses,
+            "num_hits": self.num_hits,
+            "total_dropped": self.total_dropped,
+            "steps_s": torch.tensor(self.clock.steps_s),
+            "wall_s": self.wall_s,
+            "epoch_s": self.epoch_s,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to what `state_dict` returned for the same configuration."""
+        self.model.load_state_dict(state["model"])
+        self.insertion.load_state_dict(state["regularizer"])
+        for name, layer in self.insertion.layers.items():
+            if layer.meter is not None:
+                layer.meter.counts.copy_(state["dropped"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.hardware.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.hardware.device)
+        self.rows, self.step = state["rows"], state["step"]
+        self.losses.copy_(state["losses"])
+        self.num_hits.copy_(state["num_hits"])
+        self.total_dropped = state["total_dropped"]
+        self.clock.steps_s = state["steps_s"].tolist()
+        self.wall_s, self.epoch_s = state["wall_s"], state["epoch_s"]
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Evaluate where it is due, close the epoch and return its row of `metrics.csv`."""
+        begun = time.perf_counter()
+        num_done = self.step - len(self.rows) * self.steps_per_epoch
+        self.hardware.synchronize()
+        self.clock.collect()
+        due = self.step == self.num_steps or self.epoch % self.config.training.eval_every == 0
+        test_loss, test_error_pct = self.evaluate() if due else (None, None)
+        counts = self.insertion.read_meter(reset=True).values()
+        dropped, units = sum(dropped for dropped, _ in counts), sum(units for _, units in counts)
+        self.total_dropped = [self.total_dropped[0] + dropped, self.total_dropped[1] + units]
+        self.epoch_s += time.perf_counter() - begun
+        row = {
+            "epoch": self.epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": float(self.losses[:num_done].double().mean()),
+            "train_error_pct": error_pct(int(self.num_hits), num_done * self.config.training.batch_size),
+            "test_loss": test_loss,
+            "test_error_pct": test_error_pct,
+            "dropped_pct": 100 * dropped / max(1, units),
+            "train_img_per_s": self.config.training.batch_size / self.clock.median_s(),
+            "epoch_s": self.epoch_s,
+            "peak_mem_mib": self.hardware.peak_mem_mib(),
+        }
+        self.rows.append(row)
+        self.wall_s += self.epoch_s
+        self.epoch_s = 0.0
+        self.num_hits.zero_()
+        return row
+
+
+def error_pct(num_hits: int, num_images: int) -> float:
+    """Return the share of images that were not hit, in per cent."""
+    return 100 * (num_images - num_hits) / num_images
+
+
+def describe(
+    config: RunConfig, hardware: Hardware, data: LoadedData, model: nn.Module, insertion: Insertion
+) -> dict[str, str]:
+    """Return what runs where, a line each, for people."""
+    knobs = config.regularizer.model_dump(exclude={"name", "sites"}, exclude_none=True)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    shape = "×".join(map(str, data.image_shape))
+    return {
+        "model": f"{config.model.name} ({find_network(config.model.name).title}), {num_parameters:,} parameters",
+        "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
+        f"{data.num_classes} classes",
+        "regularizer": ", ".join([config.regularizer.name, *(f"{knob} {value}" for knob, value in knobs.items())]),
+        "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
+        "device": hardware.name(),
+        "precision": f"{hardware.precision}, {config.hardware.memory_format}"
+        + (", compiled" if hardware.compile else ""),
+        "threads": str(hardware.threads),
+    }
