@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -201,13 +202,18 @@ def portions(images: Tensor | FolderImages, num_workers: int) -> Iterable[Tensor
 def decoded(images: FolderImages, num_workers: int) -> Iterator[Tensor]:
     """Yield the images of files in order, in batches, decoded by up to `num_workers` processes."""
     batch_size = 16
-    # Its own generator, because a DataLoader draws from torch's global one otherwise, even in order.
-    yield from DataLoader(
-        images,
-        batch_size=batch_size,
-        num_workers=min(num_workers, math.ceil(len(images) / batch_size)),
-        generator=torch.Generator(),
-    )
+    try:
+        # Its own generator, because a DataLoader draws from torch's global one otherwise, even in order.
+        yield from DataLoader(
+            images,
+            batch_size=batch_size,
+            num_workers=min(num_workers, math.ceil(len(images) / batch_size)),
+            generator=torch.Generator(),
+        )
+    except BrokenImage as error:
+        # Torch's frames and the exception hold each other; left to the garbage collector, each worker costs 5 s.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def reason(error: BaseException) -> str:
@@ -311,7 +317,7 @@ class Published:
             for name in absent:
                 if (self.root / name).is_dir():
                     shutil.rmtree(self.root / name, ignore_errors=True)
-                elif not matches(self.root / name, checksums[name]):
+                elif not matches(self.root / name, checksums.get(name)):
                     (self.root / name).unlink(missing_ok=True)
             raise
 
