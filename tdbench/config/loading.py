@@ -126,10 +126,10 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
     if error["type"] == "value_error":
         return f"{key} {context['error']}" if str(context["error"]).startswith("must") else str(context["error"])
     rules = {
-        "greater_than": "greater than {gt}",
-        "greater_than_equal": "at least {ge}",
-        "less_than": "less than {lt}",
-        "less_than_equal": "at most {le}",
+        "greater_than": "greater than {gt:g}",
+        "greater_than_equal": "at least {ge:g}",
+        "less_than": "less than {lt:g}",
+        "less_than_equal": "at most {le:g}",
         "int_parsing": "a whole number",
         "int_type": "a whole number",
         "int_from_float": "a whole number",

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,9 +24,6 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from tdbench.errors import ConfigError, nearest, unknown
-
-if TYPE_CHECKING:
-    from tdbench.regularizers.base import Regularizer
 
 # Digests change with this, because a release may change what a configuration gives.
 RESULTS_VERSION = "0.1"
@@ -104,8 +101,8 @@ class RegularizerConfig(Section):
         "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
     )
 
-    def build(self, channels: int) -> "Regularizer":
-        """Return the layer for a feature map of `channels` channels."""
+    def build(self, channels: int) -> Any:
+        """Return the layer, a `regularizers.base.Regularizer`, for a feature map of `channels` channels."""
         raise NotImplementedError
 
     @field_validator("sites", mode="before")

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -270,14 +271,16 @@ class Published:
         Raises:
             DataError: A file is damaged, or the download fails.
         """
-        from filelock import FileLock
-
         lock = self.root / LOCK
         if lock.exists():  # another process is at it, or was when it was killed
             with contextlib.suppress(OSError), FileLock(lock):
                 pass
-        if self.is_whole(self.files):
-            return
+        try:
+            if self.is_whole(self.files):
+                return
+        except DataError:
+            if not lock.exists():  # otherwise the file may be half there because another process has just begun
+                raise
         created = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -357,7 +360,7 @@ def read_published(
     try:
         train, test = to_images(open_split(True)), open_split(False)
         return train, to_images(test), test
-    except Exception as error:  # a missing right, or a version of torchvision that cannot read these files
+    except Exception as error:  # no right to read, or a reader that fails on these files
         raise DataError(f"data set {published.name} in {published.root} cannot be read: {reason(error)}") from error
 
 

@@ -167,6 +167,7 @@ def test_what_is_not_there_is_downloaded_once(
 ) -> None:
     made, root = tiny(name), tmp_path / "new" / "root"
     network.update(made.urls)
+    network.on_read = lambda: print("some per cent")
     assert_holds(load(name, root), made)
     assert sorted(set(network.fetched)) == sorted(made.urls)
     network.clear()
@@ -233,6 +234,19 @@ def test_two_that_need_a_set_at_once_download_it_once(tiny: Callable[[str], Any]
         assert_holds(data, made)
 
 
+def test_a_file_that_another_process_has_just_begun_to_write_is_waited_for(
+    tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_written_at_first(path: Path, md5: str) -> bool:
+        monkeypatch.setattr(sources, "matches", matches)
+        (tmp_path / sources.LOCK).touch()
+        return False
+
+    made, matches = tiny("svhn"), sources.matches
+    monkeypatch.setattr(sources, "matches", half_written_at_first)
+    assert_holds(load("svhn", made.put(tmp_path)), made)
+
+
 @pytest.mark.parametrize("name", VERIFIED)
 def test_one_changed_byte_is_noticed_and_the_file_named(
     name: str, tiny: Callable[[str], Any], tmp_path: Path, network: Any
@@ -297,7 +311,7 @@ def test_a_root_that_is_a_file_or_unreadable_is_told(
 
     (tmp_path / "file").write_text("no folder")
     assert f"data.root must be a folder that can be read, got {tmp_path / 'file'}" in failure(name, tmp_path / "file")
-    monkeypatch.setattr(sources.os, "listdir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
     assert "Permission denied" in failure(name, tmp_path)
 
 
@@ -364,7 +378,7 @@ def test_a_damaged_idx_file_is_named(damage: str, layout: str, tiny: Callable[[s
 
 
 @pytest.mark.parametrize(
-    "change", [lambda packed: packed[:-9], lambda packed: packed[:40] + b"?" + packed[41:], lambda _: b"?"]
+    "change", [lambda packed: packed[:-9], lambda packed: packed[:10] + b"\xff" + packed[11:], lambda _: b"?"]
 )
 def test_a_damaged_gz_file_is_named(
     change: Callable[[bytes], bytes], tiny: Callable[[str], Any], tmp_path: Path

@@ -1,0 +1,167 @@
+"""A regularizer goes into any network at named sites, leaves no trace in its state_dict, and comes out again."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from tdbench import TargetDrop2d, insert
+from tdbench.errors import ConfigError
+from tdbench.models.build import build
+from tdbench.models.sites import find_sites
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return build("resnet8", num_classes=10, in_channels=1)
+
+
+def images(n=4):
+    return torch.randn(n, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_default_is_the_output_of_the_first_two_groups(network):
+    assert insert(network, "targetdrop").shapes == {"stage1": (16, 32, 32), "stage2": (32, 16, 16)}
+
+
+def test_sites_can_be_groups_blocks_and_first_convolutions():
+    network = build("resnet14", num_classes=10)
+    assert list(find_sites(network, ["stage1"])) == ["stage1"]
+    assert list(find_sites(network, ["stage2.block?"])) == ["stage2.block1", "stage2.block2"]
+    assert len(find_sites(network, ["*.conv1"])) == 6
+
+
+def test_state_dict_keys_are_unchanged_and_old_checkpoints_load(network):
+    old = copy.deepcopy(network.state_dict())
+    insert(network, "targetdrop", ["stage1", "stage2", "stage3.block1.conv1"])
+    assert list(network.state_dict()) == list(old)
+    network.load_state_dict(old)
+    build("resnet8", num_classes=10, in_channels=1).load_state_dict(network.state_dict())
+
+
+def test_a_missing_weight_of_the_network_is_still_an_error(network):
+    insert(network, "targetdrop")
+    state = network.state_dict()
+    del state["classifier.weight"]
+    with pytest.raises(RuntimeError, match=r"classifier\.weight"):
+        network.load_state_dict(state)
+
+
+def test_the_layer_drops_in_training_and_is_absent_in_evaluation(network):
+    before = network.eval()(images())
+    insertion = insert(network, "targetdrop")
+    insertion.meter()
+    assert torch.equal(network.eval()(images()), before)
+    assert insertion.read_meter() == {"stage1": (0, 0), "stage2": (0, 0)}
+    network.train()(images())
+    for name, (dropped, units) in insertion.read_meter(reset=True).items():
+        channels, height, width = insertion.shapes[name]
+        assert units == 4 * channels * height * width
+        assert 0 < dropped <= 4 * int(0.15 * channels) * 25
+    assert insertion.read_meter()["stage1"] == (0, 0)
+
+
+def test_the_output_of_a_group_is_what_is_regularized(network):
+    insertion = insert(network, "targetdrop", ["stage1"], drop_ratio=1.0, block_size=99)
+    network.train()
+    stage1 = network.stage1(network.stem(images()))
+    assert torch.equal(stage1, torch.zeros_like(stage1))
+    insertion.remove()
+    assert network.stage1(network.stem(images())).any()
+
+
+def test_removal_leaves_the_network_as_it_was(network):
+    modules, hooks = list(network.named_modules()), [len(m._forward_hooks) for m in network.modules()]
+    insert(network, "targetdrop", ["stage1", "stage2.block1.conv1"]).remove()
+    assert list(network.named_modules()) == modules
+    assert [len(m._forward_hooks) for m in network.modules()] == hooks
+
+
+def test_trained_attention_reaches_the_optimizer_and_the_fixed_one_does_not(network):
+    count = len(list(network.parameters()))
+    insert(network, "targetdrop", ["stage1"], attention="se").remove()
+    assert len(list(network.parameters())) == count
+    insert(network, "targetdrop", ["stage1"], attention="se_ste")
+    assert len(list(network.parameters())) == count + 2
+    network.train()(images()).sum().backward()
+    layer = next(m for m in network.modules() if isinstance(m, TargetDrop2d))
+    assert layer.fc1.grad.abs().sum() > 0
+
+
+def test_the_state_of_the_layers_travels_apart(network):
+    insertion = insert(network, "targetdrop")
+    buffer = io.BytesIO()
+    torch.save(insertion.state_dict(), buffer)
+    other = insert(build("resnet8", num_classes=10, in_channels=1), "targetdrop")
+    assert not torch.equal(other.layers["stage1"].fc1, insertion.layers["stage1"].fc1)
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(other.layers["stage1"].fc1, insertion.layers["stage1"].fc1)
+
+
+def test_modes_and_batch_statistics_survive_the_insertion(network):
+    network.train()
+    network.stage2.eval()
+    modes = {name: module.training for name, module in network.named_modules()}
+    statistics = copy.deepcopy(network.stem[1].running_mean)
+    insert(network, "targetdrop")
+    assert {name: module.training for name, module in network.named_modules() if name in modes} == modes
+    assert torch.equal(network.stem[1].running_mean, statistics)
+
+
+def test_a_network_with_a_regularizer_can_be_copied_and_pickled(network):
+    insert(network, "targetdrop")
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        layer = next(m for m in twin.modules() if isinstance(m, TargetDrop2d))
+        twin.train()
+        layer.drop_ratio, layer.block_size = 1.0, 99
+        assert not twin.stage1(twin.stem(images())).any()
+        assert network.stage1(network.stem(images())).any()
+
+
+def test_any_module_takes_a_regularizer_even_a_bare_sequential():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
+    keys, out = list(model.state_dict()), model(torch.ones(2, 3, 8, 8))
+    insertion = insert(model, "targetdrop", ["1"], block_size=3)
+    assert insertion.shapes["1"][0] == 8
+    assert list(model.state_dict()) == keys
+    assert not torch.equal(model(torch.ones(2, 3, 8, 8)), out)
+    assert torch.equal(model.eval()(torch.ones(2, 3, 8, 8)), out)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_equals_the_eager_one(network):
+    insertion = insert(network, "targetdrop")
+    insertion.meter()
+    eager = copy.deepcopy(network).train()(images())
+    compiled = torch.compile(network, fullgraph=True).train()(images())
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
+    assert insertion.read_meter()["stage1"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        (["stage9"], "unknown site 'stage9'; did you mean stage"),
+        (["stage1", "stage1.block1"], "the same output"),
+        (["stage4*"], r"unknown site 'stage4\*'"),
+    ],
+)
+def test_a_site_that_is_not_there_or_there_twice_is_refused(network, sites, message):
+    with pytest.raises(ConfigError, match=message):
+        insert(network, "targetdrop", sites)
+
+
+def test_a_second_regularizer_at_one_site_is_refused(network):
+    insert(network, "targetdrop", ["stage1"])
+    with pytest.raises(ConfigError, match="hold a regularizer already"):
+        insert(network, "none", ["stage1"])
+
+
+def test_a_site_that_is_no_feature_map_is_refused():
+    with pytest.raises(ConfigError, match="must put out a feature map"):
+        insert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), "targetdrop", ["1"])
