@@ -1,0 +1,138 @@
+"""A run's state: what is paired between methods, what a resume brings back, what ends a run."""
+
+import io
+import math
+
+import pytest
+import torch
+
+from tdbench import load_config
+from tdbench.training.run import Diverged, Run
+
+TINY = {"train_fraction": 0.1, "batch_size": 16, "epochs": 2, "threads": 2}
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_was():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+
+
+def run_of(**overrides):
+    return Run(load_config(overrides={**TINY, **overrides}))
+
+
+def train(run, first, last):
+    run.begin_steps()
+    for number, (images, labels) in enumerate(run.batches.epoch(run.epoch, first, last), first):
+        run.train_step(images, labels, number)
+
+
+@pytest.mark.parametrize("knobs", [{"regularizer": "none"}, {"sites": "stage3"}, {"attention": "se_ste", "gamma": 0.5}])
+def test_runs_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(knobs):
+    run, other = run_of(), run_of(**knobs)
+    state = other.model.state_dict()
+    assert run.model.state_dict().keys() == state.keys()
+    assert all(torch.equal(weight, state[name]) for name, weight in run.model.state_dict().items())
+    for (images, labels), (same, also) in zip(run.batches.epoch(1, 0, 3), other.batches.epoch(1, 0, 3), strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, also)
+
+
+def test_another_seed_has_other_weights_and_batches():
+    run, other = run_of(), run_of(seed=1)
+    assert not torch.equal(run.model.classifier.weight, other.model.classifier.weight)
+    assert not torch.equal(next(run.batches.epoch(1, 0, 1))[1], next(other.batches.epoch(1, 0, 1))[1])
+
+
+@pytest.mark.parametrize("knobs", [{}, {"region": "random", "target_fraction": 1.0}, {"attention": "se_ste"}])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(knobs):
+    whole = run_of(**knobs)
+    train(whole, 0, 8)
+    part = run_of(**knobs)
+    train(part, 0, 3)
+    buffer = io.BytesIO()
+    torch.save(part.state_dict(), buffer)
+    buffer.seek(0)
+    resumed = run_of(**knobs)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    assert resumed.steps_of_epoch() == (3, 8)
+    train(resumed, 3, 8)
+    rows = [run.end_epoch() for run in (whole, resumed)]
+    timings = {"train_img_per_s", "epoch_s", "peak_mem_mib"}
+    figures = [{key: value for key, value in row.items() if key not in timings} for row in rows]
+    assert figures[0] == figures[1]
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name])
+
+
+def test_only_the_regularizer_draws_from_the_global_generator():
+    run = run_of(regularizer="none")
+    before = torch.get_rng_state()
+    train(run, 0, 4)
+    run.end_epoch()
+    assert torch.equal(torch.get_rng_state(), before)
+    run = run_of(region="random")
+    before = torch.get_rng_state()
+    train(run, 0, 1)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_realised_drop_share_is_what_the_masks_of_the_steps_say():
+    run = run_of(sites="stage1", gamma=1.0, block_size=99)
+    train(run, 0, 2)
+    assert run.end_epoch()["dropped_pct"] == 100.0
+    run = run_of(sites="stage1", gamma=0.5, block_size=1)
+    train(run, 0, 2)
+    assert run.end_epoch()["dropped_pct"] == pytest.approx(100 * 0.5 / 1024)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step():
+    run = run_of()
+    train(run, 0, 2)
+    run.check_losses(2)
+    with torch.no_grad():
+        run.model.classifier.bias.fill_(math.nan)
+    train(run, 2, 4)
+    with pytest.raises(Diverged, match=r"became nan at step 3 \(epoch 1\)"):
+        run.check_losses(4)
+
+
+def test_the_last_epoch_is_evaluated_whatever_eval_every_says():
+    run = run_of(**{"training.eval_every": 5})
+    train(run, 0, 8)
+    assert run.end_epoch()["test_error_pct"] is None
+    train(run, 0, 8)
+    assert 0 <= run.end_epoch()["test_error_pct"] <= 100
+
+
+def test_max_steps_ends_a_run_in_mid_epoch():
+    run = run_of(max_steps=11)
+    assert run.num_steps == 11
+    train(run, *run.steps_of_epoch())
+    run.end_epoch()
+    assert run.steps_of_epoch() == (0, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_run_learns_what_the_eager_one_learns(precision):
+    losses = []
+    for compile in (False, True):
+        run = run_of(compile=compile, precision=precision)
+        train(run, 0, 8)
+        losses.append(run.end_epoch()["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_run_trains_on_a_gpu(precision, compile):
+    run = run_of(device="cuda", precision=precision, compile=compile)
+    train(run, 0, 8)
+    row = run.end_epoch()
+    assert math.isfinite(row["train_loss"])
+    assert row["dropped_pct"] > 0
