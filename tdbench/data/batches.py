@@ -8,14 +8,14 @@ images in the same order with the same crops, whatever the device, the method, o
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.data.sources import ImageSet, LoadedData
+from tdbench.data.images import FolderImages, ImageSet, decoded
+from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 
 
@@ -66,17 +66,10 @@ class _Images:
         return torch.addcmul(self._shift, batch, self._scale)
 
     def stream(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """Yield uint8 batches of a set that is not resident, decoded by worker processes."""
-        loader: Any = torch.utils.data.DataLoader(
-            self.source,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            sampler=order.tolist(),
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # or the loader would draw from the regularizers' numbers
-        )
-        for pixels in loader:
-            yield pixels.to(self.device, non_blocking=True)
+        """Yield uint8 batches of a set that is not resident."""
+        assert isinstance(self.source, FolderImages)
+        for pixels in decoded(self.source.select(order.tolist()), self.num_workers, batch_size):
+            yield pixels.to(self.device)
 
 
 class TrainBatches:

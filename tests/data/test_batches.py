@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 
 from tdbench import load_config
 from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
-from tdbench.data.sources import FolderImages, ImageSet, LoadedData, find_source, load_data
+from tdbench.data.images import FolderImages, ImageSet
+from tdbench.data.sources import LoadedData, find_source, load_data
 from tdbench.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tdbench.config import DataConfig
-from tdbench.data import sources
-from tdbench.data.sources import SOURCES, FolderImages, LoadedData, load_data
+from tdbench.data import published, sources
+from tdbench.data.images import FolderImages
+from tdbench.data.sources import SOURCES, LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
 
 PUBLISHED = ["fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"]
@@ -172,7 +173,7 @@ def test_what_is_not_there_is_downloaded_once(
     assert sorted(set(network.fetched)) == sorted(made.urls)
     network.clear()
     assert_holds(load(name, root), made)
-    assert not (root / sources.LOCK).exists()
+    assert not (root / published.LOCK).exists()
     assert capsys.readouterr().out == ""
 
 
@@ -238,12 +239,12 @@ def test_a_file_that_another_process_has_just_begun_to_write_is_waited_for(
     tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half_written_at_first(path: Path, md5: str) -> bool:
-        monkeypatch.setattr(sources, "matches", matches)
-        (tmp_path / sources.LOCK).touch()
+        monkeypatch.setattr(published, "matches", matches)
+        (tmp_path / published.LOCK).touch()
         return False
 
-    made, matches = tiny("svhn"), sources.matches
-    monkeypatch.setattr(sources, "matches", half_written_at_first)
+    made, matches = tiny("svhn"), published.matches
+    monkeypatch.setattr(published, "matches", half_written_at_first)
     assert_holds(load("svhn", made.put(tmp_path)), made)
 
 
