@@ -41,6 +41,9 @@ MaxSteps = Annotated[
     int | None, typer.Option(metavar="N", help="Stop after so many optimizer steps.", rich_help_panel=_RUN)
 ]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Images per optimizer step.", rich_help_panel=_RUN)]
+EvalEvery = Annotated[
+    int | None, typer.Option(metavar="N", help="Evaluate each so many epochs, and the last.", rich_help_panel=_RUN)
+]
 LearningRate = Annotated[
     float | None, typer.Option("--lr", metavar="F", help="Peak learning rate.", rich_help_panel=_RUN)
 ]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def train_command(
+    context: typer.Context,
     config: options.ConfigFile = None,
     data: options.Data = None,
     data_root: options.DataRoot = None,
@@ -23,6 +24,7 @@ def train_command(
     epochs: options.Epochs = None,
     max_steps: options.MaxSteps = None,
     batch_size: options.BatchSize = None,
+    eval_every: options.EvalEvery = None,
     lr: options.LearningRate = None,
     seed: options.Seed = None,
     assignments: options.Set = None,
@@ -37,26 +39,9 @@ def train_command(
     json: options.Json = False,
 ) -> None:
     """Train one network with one regularizer; with no argument, TargetDrop on scikit-learn's digits."""
-    flags = {
-        "data": data,
-        "data_root": data_root,
-        "train_fraction": train_fraction,
-        "model": model,
-        "regularizer": regularizer,
-        "sites": sites,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "compile": compile,
-        "threads": threads,
-        "deterministic": deterministic,
-    }
-    from tdbench.config import load_config
+    from tdbench.config import FLAGS, load_config
 
+    flags = {name: context.params[name] for name in FLAGS}
     run = load_config(config, options.overrides(flags, assignments))
     folder = out or default_folder(run)
 

@@ -23,6 +23,7 @@ FLAGS = {
     "epochs": "training.epochs",
     "max_steps": "training.max_steps",
     "batch_size": "training.batch_size",
+    "eval_every": "training.eval_every",
     "lr": "optimizer.lr",
     "seed": "seed",
     "device": "hardware.device",

@@ -4,11 +4,13 @@ A dense mask would cost several passes over the map. The windows are a few per c
 written one by one at their positions in memory, after one pass that multiplies each channel by its scale.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Rescale = Literal["channel", "layer", "none"]
 
 
 class Windows(NamedTuple):
@@ -64,6 +66,25 @@ def plane_numbers(x: Tensor, channels: Tensor) -> Tensor:
 def argmax_ignoring_nan(values: Tensor) -> Tensor:
     """Return the first position of the largest number along the last dimension."""
     return values.where(~values.isnan(), -torch.inf).argmax(dim=-1)
+
+
+def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
+    """Return λ (N, C) in fp32 or wider; a map or sample that is dropped whole has a finite λ, not 1/0."""
+    num_samples, num_channels, height, width = x.shape
+    ones = torch.ones(num_samples, num_channels, device=x.device, dtype=wide_dtype(x))
+    if rescale == "none":
+        return ones
+    if rescale == "layer":
+        num_units = num_channels * height * width
+        kept = num_units - windows.area.sum(dim=1, keepdim=True)
+        return ones * (num_units / kept.clamp(min=1).to(ones.dtype))
+    kept = (height * width - windows.area).clamp(min=1).to(ones.dtype)
+    return ones.scatter(1, windows.channels, height * width / kept)
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return the type of statistics, ranking and λ: that of `x`, but at least fp32."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:

@@ -14,12 +14,20 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers._windows import Windows, drop_windows, peaks, straight_through, windows_at
+from tdbench.regularizers._windows import (
+    Rescale,
+    Windows,
+    drop_windows,
+    peaks,
+    scales,
+    straight_through,
+    wide_dtype,
+    windows_at,
+)
 from tdbench.regularizers.base import Regularizer
 
 Attention = Literal["se", "se_ste", "gap", "random"]
 Region = Literal["peak", "random"]
-Rescale = Literal["channel", "layer", "none"]
 
 
 def target_drop2d(
@@ -112,25 +120,6 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: t
     """Return uniform numbers of [0, 1), drawn where the generator lives."""
     source = device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=source, dtype=torch.float32).to(device)
-
-
-def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
-    """Return λ (N, C) in fp32 or wider; a map or sample that is dropped whole has a finite λ, not 1/0."""
-    num_samples, num_channels, height, width = x.shape
-    ones = torch.ones(num_samples, num_channels, device=x.device, dtype=wide_dtype(x))
-    if rescale == "none":
-        return ones
-    if rescale == "layer":
-        num_units = num_channels * height * width
-        kept = num_units - windows.area.sum(dim=1, keepdim=True)
-        return ones * (num_units / kept.clamp(min=1).to(ones.dtype))
-    kept = (height * width - windows.area).clamp(min=1).to(ones.dtype)
-    return ones.scatter(1, windows.channels, height * width / kept)
-
-
-def wide_dtype(x: Tensor) -> torch.dtype:
-    """Return the type of statistics, ranking and λ: that of `x`, but at least fp32."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 class TargetDrop2d(Regularizer):

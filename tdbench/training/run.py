@@ -143,16 +143,16 @@ class Run:
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the error in per cent over the test images."""
         self.model.eval()
-        loss = torch.zeros((), dtype=torch.float64, device=self.hardware.device)
+        losses = []
         num_hits = torch.zeros((), dtype=torch.int64, device=self.hardware.device)
         for images, labels, num_counted in self.test_batches:
             with self.hardware.autocast():
                 logits = self.model(images).float()
             logits, labels = logits[:num_counted], labels[:num_counted]
-            loss += F.cross_entropy(logits, labels, reduction="sum")
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
             num_hits += logits.argmax(1).eq(labels).sum()
         num_images = self.test_batches.num_images
-        return float(loss) / num_images, error_pct(int(num_hits), num_images)
+        return sum(map(float, losses)) / num_images, error_pct(int(num_hits), num_images)
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:
         """Return the fields of `result.json`."""
@@ -231,7 +231,7 @@ class Run:
         row = {
             "epoch": self.epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": float(self.losses[:num_done].double().mean()),
+            "train_loss": float(self.losses[:num_done].cpu().double().mean()),
             "train_error_pct": error_pct(int(self.num_hits), num_done * self.config.training.batch_size),
             "test_loss": test_loss,
             "test_error_pct": test_error_pct,
