@@ -195,15 +195,8 @@ class TargetDrop2d(Regularizer):
             return x, torch.zeros((), dtype=torch.int64, device=x.device)
         with torch.autocast(x.device.type, enabled=False):  # the ranking is done in fp32 under autocast too
             scores = self.scores(x.detach())
-        windows = choose_windows(
-            x.detach(),
-            scores.detach(),
-            self.drop_ratio,
-            self.block_size,
-            self.target_fraction,
-            self.region,
-            self.generator,
-        )
+        knobs = self.drop_ratio, self.block_size, self.target_fraction, self.region, self.generator
+        windows = choose_windows(x.detach(), scores.detach(), *knobs)
         scale = scales(x, windows, self.rescale)
         out = drop_windows(x, windows, scale)
         if scores.requires_grad:
