@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -101,9 +101,28 @@ class RegularizerConfig(Section):
         "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
     )
 
-    def build(self, channels: int) -> Any:
-        """Return the layer, a `regularizers.base.Regularizer`, for a feature map of `channels` channels."""
+    schedule: Literal["constant", "linear"] = knob("constant", "how the strength rises: at once, or linearly from 0")
+    ramp: float = knob(1.0, "share of the training steps over which a linear schedule rises", gt=0, le=1)
+
+    # Where the method belongs, which is also its default site: a feature map, the images, or each residual branch.
+    placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
+
+    def build(self, channels: int, depth: float = 1.0) -> Any:
+        """Return the layer, a `regularizers.base.Regularizer`.
+
+        Args:
+            channels: C of the feature map.
+            depth: Which of the sites it is, in the network's order, as a share in (0, 1].
+        """
         raise NotImplementedError
+
+    def knobs(self) -> dict[str, Any]:
+        """Return the method's own knobs, without what every method has."""
+        return self.model_dump(exclude=set(RegularizerConfig.model_fields))
+
+    def strength_at(self, progress: float) -> float:
+        """Return the share of its full strength that the method has after the share `progress` of the training."""
+        return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
 
     @field_validator("sites", mode="before")
     @classmethod

@@ -95,7 +95,12 @@ def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
     samples, channels, rows, cols = indices(x, windows)
     positions = samples * strides[0] + channels * strides[1] + rows * strides[2] + cols * strides[3]
-    return _DropWindows.apply(x, scale, positions.flatten(), strides)
+    return zero_and_scale(x, scale, positions.flatten(), strides)
+
+
+def zero_and_scale(x: Tensor, scale: Tensor, positions: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return `x * scale` with these strides, zero at flat `positions` of its memory; the gradient likewise."""
+    return _ZeroAndScale.apply(x, scale, positions, strides)
 
 
 def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -124,7 +129,7 @@ def inside(x: Tensor, windows: Windows) -> Tensor:
     return near_row & near_col
 
 
-class _DropWindows(torch.autograd.Function):
+class _ZeroAndScale(torch.autograd.Function):
     """Multiply by λ, zero the windows: two passes over memory forward, the same two backward.
 
     A dense mask would cost three to ten times as much; the windows are a few per cent of the units, so they are
@@ -143,7 +148,7 @@ class _DropWindows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return _DropWindows.apply(grad, *ctx.saved_tensors, ctx.strides), None, None, None
+        return _ZeroAndScale.apply(grad, *ctx.saved_tensors, ctx.strides), None, None, None
 
 
 def straight_through(out: Tensor, x: Tensor, attention: Tensor, windows: Windows, scale: Tensor) -> Tensor:

@@ -26,10 +26,13 @@ class DropMeter:
 class Regularizer(nn.Module):
     """A layer that is the identity in evaluation and calls `drop` in training.
 
-    `meter` is None unless a caller wants the realised drop share; it then counts every training forward.
+    Attributes:
+        meter: None unless a caller wants the realised drop share; it then counts every training forward.
+        strength: What the schedule has come to, in [0, 1]; methods multiply their rate by it.
     """
 
     meter: DropMeter | None = None
+    strength: float = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` itself in evaluation mode, the regularized feature map in training mode."""
@@ -40,6 +43,26 @@ class Regularizer(nn.Module):
             self.meter.add(num_dropped, x.numel())
         return out
 
+    def untouched(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `drop` returns where there is nothing to drop: `x` itself, and a count of zero."""
+        return x, torch.zeros((), dtype=torch.int64, device=x.device)
+
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the regularized feature map and the number of units that its mask sets to zero (0-dim, int64)."""
         raise NotImplementedError
+
+
+def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
+    """Return a boolean mask (1 = keep) on the device of `x`, each entry False with probability `rate`."""
+    return torch.rand(shape, device=x.device) >= rate
+
+
+def scale_kept(x: Tensor, keep: Tensor, share: float) -> Tensor:
+    """Return `x` with what `keep` (broadcast to it) denies set to zero and the rest divided by `share`."""
+    return x * (keep / share if share > 0 else keep).to(x.dtype)
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise ValueError unless a probability is one."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {rate}")

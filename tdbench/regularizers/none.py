@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
@@ -14,7 +13,7 @@ class Identity(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `x` itself and a count of zero."""
-        return x, torch.zeros((), dtype=torch.int64, device=x.device)
+        return self.untouched(x)
 
 
 class NoneConfig(RegularizerConfig):
@@ -22,6 +21,6 @@ class NoneConfig(RegularizerConfig):
 
     name: Literal["none"] = knob("none", "the baseline: nothing is dropped")
 
-    def build(self, channels: int) -> Identity:
+    def build(self, channels: int, depth: float = 1.0) -> Identity:
         """Return the identity, whatever the number of channels."""
         return Identity()

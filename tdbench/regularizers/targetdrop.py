@@ -191,11 +191,12 @@ class TargetDrop2d(Regularizer):
         """Return the feature map with its target regions dropped, and the number of units dropped."""
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x must be (N, {self.channels}, H, W), got {tuple(x.shape)}")
-        if self.drop_ratio == 0 or x.numel() == 0:
-            return x, torch.zeros((), dtype=torch.int64, device=x.device)
+        drop_ratio = self.drop_ratio * self.strength
+        if drop_ratio == 0 or x.numel() == 0:
+            return self.untouched(x)
         with torch.autocast(x.device.type, enabled=False):  # the ranking is done in fp32 under autocast too
             scores = self.scores(x.detach())
-        knobs = self.drop_ratio, self.block_size, self.target_fraction, self.region, self.generator
+        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.generator
         windows = choose_windows(x.detach(), scores.detach(), *knobs)
         scale = scales(x, windows, self.rescale)
         out = drop_windows(x, windows, scale)
@@ -294,6 +295,6 @@ class TargetDropConfig(RegularizerConfig):
         check_knobs(self.drop_ratio, self.block_size, self.target_fraction, self.reduction)
         return self
 
-    def build(self, channels: int) -> TargetDrop2d:
+    def build(self, channels: int, depth: float = 1.0) -> TargetDrop2d:
         """Return the layer for `channels` channels; its random numbers are torch's global ones."""
-        return TargetDrop2d(channels, **self.model_dump(exclude={"name", "sites"}))
+        return TargetDrop2d(channels, **self.knobs())

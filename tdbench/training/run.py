@@ -100,6 +100,7 @@ class Run:
         rate = lr_at(self.step, self.num_steps, self.steps_per_epoch, rate, self.config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.insertion.set_progress(self.step / self.num_steps)
         with self.hardware.autocast():
             logits = self.model(images).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
@@ -256,7 +257,9 @@ def describe(
     config: RunConfig, hardware: Hardware, data: LoadedData, model: nn.Module, insertion: Insertion
 ) -> dict[str, str]:
     """Return what runs where, a line each, for people."""
-    knobs = config.regularizer.model_dump(exclude={"name", "sites"}, exclude_none=True)
+    knobs = {knob: value for knob, value in config.regularizer.knobs().items() if value is not None}
+    if config.regularizer.schedule != "constant":
+        knobs["schedule"] = config.regularizer.schedule
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     shape = "×".join(map(str, data.image_shape))
     return {

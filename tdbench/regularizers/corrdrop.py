@@ -1,0 +1,68 @@
+"""CorrDrop (spatial, SCD): regions that correlate little with the others are likelier to be dropped, in all channels.
+
+Zeng et al., "Correlation-based structural dropout for convolutional neural networks", Pattern Recognition 2021, after
+public code: the map is average-pooled into cells of block_size; a cell's score is the mean |cosine| of its channel
+vector with those of the other cells; a cell is protected with probability softmax(scores); an unprotected one is
+dropped with probability p / (share unprotected); the mask is up-sampled and the whole rescaled by numel / kept.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers.base import Regularizer, check_rate
+
+
+class CorrDrop(Regularizer):
+    """Spatial CorrDrop.
+
+    Args:
+        p: Share of the cells to drop, in [0, 1].
+        block_size: Side of a cell in pixels, at least 1; cut to the map where it is larger.
+    """
+
+    def __init__(self, p: float = 0.2, block_size: int = 5) -> None:
+        super().__init__()
+        check_rate("p", p)
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {block_size}")
+        self.p, self.block_size = p, block_size
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) with regions dropped in all channels, and the number of units dropped."""
+        rate = self.p * self.strength
+        if rate == 0 or x.numel() == 0:
+            return self.untouched(x)
+        num_samples, num_channels, height, width = x.shape
+        cell = min(self.block_size, height), min(self.block_size, width)
+        cells = F.avg_pool2d(x.detach().float(), cell, ceil_mode=True)
+        vectors = F.normalize(cells.flatten(2), dim=1)  # (N, C, number of cells)
+        cosines = (vectors.transpose(1, 2) @ vectors).abs()
+        num_cells = cosines.shape[1]
+        scores = (cosines.sum(dim=2) - cosines.diagonal(dim1=1, dim2=2)) / max(1, num_cells - 1)
+        protected = torch.rand_like(scores) < scores.softmax(dim=1)
+        share = (~protected).float().mean(dim=1, keepdim=True).clamp(min=1 / num_cells)
+        dropped = ~protected & (torch.rand_like(scores) < rate / share)
+        dropped = dropped.view(num_samples, 1, *cells.shape[2:]).float()
+        whole = F.interpolate(dropped, scale_factor=cell, mode="nearest")[:, :, :height, :width] > 0
+        num_dropped = whole.sum() * num_channels
+        scale = x.numel() / (x.numel() - num_dropped).clamp(min=1)
+        return torch.where(whole, 0.0, x * scale.to(x.dtype)), num_dropped
+
+
+class CorrDropConfig(RegularizerConfig):
+    """The knobs of CorrDrop."""
+
+    name: Literal["corrdrop"] = knob("corrdrop", "regions that correlate little with the others are dropped")
+    schedule: Literal["constant", "linear"] = knob(
+        "linear", "how the strength rises: at once, or linearly from 0", source="public code: over 200 forward calls"
+    )
+    p: float = knob(0.2, "share of the cells to drop", ge=0, le=1, source="public code: 0.2, with cutout 0.03")
+    block_size: int = knob(5, "side of a cell in feature-map pixels", ge=1, source="public code", aliases=("k",))
+
+    def build(self, channels: int, depth: float = 1.0) -> CorrDrop:
+        """Return the layer; it does not depend on the number of channels."""
+        return CorrDrop(**self.knobs())

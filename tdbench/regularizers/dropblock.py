@@ -1,0 +1,127 @@
+"""DropBlock: square blocks round random seeds are zeroed, in each channel by itself, and the rest is scaled up.
+
+Ghiasi, Lin & Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890, algorithm 1. Seeds
+are Bernoulli(γ) with γ = p / (h·w) · H·W / ((H - h + 1)·(W - w + 1)), only where the block fits into the map; what is
+kept is scaled by numel / kept. A block larger than the map is cut to it, h = min(block_size, H) (torchvision refuses).
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers._windows import zero_and_scale
+from tdbench.regularizers.base import Regularizer, check_rate
+
+
+def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor, Tensor]:
+    """Drop blocks of a feature map; always, whatever the mode of the caller.
+
+    Args:
+        x: Feature map (N, C, H, W), floating point; its memory format is kept.
+        p: Share of the units to drop, in [0, 1], as the formula of γ aims at it.
+        block_size: Side of a block in pixels, at least 1, even or odd.
+
+    Returns:
+        The regularized map, and the number of units dropped.
+
+    Raises:
+        ValueError: p or block_size is out of range.
+    """
+    check_rate("p", p)
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    height, width = x.shape[2:]
+    tall, wide = min(block_size, height), min(block_size, width)
+    rows, cols = height - tall + 1, width - wide + 1  # where a block's first unit may lie
+    rate = min(1.0, p / (tall * wide) * (height * width) / (rows * cols))
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return _drop_dense(x, rate, (tall, wide), (rows, cols))
+    # On a CPU the few seeds are drawn one by one, and only the units of their blocks are written.
+    seeds = bernoulli_positions(x.shape[0] * x.shape[1] * rows * cols, rate)
+    strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
+    planes, places = seeds.div(rows * cols, rounding_mode="floor"), seeds.remainder(rows * cols)
+    first = (
+        planes.div(x.shape[1], rounding_mode="floor") * strides[0]
+        + planes.remainder(x.shape[1]) * strides[1]
+        + places.div(cols, rounding_mode="floor") * strides[2]
+        + places.remainder(cols) * strides[3]
+    )
+    block = (torch.arange(tall)[:, None] * strides[2] + torch.arange(wide) * strides[3]).flatten()
+    positions = (first[:, None] + block).flatten()
+    num_dropped = torch.zeros(x.numel(), dtype=torch.bool).index_fill_(0, positions, True).sum()
+    scale = x.numel() / (x.numel() - num_dropped).clamp(min=1)
+    return zero_and_scale(x, scale.to(x.dtype), positions, strides), num_dropped
+
+
+def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The same with a mask of the size of the map, for devices and compilers that prefer it."""
+    seeds = (torch.rand(*x.shape[:2], *room, device=x.device) < rate).to(x.dtype)
+    border = (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1)
+    dropped = F.max_pool2d(F.pad(seeds, border), block, stride=1) > 0
+    num_dropped = dropped.sum()
+    scale = x.numel() / (x.numel() - num_dropped).clamp(min=1)
+    return torch.where(dropped, 0.0, x * scale.to(x.dtype)), num_dropped
+
+
+def bernoulli_positions(length: int, rate: float) -> Tensor:
+    """Return the ascending positions of the ones among `length` independent Bernoulli(rate) draws.
+
+    The gaps between them are geometric, so that only as many numbers are drawn as there are ones.
+    """
+    if rate >= 1:
+        return torch.arange(length)
+    if rate <= 0:
+        return torch.empty(0, dtype=torch.int64)
+    found, last = [], -1.0
+    while last < length - 1:
+        expected = (length - 1 - last) * rate
+        draws = torch.rand(int(expected + 4 * math.sqrt(expected)) + 8, dtype=torch.float64)
+        gaps = (torch.log1p(-draws) / math.log1p(-rate)).floor() + 1
+        found.append(gaps.cumsum(0) + last)
+        last = float(found[-1][-1])
+    positions = torch.cat(found)
+    return positions[positions < length].long()
+
+
+class DropBlock(Regularizer):
+    """DropBlock for a feature map.
+
+    Args:
+        p: Share of the units to drop, in [0, 1].
+        block_size: Side of a block in pixels.
+    """
+
+    def __init__(self, p: float = 0.1, block_size: int = 7) -> None:
+        super().__init__()
+        check_rate("p", p)
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {block_size}")
+        self.p, self.block_size = p, block_size
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) with blocks dropped, and the number of units dropped."""
+        rate = self.p * self.strength
+        if rate == 0 or x.numel() == 0:
+            return self.untouched(x)
+        return drop_block2d(x, rate, self.block_size)
+
+
+class DropBlockConfig(RegularizerConfig):
+    """The knobs of DropBlock."""
+
+    name: Literal["dropblock"] = knob("dropblock", "square blocks are dropped, in each channel by itself")
+    schedule: Literal["constant", "linear"] = knob(
+        "linear", "how the strength rises: at once, or linearly from 0", source="paper: linear"
+    )
+    p: float = knob(0.1, "share of the units to drop", ge=0, le=1, source="paper")
+    block_size: int = knob(
+        7, "side of a block in feature-map pixels", ge=1, source="paper: 7 on ImageNet", aliases=("k",)
+    )
+
+    def build(self, channels: int, depth: float = 1.0) -> DropBlock:
+        """Return the layer; it does not depend on the number of channels."""
+        return DropBlock(**self.knobs())
