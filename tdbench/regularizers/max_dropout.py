@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate
+from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
 
 class MaxDropout(Regularizer):
@@ -20,6 +20,8 @@ class MaxDropout(Regularizer):
     Args:
         p: Length of the top of the value range that is zeroed, in [0, 1]; no share of the units.
     """
+
+    traits = Traits("units", rescales=False)
 
     def __init__(self, p: float = 0.3) -> None:
         super().__init__()
