@@ -5,14 +5,38 @@ groups of 16/32/64 channels, parameter-free shortcuts, "option A"), and ResNet-1
 regularization papers use (3×3, no max-pool, four groups of 64/128/256/512, projection shortcuts).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """A residual branch and a shortcut; a ReLU follows their sum.
+
+    Attributes:
+        sites: Site within the block to the child whose output it is: `conv1` (the first convolution, after its ReLU)
+            and `branch` (the residual branch just before the sum).
+    """
+
+    sites: ClassVar[dict[str, str]]
+    shortcut: nn.Module
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
+        return F.relu(self.branch(x) + self.shortcut(x))
+
+
+class BasicBlock(ResidualBlock):
     """Two 3×3 convolutions and a shortcut; the second ReLU follows the sum."""
+
+    sites: ClassVar[dict[str, str]] = {"conv1": "relu1", "branch": "bn2"}
 
     def __init__(self, in_channels: int, channels: int, stride: int, projection: bool) -> None:
         super().__init__()
@@ -21,20 +45,29 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.relu2 = nn.ReLU()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != channels:
-            self.shortcut = (
-                nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-                if projection
-                else PaddedShortcut(stride, channels - in_channels)
-            )
+        self.shortcut = (
+            projected_shortcut(in_channels, channels, stride)
+            if projection
+            else padded_shortcut(in_channels, channels, stride)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
-        out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu2(out + self.shortcut(x))
+    def branch(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
+        return self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+
+
+def projected_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """Return option B: the identity where the shape allows it, else a 1×1 convolution with batch norm."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+
+def padded_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """Return option A: the identity where the shape allows it, else a subsampled, zero-padded one."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return PaddedShortcut(stride, channels - in_channels)
 
 
 class PaddedShortcut(nn.Module):
@@ -54,33 +87,45 @@ class PaddedShortcut(nn.Module):
 class ResNet(nn.Module):
     """A stem, groups of residual blocks (`stage1`, `stage2`, ...), global average pooling, one linear layer.
 
+    Args:
+        block: (in_channels, channels, stride) -> a block.
+        num_blocks: Blocks in each group.
+        widths: Channels that each group puts out; every group but the first halves the map.
+        num_classes: Logits.
+        in_channels: Channels of the images.
+        stem_channels: Channels that the stem puts out; None: those of the first group.
+
     Attributes:
         regularizer_sites: Site name to the module whose output it is: `stage1` (the output of a group),
-            `stage1.block2` (of a block), `stage1.block2.conv1` (of its first convolution, after its ReLU).
+            `stage1.block2` (of a block), `stage1.block2.conv1` (of its first convolution, after its ReLU),
+            `stage1.block2.branch` (of its residual branch, before the sum).
     """
 
     def __init__(
         self,
+        block: Callable[[int, int, int], ResidualBlock],
         num_blocks: Sequence[int],
         widths: Sequence[int],
         num_classes: int,
         in_channels: int = 3,
-        projection: bool = False,
+        stem_channels: int | None = None,
     ) -> None:
         super().__init__()
+        channels = stem_channels or widths[0]
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
         )
         self.regularizer_sites: dict[str, str] = {}
-        channels = widths[0]
         for stage, (depth, width) in enumerate(zip(num_blocks, widths, strict=True), 1):
             group = nn.Sequential()
             self.regularizer_sites[f"stage{stage}"] = f"stage{stage}"
-            for block in range(1, depth + 1):
-                stride = 2 if block == 1 and stage > 1 else 1
-                group.add_module(f"block{block}", BasicBlock(channels, width, stride, projection))
-                site = f"stage{stage}.block{block}"
-                self.regularizer_sites |= {site: site, f"{site}.conv1": f"{site}.relu1"}
+            for number in range(1, depth + 1):
+                residual = block(channels, width, 2 if number == 1 and stage > 1 else 1)
+                group.add_module(f"block{number}", residual)
+                path = f"stage{stage}.block{number}"
+                self.regularizer_sites[path] = path
+                for site, child in residual.sites.items():
+                    self.regularizer_sites[f"{path}.{site}"] = f"{path}.{child}"
                 channels = width
             self.add_module(f"stage{stage}", group)
         self.num_stages = len(widths)
@@ -99,9 +144,10 @@ class ResNet(nn.Module):
 
 def cifar_resnet(depth: int, num_classes: int, in_channels: int) -> ResNet:
     """Return ResNet-`depth` with 16/32/64 channels; depth = 6n + 2, n blocks a group."""
-    return ResNet([(depth - 2) // 6] * 3, (16, 32, 64), num_classes, in_channels)
+    block = partial(BasicBlock, projection=False)
+    return ResNet(block, [(depth - 2) // 6] * 3, (16, 32, 64), num_classes, in_channels)
 
 
 def wide_stem_resnet(num_blocks: Sequence[int], num_classes: int, in_channels: int) -> ResNet:
     """Return ResNet-18 (2, 2, 2, 2) or ResNet-34 (3, 4, 6, 3) for small images."""
-    return ResNet(num_blocks, (64, 128, 256, 512), num_classes, in_channels, projection=True)
+    return ResNet(partial(BasicBlock, projection=True), num_blocks, (64, 128, 256, 512), num_classes, in_channels)

@@ -1,12 +1,11 @@
 """Put a regularizer into any network, at named sites, without touching its code or its state_dict keys.
 
-A site is the output of a module. The layer rides as a child of that module, so that `to`, `train`, `eval`,
-`parameters` and DDP see it, and a forward hook passes the output through it; its state is kept out of the network's
-state_dict, so that checkpoints with and without a regularizer are the same.
+A site is the output of a module, one that the network declares or that a trace finds. The layer rides as a child of
+that module, so that `to`, `train`, `eval`, `parameters` and DDP see it, and a forward hook passes the output through
+it; its state is kept out of the network's state_dict, so that checkpoints with and without a regularizer are the same.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, load_config
-from tdbench.errors import ConfigError, unknown
+from tdbench.errors import ConfigError, nearest, unknown
+from tdbench.models.tracing import feature_shapes, output_module, traced_sites
 from tdbench.regularizers.base import DropMeter, Regularizer
 
 _CHILD = "tdbench_regularizer"
@@ -83,7 +83,7 @@ def insert(
         model: Any network; insert before torch.compile or DDP wrap it.
         regularizer: A method's name, with its knobs as further arguments, or its configuration.
         sites: Names or patterns (`stage1.*`) of the network's sites, or of its modules where it declares none.
-            None: the first two sites of the network.
+            None: the first two that the network declares, or that a trace finds (see traced_sites).
         image_shape: (C, H, W) of the images, for a trial forward that finds the channels at each site. None: the
             channels of the first convolution, and the first side of 32, 64, 224 that the network accepts.
         **knobs: The method's knobs.
@@ -97,7 +97,7 @@ def insert(
     if isinstance(regularizer, str):
         overrides = {"regularizer": regularizer} | {f"regularizer.{key}": value for key, value in knobs.items()}
         regularizer = load_config(overrides=overrides).regularizer
-    paths = find_sites(model, sites if sites is not None else regularizer.sites)
+    paths = find_sites(model, sites if sites is not None else regularizer.sites, image_shape)
     hosts = {name: output_module(model.get_submodule(path)) for name, path in paths.items()}
     taken = [name for name, host in hosts.items() if hasattr(host, _CHILD)]
     if taken or len({id(host) for host in hosts.values()}) < len(hosts):
@@ -109,97 +109,36 @@ def insert(
 def known_sites(model: nn.Module) -> dict[str, str]:
     """Return site name to module path: what the network declares, else each of its modules."""
     declared = getattr(model, "regularizer_sites", None)
-    return declared or {name: name for name, _ in model.named_modules() if name}
+    return declared or {name: name for name, _ in model.named_modules() if name and _CHILD not in name}
 
 
-def find_sites(model: nn.Module, wanted: Iterable[str] | None) -> dict[str, str]:
-    """Return site name to module path for names and patterns, in the network's order.
+def find_sites(
+    model: nn.Module, wanted: Iterable[str] | None, image_shape: tuple[int, int, int] | None = None
+) -> dict[str, str]:
+    """Return site name to module path for names and patterns, in the network's order; for None, the first two sites.
 
     Raises:
-        ConfigError: A name or pattern matches nothing; the nearest site is named, and all of them.
+        ConfigError: A name or pattern matches nothing; the nearest site is named, and all of them. Or a trace finds
+            no site.
     """
-    known = known_sites(model)
+    known, declares = known_sites(model), bool(getattr(model, "regularizer_sites", None))
     if wanted is None:
-        tops = [name for name in known if "." not in name]
-        return {name: known[name] for name in tops[:2]}
+        sites = known if declares else traced_sites(model, image_shape)
+        if not sites:
+            raise ConfigError("the network puts out no feature map that a trace can find; name a module as the site")
+        tops = [name for name in sites if "." not in name or not declares]
+        return {name: sites[name] for name in tops[:2]}
     chosen: set[str] = set()
     for pattern in wanted:
         matches = {name for name in known if fnmatchcase(name, pattern)}
-        if not matches:
+        if not matches and declares:
             raise ConfigError(unknown("site", pattern, known))
+        if not matches:
+            traced = ", ".join(traced_sites(model, image_shape))
+            hint = f"found by a trace: {traced}; the path of any other module will do"
+            raise ConfigError(f"unknown site {pattern!r}{nearest(pattern, known)} ({hint})")
         chosen |= matches
     return {name: path for name, path in known.items() if name in chosen}
-
-
-def output_module(module: nn.Module) -> nn.Module:
-    """Return the module that makes the output of `module`: the last one of a Sequential, at any depth.
-
-    A Sequential calls whatever children it has, so that a regularizer must not become one of them.
-    """
-    while isinstance(module, nn.Sequential) and len(module) > 0:
-        module = module[-1]
-    return module
-
-
-def feature_shapes(
-    model: nn.Module, hosts: dict[str, nn.Module], image_shape: tuple[int, int, int] | None
-) -> dict[str, tuple[int, int, int]]:
-    """Return the (C, H, W) that each module puts out, from one forward in evaluation mode.
-
-    Raises:
-        ConfigError: A module is not called, or its output is no feature map, or no image shape is accepted.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            shapes[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
-
-        return hook
-
-    handles = [host.register_forward_hook(note(name)) for name, host in hosts.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            _forward_once(model, image_shape)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found: dict[str, tuple[int, int, int]] = {}
-    for name in hosts:
-        shape = shapes.get(name, ())
-        if len(shape) != 3:
-            raise ConfigError(f"site {name!r} must put out a feature map (N, C, H, W), got {('N', *shape)}")
-        found[name] = (shape[0], shape[1], shape[2])
-    return found
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Any:
-    """Put every module into evaluation mode for a while, and each back into its own."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
-    """Pass one blank image through the network."""
-    like = next(model.parameters(), torch.empty(0))
-    if image_shape is not None:
-        model(like.new_zeros(1, *image_shape))
-        return
-    in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    failure: Exception | None = None
-    for side in (32, 64, 224):
-        try:
-            model(like.new_zeros(1, in_channels, side, side))
-            return
-        except RuntimeError as error:
-            failure = error
-    raise ConfigError(f"the network refuses images of 32, 64 and 224 pixels; give image_shape ({failure})")
 
 
 def _regularize(module: nn.Module, args: Any, output: Tensor) -> Tensor:

@@ -1,36 +1,44 @@
-"""The networks are the published ones."""
+"""A residual block is its branch plus its shortcut, in every residual network."""
+
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from tdbench.errors import ConfigError
-from tdbench.models.build import NETWORKS, build
+from tdbench.models.build import build
+from tdbench.models.resnext import resnext
+from tdbench.models.wide_resnet import PreActivationBlock
 
-
-# He et al., table 6, in millions; ResNet-18/34 with the small-image stem as counted in the regularization papers' code.
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [
-        ("resnet20", 0.27),
-        ("resnet32", 0.46),
-        ("resnet44", 0.66),
-        ("resnet56", 0.85),
-        ("resnet110", 1.7),
-        ("resnet18", 11.17),
-        ("resnet34", 21.28),
-    ],
-)
-def test_parameter_counts_are_the_published_ones(name, millions):
-    count = sum(parameter.numel() for parameter in build(name, num_classes=10).parameters())
-    digits = len(str(millions).partition(".")[2])
-    assert round(count / 1e6, digits) == millions
+RESIDUAL = {
+    "resnet8": partial(build, "resnet8"),  # padded shortcuts
+    "resnet18": partial(build, "resnet18"),  # projected ones
+    "se_resnet18": partial(build, "se_resnet18"),
+    "wrn_16_2": partial(build, "wrn_16_2"),
+    "resnext11_2x4d": partial(resnext, 11, 2, 4),
+}
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("resnet110", "resnet34")])
-@pytest.mark.parametrize("in_channels", [1, 3, 5])
-def test_any_number_of_input_channels_works(name, in_channels):
-    network = build(name, num_classes=7, in_channels=in_channels).eval()
-    assert network(torch.zeros(2, in_channels, 32, 32)).shape == (2, 7)
+def shortcut_alone(block, x):
+    """Return what the block should put out if its branch is zero."""
+    if isinstance(block, PreActivationBlock):
+        return x if block.projection is None else block.projection(torch.relu(block.bn1(x)))
+    return torch.relu(block.shortcut(x))
+
+
+@pytest.mark.parametrize("network", RESIDUAL.values(), ids=RESIDUAL)
+def test_zeroing_the_branch_site_leaves_the_shortcut(network):
+    torch.manual_seed(0)
+    network = network(num_classes=10, in_channels=3).eval()
+    branches = {site: path for site, path in network.regularizer_sites.items() if site.endswith(".branch")}
+    assert len(branches) == sum(site.count(".") == 1 for site in network.regularizer_sites)
+    for site, path in branches.items():
+        block = network.get_submodule(site.removesuffix(".branch"))
+        in_channels = next(module.in_channels for module in block.modules() if isinstance(module, nn.Conv2d))
+        x = torch.randn(2, in_channels, 8, 8)
+        assert not torch.equal(block(x), shortcut_alone(block, x))
+        network.get_submodule(path).register_forward_hook(lambda _, args, out: torch.zeros_like(out))
+        assert torch.equal(block(x), shortcut_alone(block, x)), site
 
 
 def test_the_stages_halve_the_map():
@@ -40,8 +48,3 @@ def test_the_stages_halve_the_map():
         x = stage(x)
         sides.append((x.shape[1], x.shape[2]))
     assert sides == [(16, 32), (32, 16), (64, 8)]
-
-
-def test_an_unknown_network_names_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean resnet18"):
-        build("resent18", num_classes=10)

@@ -1,0 +1,195 @@
+"""What a network's modules put out, seen in one forward in evaluation mode with a blank image."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tdbench.errors import ConfigError
+
+
+class Call(NamedTuple):
+    """One call of a module; (0, 0) stands for the sides of what is no (N, C, H, W) tensor."""
+
+    order: int  # of the return
+    path: str
+    module: nn.Module
+    input_sides: tuple[int, int]
+    sides: tuple[int, int]
+    output: Any
+    version: int  # of the output: it grows with each in-place change
+
+
+def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> dict[str, str]:
+    """Find the sites of a network that declares none.
+
+    They are the last module to return a feature map (N, C, H, W) at each resolution (H, W), in the order of the
+    forward. Where several return the very same tensor, the outermost stands for them: `layer1`, not `layer1.1.relu`.
+    A module inside a block that leaves its resolution for the next (`layer2.0.bn1`) counts only where the resolution
+    has no other. Left out are modules that are called more than once, for a regularizer would act at each call;
+    adaptive pooling, which belongs to the head; maps of one pixel; and maps that do not have the image's proportions,
+    for their channels come last.
+
+    Args:
+        model: Any network.
+        image_shape: (C, H, W) of the images, as in `insert`.
+
+    Returns:
+        Site name to module path, which are the same here.
+
+    Raises:
+        ConfigError: No image shape is accepted.
+    """
+    calls, image_sides = trace(model, image_shape)
+    num_calls = Counter(call.module for call in calls)
+    maps = [
+        call
+        for call in calls
+        if num_calls[call.module] == num_calls[output_module(call.module)] == 1
+        and not isinstance(call.module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        and is_scaled(call.sides, image_sides)
+    ]
+    leaving = leaving_blocks(calls, maps)
+    sites: list[Call] = []
+    for sides in {call.sides for call in maps}:
+        same_size = [call for call in maps if call.sides == sides]
+        whole = [
+            call
+            for call in same_size
+            if not any(is_inside(call, block) and block.input_sides == sides for block in leaving)
+        ]
+        last = (whole or same_size)[-1]
+        same_tensor = [call for call in same_size if call.output is last.output and call.version == last.version]
+        sites.append(min(same_tensor, key=lambda call: call.path.count(".")))
+    return {call.path: call.path for call in sorted(sites, key=lambda call: call.order)}
+
+
+def trace(model: nn.Module, image_shape: tuple[int, int, int] | None) -> tuple[list[Call], tuple[int, int]]:
+    """Return the calls of all modules but the network itself, in the order of their return, and the image's sides."""
+    calls: list[Call] = []
+    image_sides = (0, 0)
+
+    def begin(module: nn.Module, args: Any) -> None:
+        nonlocal image_sides
+        calls.clear()  # of an image that was refused
+        image_sides = sides_of(args[0])
+
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            version = output._version if isinstance(output, Tensor) else 0
+            input_sides = sides_of(args[0]) if args else (0, 0)
+            calls.append(Call(len(calls), path, module, input_sides, sides_of(output), output, version))
+
+        return hook
+
+    handles = [module.register_forward_hook(note(path)) for path, module in model.named_modules() if path]
+    handles.append(model.register_forward_pre_hook(begin))
+    try:
+        with evaluating(model), torch.no_grad():
+            forward_once(model, image_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, image_sides
+
+
+def sides_of(value: Any) -> tuple[int, int]:
+    """Return (H, W) of (N, C, H, W), and (0, 0) for anything else."""
+    return (value.shape[2], value.shape[3]) if isinstance(value, Tensor) and value.dim() == 4 else (0, 0)
+
+
+def is_scaled(sides: tuple[int, int], image_sides: tuple[int, int]) -> bool:
+    """Return whether a map has more than one pixel and the image's proportions; a side may be rounded by a pixel."""
+    off_by = abs(sides[0] * image_sides[1] - sides[1] * image_sides[0])
+    return sides[0] * sides[1] > 1 and off_by <= max(image_sides)
+
+
+def leaving_blocks(calls: list[Call], maps: list[Call]) -> list[Call]:
+    """Return the blocks that go from one resolution to another, with no third inside; a Sequential is no block."""
+    return [
+        block
+        for block in calls
+        if not isinstance(block.module, nn.Sequential)
+        and block.sides != block.input_sides
+        and (0, 0) not in (block.sides, block.input_sides)
+        and {call.sides for call in maps if is_inside(call, block)} <= {block.sides, block.input_sides}
+    ]
+
+
+def is_inside(call: Call, block: Call) -> bool:
+    """Return whether a call is that of a module within another one."""
+    return call.path.startswith(f"{block.path}.")
+
+
+def output_module(module: nn.Module) -> nn.Module:
+    """Return the module that makes the output of `module`: the last one of a Sequential, at any depth.
+
+    A Sequential calls whatever children it has, so that a regularizer must not become one of them.
+    """
+    while isinstance(module, nn.Sequential) and len(module) > 0:
+        module = module[-1]
+    return module
+
+
+def feature_shapes(
+    model: nn.Module, hosts: dict[str, nn.Module], image_shape: tuple[int, int, int] | None
+) -> dict[str, tuple[int, int, int]]:
+    """Return the (C, H, W) that each module puts out, from one forward in evaluation mode.
+
+    Raises:
+        ConfigError: A module is not called, or its output is no feature map, or no image shape is accepted.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            shapes[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+
+        return hook
+
+    handles = [host.register_forward_hook(note(name)) for name, host in hosts.items()]
+    try:
+        with evaluating(model), torch.no_grad():
+            forward_once(model, image_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[str, tuple[int, int, int]] = {}
+    for name in hosts:
+        shape = shapes.get(name, ())
+        if len(shape) != 3:
+            raise ConfigError(f"site {name!r} must put out a feature map (N, C, H, W), got {('N', *shape)}")
+        found[name] = (shape[0], shape[1], shape[2])
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode for a while, and each back into its own."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+    """Pass one blank image through the network."""
+    like = next(model.parameters(), torch.empty(0))
+    in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    shapes = [image_shape] if image_shape is not None else [(in_channels, side, side) for side in (32, 64, 224)]
+    failure: Exception | None = None
+    for shape in shapes:
+        try:
+            model(like.new_zeros(1, *shape))
+            return
+        except (AssertionError, RuntimeError, ValueError) as error:
+            failure = error
+    refused = " and ".join("×".join(map(str, shape)) for shape in shapes)
+    advice = "choose another network" if image_shape is not None else "give image_shape"
+    raise ConfigError(f"the network refuses images of {refused}; {advice} ({failure})") from failure

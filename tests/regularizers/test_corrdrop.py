@@ -1,0 +1,134 @@
+"""CorrDrop against a plain loop: cells that correlate little with the others are likelier to go, in all channels."""
+
+import math
+
+import pytest
+import torch
+
+from tdbench import load_config
+from tdbench.errors import ConfigError
+from tdbench.regularizers.corrdrop import CorrDrop, CorrDropConfig
+from tests.oracles import corrdrop as oracle
+
+
+def positive_map(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 0.5
+
+
+def odd_one_out(num_samples):
+    """Return maps of 2×2 cells of one unit, of which the first has nothing in common with the three others."""
+    x = torch.zeros(num_samples, 2, 2, 2)
+    x[:, 1] = 1
+    x[:, :, 0, 0] = torch.tensor([1.0, 0.0])
+    return x + 1e-3  # positive, so that zero means dropped
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((3, 4, 10, 10), 5),
+        ((3, 4, 12, 11), 5),
+        ((2, 1, 6, 6), 3),
+        ((2, 3, 7, 4), 2),
+        ((2, 3, 4, 12), 6),
+        ((2, 5, 4, 4), 5),
+    ],
+)
+@pytest.mark.parametrize("p", [0.2, 0.7])
+def test_the_same_draws_give_the_output_of_the_oracle(monkeypatch, shape, size, p):
+    x, num_cells = positive_map(*shape) - 0.8, len(oracle.cells(*shape[2:], size))
+    draws = list(torch.rand(2, shape[0], num_cells, generator=torch.Generator().manual_seed(2)))
+    keep = oracle.keep_mask(x, *draws, p, size)
+    monkeypatch.setattr(torch, "rand_like", lambda _: draws.pop(0))
+    out, num_dropped = CorrDrop(p, size).drop(x)
+    torch.testing.assert_close(out.double(), x * keep * keep.numel() / keep.sum(), rtol=1e-6, atol=0)
+    assert num_dropped == (keep == 0).sum() * shape[1]
+
+
+def test_each_cell_is_dropped_whole_or_kept_whole_and_alike_in_all_channels():
+    x = positive_map(40, 3, 12, 13)
+    torch.manual_seed(0)
+    dropped = CorrDrop(0.3, 5)(x) == 0
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    num_whole = 0
+    for sample in dropped[:, 0]:
+        for units in oracle.cells(12, 13, 5):
+            states = {bool(sample[unit]) for unit in units}
+            assert len(states) == 1
+            num_whole += states == {True}
+    assert num_whole > 0
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(10, 10, 5), (12, 11, 5), (8, 8, 3)])
+@pytest.mark.parametrize("p", [0.03, 0.2])
+def test_the_share_of_dropped_units_is_p(height, width, size, p):
+    """All cells are alike here, so that each is dropped with the same probability, also where the map cuts it."""
+    n, chances = 4000, oracle.drop_chances([1.0] * len(oracle.cells(height, width, size)), p)
+    torch.manual_seed(0)
+    shares = (CorrDrop(p, size)(torch.ones(n, 1, height, width)) == 0).double().mean(dim=(1, 2, 3))
+    bound = 5 * float(shares.std()) / math.sqrt(n)
+    assert abs(float(shares.mean()) - chances[0]) <= bound
+    assert abs(float(shares.mean()) - p) <= bound + p * len(chances) ** -len(chances)  # all protected: none to drop
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0])
+def test_a_cell_unlike_the_others_is_dropped_more_often_as_the_oracle_expects(strength):
+    n, layer, x = 20000, CorrDrop(0.3, 1), odd_one_out(20000)
+    layer.strength = strength
+    torch.manual_seed(0)
+    often = (layer(x)[:, 0] == 0).flatten(1).double().mean(dim=0)
+    chances = torch.tensor(oracle.drop_chances(oracle.cell_scores(x[0].double(), 1), 0.3 * strength))
+    bounds = 5 * (chances * (1 - chances) / n).sqrt()
+    assert ((often - chances).abs() <= bounds).all()
+    assert chances[0] > chances[1:].max()
+    if strength == 1:
+        assert often[0] - bounds[0] > (often + bounds)[1:].max()
+
+
+def test_the_mean_of_the_mask_times_its_scale_is_one_in_each_batch():
+    x = torch.ones(16, 3, 12, 11)
+    torch.manual_seed(0)
+    for _ in range(5):
+        out = CorrDrop(0.3, 5)(x)
+        assert len(out.unique()) == 2
+        assert abs(float(out.double().mean()) - 1) <= torch.finfo(torch.float32).eps  # the scale's own rounding
+
+
+def test_a_dead_map_gives_zeros_and_no_nan():
+    x = torch.zeros(4, 3, 10, 10)
+    torch.manual_seed(0)
+    assert torch.equal(CorrDrop(0.5, 5)(x), x)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="softmax over one cell is 1: it is always protected, and the layer silently does nothing"
+)
+def test_a_map_of_one_cell_is_dropped_at_the_nominal_share_too():
+    n, layer = 2000, CorrDrop(0.2, 5)  # the default on the last map of ResNet-18 on 32×32
+    torch.manual_seed(0)
+    share = float((layer(torch.ones(n, 1, 4, 4)) == 0).double().mean())
+    assert abs(share - layer.nominal_share((1, 4, 4))) <= 5 * math.sqrt(0.2 * 0.8 / n)
+
+
+def test_the_defaults_are_those_of_the_public_code():
+    config = CorrDropConfig()
+    assert (config.p, config.block_size, config.schedule) == (0.2, 5, "linear")
+    layer = config.build(8)
+    assert layer.nominal_share((8, 16, 16)) == 0.2
+    assert layer.block_at((8, 4, 9)) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"p": 1.5}, "p must be at most 1, got 1.5"),
+        ({"p": -0.1}, "p must be at least 0, got -0.1"),
+        ({"block_size": 0}, "block_size must be at least 1, got 0"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused(knobs, message):
+    with pytest.raises(ConfigError, match=f"regularizer.{message}"):
+        load_config(overrides={"regularizer": "corrdrop", **knobs})
+    (field,) = knobs
+    with pytest.raises(ValueError, match=f"{field} must be .*, got {knobs[field]}"):
+        CorrDrop(**knobs)

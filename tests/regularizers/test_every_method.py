@@ -1,0 +1,142 @@
+"""What holds for every method, whatever it drops."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tdbench import load_config
+from tdbench.config import find_method, method_names
+from tdbench.regularizers.base import DropMeter
+
+METHODS = method_names()
+RANDOM = [name for name in METHODS if name not in ("none", "targetdrop", "max_dropout")]
+# Knobs with which a method drops nothing.
+ZERO = {
+    "attentiondrop": {"p": 0},
+    "corrdrop": {"p": 0},
+    "drop_path": {"p": 0},
+    "dropblock": {"p": 0},
+    "dropout": {"p": 0},
+    "focused_dropout": {"participation": 0},
+    "max_dropout": {"p": 0},
+    "spatial_dropout": {"p": 0},
+    "targetdrop": {"drop_ratio": 0},
+    "weighted_channel_dropout": {"ratio": 1, "keep": 1},
+}
+
+
+def layer_of(name, channels=8, **knobs):
+    torch.manual_seed(0)
+    return find_method(name)(**knobs).build(channels).train()
+
+
+def feature_map(shape=(4, 8, 9, 7), dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).relu().to(dtype)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_evaluation_is_the_identity_itself(name):
+    x = feature_map()
+    assert layer_of(name).eval()(x) is x
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_zero_strength_is_the_identity_bit_for_bit(name):
+    x = feature_map()
+    assert torch.equal(layer_of(name, **ZERO[name])(x), x)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_schedule_that_has_not_risen_yet_is_the_identity(name):
+    layer, x = layer_of(name), feature_map()
+    layer.strength = 0.0
+    assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=12, deadline=None)
+@given(
+    shape=st.tuples(st.integers(0, 3), st.sampled_from([1, 8]), st.integers(1, 9), st.integers(1, 9)),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
+)
+def test_shape_type_and_memory_format_are_kept_and_the_input_is_not_touched(name, shape, dtype, layout):
+    x = feature_map(shape, dtype)
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":
+        x = x.repeat_interleave(2, dim=3)[..., ::2]
+    before = x.clone()
+    x.requires_grad_()
+    out = layer_of(name, channels=shape[1])(x)
+    assert (out.shape, out.dtype, out.device) == (x.shape, x.dtype, x.device)
+    if layout == "channels_last" and min(shape[1:]) > 1 and shape[0] > 0:
+        assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(x, before)
+    out.float().sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_seed_gives_one_output(name):
+    x, layer, outs = feature_map(), layer_of(name), []
+    for _ in range(2):
+        torch.manual_seed(3)
+        outs.append(layer(x))
+    assert torch.equal(outs[0], outs[1])
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_random_method_draws_anew_each_step(name):
+    x, layer = feature_map((16, 8, 12, 12)), layer_of(name)
+    torch.manual_seed(0)
+    outs = [layer(x) for _ in range(60)]  # focused_dropout takes part in a tenth of the steps
+    assert any(not torch.equal(out, outs[0]) for out in outs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_is_the_mask_with_its_scale(name):
+    x = feature_map((4, 8, 8, 8)).add(0.1).requires_grad_()
+    out = layer_of(name)(x)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, (out / x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_meter_counts_the_units_that_the_mask_zeroes(name):
+    x = torch.rand(8, 8, 10, 10) + 0.5
+    layer = layer_of(name)
+    layer.meter = DropMeter(torch.device("cpu"))
+    num_zeros = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        num_zeros += int((layer(x) == 0).sum())
+    assert layer.meter.read() == (num_zeros, 20 * x.numel())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_survives_a_round_trip_and_a_copy(name):
+    layer, other, x, outs = layer_of(name), layer_of(name), feature_map(), []
+    other.load_state_dict(layer.state_dict())
+    for twin in (layer, other, copy.deepcopy(layer)):
+        torch.manual_seed(5)
+        outs.append(twin(x))
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_linear_schedule_rises_to_full_strength_over_its_share_of_the_training(name):
+    flags = {"regularizer": name, "regularizer.schedule": "linear", "ramp": 0.5}
+    rising = load_config(overrides=flags).regularizer
+    assert [rising.strength_at(progress) for progress in (0, 0.25, 0.5, 1)] == [0, 0.5, 1, 1]
+    constant = load_config(overrides={"regularizer": name, "regularizer.schedule": "constant"}).regularizer
+    assert constant.strength_at(0) == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_and_each_knob_is_described(name):
+    assert all(field.description for field in find_method(name).model_fields.values())
