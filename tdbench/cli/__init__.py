@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "No such command" in message() or "No such option" in message():
             return _complain(f"{message()} (tdbench --help lists what there is)", 2)
         return _complain(message(), getattr(error, "exit_code", 2)) if message() else 2
+    if code == 130:  # what Typer makes of a KeyboardInterrupt
+        return _complain("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 

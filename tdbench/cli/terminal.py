@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from tdbench.results.store import RunFolder
 from tdbench.training.loop import Observer
 from tdbench.training.run import Progress as RunProgress
 
@@ -64,7 +65,7 @@ class PlainWatch(Watch):
         if time.monotonic() - self._printed < LINE_EVERY_S:
             return
         self._printed = time.monotonic()
-        left_s = (progress.num_steps - progress.step) * progress.batch_size / progress.train_img_per_s
+        left_s = (progress.num_steps - progress.step) * progress.batch_size / max(progress.train_img_per_s, 1e-9)
         print(
             f"epoch {progress.epoch}/{progress.num_epochs}  step {progress.step}/{progress.num_steps}  "
             f"{describe(progress)}  {progress.train_img_per_s:,.0f} images/s  {clock(left_s)} left",
@@ -79,10 +80,8 @@ class LiveWatch(Watch):
         super().__init__(on_start)
         self._console = console
         self._bar = Progress(
-            SpinnerColumn(),
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[figures]}"),
             _Throughput(),
             TimeRemainingColumn(compact=True),
@@ -124,7 +123,7 @@ class LiveWatch(Watch):
 class _Throughput(ProgressColumn):
     def render(self, task: Task) -> Text:
         img_per_s = task.fields["img_per_s"]
-        return Text("" if img_per_s is None else f"{img_per_s:,.0f} images/s", style="cyan")
+        return Text("" if img_per_s is None else f"{img_per_s:,.0f} images/s", style="cyan", no_wrap=True)
 
 
 @contextmanager
@@ -144,9 +143,9 @@ def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[Watch]:
 
 def describe(progress: RunProgress) -> str:
     """Return the loss and the errors, in a few words."""
-    text = f"loss {progress.train_loss:.3f}  train error {progress.train_error_pct:.1f} %"
+    text = f"loss {progress.train_loss:.3f} error {progress.train_error_pct:.1f} %"
     if progress.test_error_pct is not None:
-        text += f"  test error {progress.test_error_pct:.2f} %"
+        text += f" test {progress.test_error_pct:.2f} %"
     return text
 
 
@@ -182,4 +181,4 @@ def print_result(result: dict[str, Any], folder: Path, trained: bool) -> None:
     else:
         for label, value in rows:
             print(f"{label:<36} {value}")
-    print(f"files in {folder}: config.yaml environment.json metrics.csv result.json checkpoint.pt")
+    print(f"files in {folder}: {' '.join(RunFolder(folder).files())}")

@@ -99,6 +99,8 @@ class RegularizerConfig(Section):
     sites: tuple[str, ...] | None = knob(
         None,
         "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
+        rule="names or patterns of the model's sites",
+        source="tdbench's choice",
     )
 
     def build(self, channels: int) -> Any:

@@ -99,7 +99,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except (FileExistsError, NotADirectoryError):
-            raise FolderError(f"--out {self.path} must be a folder, and is a file or lies under one") from None
+            raise self._no_folder() from None
         except Timeout:
             raise FolderError(f"{self.path} is in use by another process; wait for it or take another --out") from None
         except OSError as error:
@@ -108,6 +108,14 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def _no_folder(self) -> FolderError:
+        return FolderError(f"--out {self.path} must be a folder, and is a file or lies under one")
+
+    def files(self) -> list[str]:
+        """Return the names of the run's files that are there."""
+        names = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT)
+        return [name for name in names if (self / name).exists()]
 
     def holds_run_files(self) -> bool:
         """Return whether there are files here that only a run with a `config.yaml` should have left."""
@@ -144,10 +152,12 @@ class RunFolder:
             tree = yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise self._no_folder() from None
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise FolderError(f"{self / CONFIG} cannot be read; use --fresh to start over") from error
+            raise FolderError(f"{self / CONFIG} cannot be read; delete it, or take another --out") from error
         if not isinstance(tree, dict):
-            raise FolderError(f"{self / CONFIG} is not a run's; use --fresh to start over, or another --out")
+            raise FolderError(f"{self / CONFIG} is not a run's; take another --out")
         return tree
 
     def read_result(self) -> dict[str, Any] | None:

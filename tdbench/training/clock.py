@@ -41,10 +41,10 @@ class StepClock:
         self.steps_s += counted
         return counted or durations
 
-    def median_s(self) -> float:
-        """Return the median step in seconds, over the warm-up only where there was nothing else; NaN if no step."""
+    def median_s(self) -> float | None:
+        """Return the median step in seconds, over the warm-up only where there was nothing else; None if no step."""
         steps = self.steps_s or self._warm
-        return statistics.median(steps) if steps else float("nan")
+        return statistics.median(steps) if steps else None
 
 
 def _seconds(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:

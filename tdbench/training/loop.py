@@ -1,5 +1,6 @@
 """One run, from its start or its checkpoint to its result: epochs, checkpoints, interruption, the run folder."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,8 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             save(run, folder)
             folder.write_metrics(run.rows)
             observer.epoch_ended(row)
+            if row["test_loss"] is not None and not math.isfinite(row["test_loss"]):
+                raise Diverged(f"the test loss became {row['test_loss']} after step {run.step} (epoch {row['epoch']})")
     except Diverged as divergence:
         status, error = "diverged", str(divergence)
     except TdbenchError:

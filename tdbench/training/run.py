@@ -136,7 +136,7 @@ class Run:
             train_loss=float(self.losses[:num_done].mean()),
             train_error_pct=error_pct(int(self.num_hits), num_images),
             test_error_pct=tested[-1] if tested else None,
-            train_img_per_s=self.config.training.batch_size / self.clock.median_s(),
+            train_img_per_s=self.img_per_s() or 0.0,
         )
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class Run:
             "best_test_error_pct": min(tested) if tested else None,
             "train_error_pct": self.rows[-1]["train_error_pct"] if over else None,
             "dropped_pct": 100 * dropped / units if units else None,
-            "train_img_per_s": self.config.training.batch_size / self.clock.median_s(),
+            "train_img_per_s": self.img_per_s(),
             "wall_s": self.wall_s + self.epoch_s,
             "peak_mem_mib": self.hardware.peak_mem_mib(),
             "error": error,
@@ -216,6 +216,11 @@ class Run:
         self.clock.steps_s = state["steps_s"].tolist()
         self.wall_s, self.epoch_s = state["wall_s"], state["epoch_s"]
 
+    def img_per_s(self) -> float | None:
+        """Return the images per second of the median step so far, warm-up left out; None before the first step."""
+        step_s = self.clock.median_s()
+        return None if step_s is None else self.config.training.batch_size / step_s
+
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate where it is due, close the epoch and return its row of `metrics.csv`."""
         begun = time.perf_counter()
@@ -236,7 +241,7 @@ class Run:
             "test_loss": test_loss,
             "test_error_pct": test_error_pct,
             "dropped_pct": 100 * dropped / max(1, units),
-            "train_img_per_s": self.config.training.batch_size / self.clock.median_s(),
+            "train_img_per_s": self.img_per_s(),
             "epoch_s": self.epoch_s,
             "peak_mem_mib": self.hardware.peak_mem_mib(),
         }
