@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         raise ConfigError(f"regularizer must be a table of keys in {path}, got {section!r}")
     default = RegularizerConfig.model_fields["name"].default
     before = section.get("name", default)
-    after = next((overrides[key] for key in ("regularizer.name", "regularizer") if key in overrides), before)
-    method = find_method(str(after))
+    after = next((overrides[key] for key in reversed(overrides) if key in ("regularizer.name", "regularizer")), before)
+    if not isinstance(after, str):
+        raise ConfigError(f"regularizer.name must be text, got {after!r}")
+    method = find_method(after)
     if after != before:  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
     for key, value in overrides.items():
@@ -103,12 +106,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, unreadable, empty, no YAML, or not a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")
@@ -117,20 +120,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of two equal keys without a word, made to refuse them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML document; a key that stands twice is an error."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
     """Return one line for one of pydantic's errors: field, rule, value, and the nearest key where it is unknown."""
     key = ".".join(str(part) for part in error["loc"])
     value, context = error.get("input"), error.get("ctx", {})
     if error["type"] == "extra_forbidden":
-        siblings = [*known_keys(method), *RunConfig.model_fields]
-        return f"unknown key {key!r}{nearest(key, siblings)}"
+        with suppress(ConfigError):  # a name that the command line would understand
+            return f"unknown key {key!r}; did you mean {resolve_key(key, method)}?"
+        return f"unknown key {key!r}{nearest(key, [*known_keys(method), *RunConfig.model_fields])}"
     if error["type"] == "value_error":
         return f"{key} {context['error']}" if str(context["error"]).startswith("must") else str(context["error"])
     rules = {
-        "greater_than": "greater than {gt:g}",
-        "greater_than_equal": "at least {ge:g}",
-        "less_than": "less than {lt:g}",
-        "less_than_equal": "at most {le:g}",
+        "greater_than": "greater than {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "less than {lt}",
+        "less_than_equal": "at most {le}",
         "int_parsing": "a whole number",
         "int_type": "a whole number",
         "int_from_float": "a whole number",
@@ -142,6 +162,7 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
         "string_type": "text",
         "literal_error": "{expected}",
         "tuple_type": "a list",
+        "path_type": "a path",
         "model_type": "a table of keys",
     }
     rule = rules.get(error["type"])
@@ -150,4 +171,5 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
     guess = ""
     if error["type"] == "literal_error" and isinstance(value, str):
         guess = nearest(value, re.findall(r"'([^']*)'", str(context["expected"])))
-    return f"{key} must be {rule.format(**context)}, got {value!r}{guess}"
+    limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+    return f"{key} must be {rule.format(**limits)}, got {value!r}{guess}"

@@ -48,12 +48,10 @@ class Insertion:
             del host._modules[_CHILD]
         self._handles, self._hosts = [], {}
 
-    def meter(self) -> None:
-        """Begin to count the units that each layer drops in training."""
-        for name, layer in self.layers.items():
-            device = next(self._hosts[name].parameters(), torch.empty(0)).device
-            tensors = [*layer.parameters(), *layer.buffers()]
-            layer.meter = DropMeter(tensors[0].device if tensors else device)
+    def meter(self, device: torch.device) -> None:
+        """Begin to count, on the device that the network runs on, the units that each layer drops in training."""
+        for layer in self.layers.values():
+            layer.meter = DropMeter(device)
 
     def read_meter(self, reset: bool = False) -> dict[str, tuple[int, int]]:
         """Return site name to (dropped units, units) since `meter` or the last reset; waits for the device."""
@@ -99,9 +97,13 @@ def insert(
         regularizer = load_config(overrides=overrides).regularizer
     paths = find_sites(model, sites if sites is not None else regularizer.sites)
     hosts = {name: output_module(model.get_submodule(path)) for name, path in paths.items()}
-    taken = [name for name, host in hosts.items() if hasattr(host, _CHILD)]
-    if taken or len({id(host) for host in hosts.values()}) < len(hosts):
-        raise ConfigError(f"sites {', '.join(taken or hosts)} hold a regularizer already, or are the same output")
+    by_host: dict[nn.Module, str] = {}
+    for name, host in hosts.items():
+        if hasattr(host, _CHILD):
+            raise ConfigError(f"site {name!r} holds a regularizer already; remove() it first")
+        if host in by_host:
+            raise ConfigError(f"sites {by_host[host]!r} and {name!r} are the same output; choose one of them")
+        by_host[host] = name
     shapes = feature_shapes(model, hosts, image_shape)
     return Insertion(hosts, {name: regularizer.build(shapes[name][0]) for name in hosts}, shapes)
 

@@ -54,17 +54,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         FolderError: The file cannot be written; the old content is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    unfinished = temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with unfinished.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
+
+
+def temporary(path: Path) -> Path:
+    """Return where the next content of a file is written until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -119,12 +124,13 @@ class RunFolder:
 
     def holds_run_files(self) -> bool:
         """Return whether there are files here that only a run with a `config.yaml` should have left."""
-        return any((self / name).exists() for name in (RESULT, CHECKPOINT, METRICS))
+        return any(name != CONFIG for name in self.files())
 
     def clear(self) -> None:
         """Delete the files of a run, and nothing else that may lie there."""
         for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):
             (self / name).unlink(missing_ok=True)
+            temporary(self / name).unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
