@@ -46,14 +46,28 @@ def altered(out: Tensor, x: Tensor) -> Tensor:
 
 
 def assert_equals(actual: Tensor, expected: Tensor) -> None:
-    """λ, its cast and the product round once each; a zero must be a zero, NaN and infinity are themselves."""
-    rtol = 2 * torch.finfo(actual.dtype).eps
+    """λ rounds and the product rounds, half types once; a zero must be a zero, NaN and infinity are themselves."""
+    rtol = (1 if actual.dtype.itemsize == 2 else 2) * torch.finfo(actual.dtype).eps
     torch.testing.assert_close(actual.double(), expected.double(), rtol=rtol, atol=0, equal_nan=True)
 
 
 def assert_layout_kept(out: Tensor, x: Tensor) -> None:
     for memory_format in (torch.contiguous_format, torch.channels_last):
         assert out.is_contiguous(memory_format=memory_format) or not x.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_scale_near_one_keeps_its_digits_in_half_types(dtype):
+    x = (1 + torch.rand(1, 64, 32, 32, generator=torch.Generator().manual_seed(0))).to(dtype)
+    x[:, :, 16, 16] = 3
+    out = target_drop2d(x, torch.zeros(1, 64), drop_ratio=1.0, block_size=5)
+    kept = out != 0
+    scale = float((out[kept].double() / x[kept].double()).mean())
+    exact, eps = 1024 / (1024 - 25), torch.finfo(dtype).eps
+    # the ratio of each of the 1 / eps numbers between 1 and 2 is off by a rounding, of deviation eps / sqrt(12) at most
+    tolerance = 4 * eps / math.sqrt(12 / eps)
+    assert abs(scale - exact) < tolerance
+    assert abs(float(torch.tensor(exact, dtype=dtype)) - exact) > tolerance  # what rounding λ itself would give
 
 
 GAMMAS = st.integers(0, 100).map(lambda percent: percent / 100)
