@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys
+from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys, method_names
 from tdbench.errors import ConfigError, nearest
 
 # Flags of the command line that stand for a key; `--set` takes every key.
@@ -48,15 +49,29 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     if name in FLAGS:
         return FLAGS[name]
     section, _, last = name.rpartition(".")
-    short = [full for full in keys if full.rpartition(".")[2] == last or last in about(keys[full]).get("aliases", ())]
+    short = [full for full, field in keys.items() if answers(full, field, last)]
     short = [full for full in short if not section or full.rpartition(".")[0] == section]
     if len(short) == 1:
         return short[0]
     if short:
         raise ConfigError(f"key {key!r} is ambiguous: it may be {' or '.join(short)}")
+    owners = [name for name in method_names() if any(answers(k, f, last) for k, f in knobs_of(name).items())]
+    if owners:
+        raise ConfigError(f"unknown key {key!r}: it is a knob of {', '.join(owners)}, and the regularizer is another")
     names = {full: full for full in keys} | {full.rpartition(".")[2]: full for full in keys} | FLAGS
     close = nearest(name, names) or nearest(last, names)
     raise ConfigError(f"unknown key {key!r}{close} (`tdbench list` shows a method's keys)")
+
+
+def answers(key: str, field: FieldInfo, name: str) -> bool:
+    """Return whether a dotted key is meant by a last part or an alias."""
+    return key.rpartition(".")[2] == name or name in about(field).get("aliases", ())
+
+
+def knobs_of(method: str) -> dict[str, FieldInfo]:
+    """Return a method's own knobs with their declarations."""
+    fields = find_method(method).model_fields
+    return {name: field for name, field in fields.items() if name not in RegularizerConfig.model_fields}
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -117,7 +132,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold a table of keys, got {type(tree).__name__}")
-    return tree
+    return {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -109,7 +109,8 @@ def activate(hardware: Hardware, deterministic: bool) -> None:
     torch.set_num_threads(hardware.threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # even to set it to what it is costs a second
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if hardware.device.type == "cuda":
         torch.cuda.set_device(hardware.device)
