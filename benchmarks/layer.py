@@ -73,8 +73,8 @@ def main(
             for layout_name, layout in FORMATS.items():
                 times = measure(shape, dtype, layout, turns, seconds)
                 for name, values in times.items():
-                    low, middle, high = statistics.quantiles(values, n=5)[0], statistics.median(values), 0.0
-                    high = statistics.quantiles(values, n=5)[3]
+                    low, *_, high = statistics.quantiles(values, n=5)
+                    middle = statistics.median(values)
                     rows.append(
                         {
                             "method": name,

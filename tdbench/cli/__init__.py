@@ -1,5 +1,6 @@
 """The command line: the only room that knows Typer and Rich. Each command imports what it needs when it runs."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,12 +43,17 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one message on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks × should show ?, not end the run
+            stream.reconfigure(errors="replace")
     try:
         code = app(args=arguments, prog_name="tdbench", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, OSError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has had enough
         return 0
     except TdbenchError as error:
         if os.environ.get("TDBENCH_DEBUG") == "1":
@@ -64,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "No such command" in message() or "No such option" in message():
             return _complain(f"{message()} (tdbench --help lists what there is)", 2)
         return _complain(message(), getattr(error, "exit_code", 2)) if message() else 2
+    if code == 130:  # what Typer makes of a KeyboardInterrupt
+        return _complain("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 

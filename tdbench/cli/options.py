@@ -81,7 +81,9 @@ def overrides(flags: dict[str, Any], assignments: list[str] | None) -> dict[str,
     Raises:
         ConfigError: An assignment is not KEY=VALUE, or its value is not YAML.
     """
-    import yaml
+    from yaml import YAMLError
+
+    from tdbench.config import parse_yaml
 
     given = {key: value for key, value in flags.items() if value is not None}
     for assignment in assignments or ():
@@ -89,7 +91,7 @@ def overrides(flags: dict[str, Any], assignments: list[str] | None) -> dict[str,
         if not equals or not key.strip():
             raise ConfigError(f"--set must be KEY=VALUE, got {assignment!r}")
         try:
-            given[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            given[key.strip()] = parse_yaml(text)
+        except (YAMLError, ValueError, RecursionError):
             raise ConfigError(f"--set {key.strip()} must be a YAML value, got {text!r}") from None
     return given

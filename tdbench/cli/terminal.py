@@ -1,5 +1,6 @@
 """What a run looks like: a live progress bar on a terminal, plain lines elsewhere, nothing where silence is asked."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
+from tdbench.results.store import RunFolder
 from tdbench.training.loop import Observer
 from tdbench.training.run import Progress as RunProgress
 
@@ -28,6 +30,14 @@ _SHOWN = {
     "epochs": ("epochs", "{}"),
     "seed": ("seed", "{}"),
 }
+
+
+def say(text: str) -> None:
+    """Print a line; where the reader of a pipe has gone, fall silent and let the run go on."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Watch(Observer):
@@ -54,21 +64,19 @@ class PlainWatch(Watch):
         """Print what runs where."""
         super().started(facts, step, num_steps)
         for name, fact in facts.items():
-            print(f"{name:<12} {fact}")
+            say(f"{name:<12} {fact}")
         if step:
-            print(f"resuming after step {step} of {num_steps}")
-        sys.stdout.flush()
+            say(f"resuming after step {step} of {num_steps}")
 
     def progressed(self, progress: RunProgress) -> None:
         """Print where the run is, unless the last line is recent."""
         if time.monotonic() - self._printed < LINE_EVERY_S:
             return
         self._printed = time.monotonic()
-        left_s = (progress.num_steps - progress.step) * progress.batch_size / progress.train_img_per_s
-        print(
+        left_s = (progress.num_steps - progress.step) * progress.batch_size / max(progress.train_img_per_s, 1e-9)
+        say(
             f"epoch {progress.epoch}/{progress.num_epochs}  step {progress.step}/{progress.num_steps}  "
-            f"{describe(progress)}  {progress.train_img_per_s:,.0f} images/s  {clock(left_s)} left",
-            flush=True,
+            f"{describe(progress)}  {progress.train_img_per_s:,.0f} images/s  {clock(left_s)} left"
         )
 
 
@@ -79,19 +87,16 @@ class LiveWatch(Watch):
         super().__init__(on_start)
         self._console = console
         self._bar = Progress(
-            SpinnerColumn(),
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[figures]}"),
-            _Throughput(),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
             expand=True,
             transient=True,
         )
-        self._task = self._bar.add_task("", start=False, total=1, epoch="", figures="", img_per_s=None)
+        self._task = self._bar.add_task("", start=False, total=1, epoch="", figures="")
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
         """Print what runs where, and draw the bar."""
@@ -112,19 +117,12 @@ class LiveWatch(Watch):
             self._task,
             completed=progress.step,
             epoch=f"{progress.epoch}/{progress.num_epochs}",
-            figures=describe(progress),
-            img_per_s=progress.train_img_per_s,
+            figures=f"{describe(progress)} [cyan]{progress.train_img_per_s:,.0f} images/s",
         )
 
     def stop(self) -> None:
         """Take the bar away."""
         self._bar.stop()
-
-
-class _Throughput(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        img_per_s = task.fields["img_per_s"]
-        return Text("" if img_per_s is None else f"{img_per_s:,.0f} images/s", style="cyan")
 
 
 @contextmanager
@@ -144,9 +142,9 @@ def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[Watch]:
 
 def describe(progress: RunProgress) -> str:
     """Return the loss and the errors, in a few words."""
-    text = f"loss {progress.train_loss:.3f}  train error {progress.train_error_pct:.1f} %"
+    text = f"loss {progress.train_loss:.3f} error {progress.train_error_pct:.1f} %"
     if progress.test_error_pct is not None:
-        text += f"  test error {progress.test_error_pct:.2f} %"
+        text += f" test {progress.test_error_pct:.2f} %"
     return text
 
 
@@ -170,7 +168,7 @@ def closing_line(result: dict[str, Any], folder: Path) -> str:
 def print_result(result: dict[str, Any], folder: Path, trained: bool) -> None:
     """Print the closing table and where the files are."""
     if not trained:
-        print(f"{folder} holds this run already, {result['status']}; --fresh starts it over, --out DIR repeats it")
+        say(f"{folder} holds this run already, {result['status']}; --fresh starts it over, --out DIR repeats it")
     rows = [(label, form.format(result[key])) for key, (label, form) in _SHOWN.items() if result[key] is not None]
     if result["error"]:
         rows.insert(0, (result["status"], result["error"]))
@@ -181,5 +179,5 @@ def print_result(result: dict[str, Any], folder: Path, trained: bool) -> None:
         Console().print(table)
     else:
         for label, value in rows:
-            print(f"{label:<36} {value}")
-    print(f"files in {folder}: config.yaml environment.json metrics.csv result.json checkpoint.pt")
+            say(f"{label:<36} {value}")
+    say(f"files in {folder}: {' '.join(RunFolder(folder).files())}")

@@ -46,16 +46,16 @@ def train_command(
     folder = out or default_folder(run)
 
     from tdbench.cli.signals import stop_signals
-    from tdbench.cli.terminal import closing_line, print_result, watch
+    from tdbench.cli.terminal import closing_line, print_result, say, watch
     from tdbench.results.store import to_json
     from tdbench.training.loop import train
 
     with stop_signals() as signals, watch(silent=quiet or json, on_start=signals.be_graceful) as observer:
         result = train(run, folder, fresh=fresh, observer=observer, should_stop=signals.stop_requested)
     if json:
-        typer.echo(to_json(result), nl=False)
+        say(to_json(result).rstrip())
     elif quiet:
-        typer.echo(closing_line(result, folder))
+        say(closing_line(result, folder))
     else:
         print_result(result, folder, trained=observer.has_started)
     if result["status"] != "done":

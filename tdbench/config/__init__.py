@@ -1,6 +1,6 @@
 """The configuration of a run: the typed tree (`tree`) and how it is put together (`loading`)."""
 
-from tdbench.config.loading import FLAGS, load_config, resolve_key
+from tdbench.config.loading import FLAGS, load_config, parse_yaml, resolve_key
 from tdbench.config.tree import (
     AugmentConfig,
     DataConfig,
@@ -39,5 +39,6 @@ __all__ = [
     "known_keys",
     "load_config",
     "method_names",
+    "parse_yaml",
     "resolve_key",
 ]

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys
+from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys, method_names
 from tdbench.errors import ConfigError, nearest
 
 # Flags of the command line that stand for a key; `--set` takes every key.
@@ -47,15 +49,29 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     if name in FLAGS:
         return FLAGS[name]
     section, _, last = name.rpartition(".")
-    short = [full for full in keys if full.rpartition(".")[2] == last or last in about(keys[full]).get("aliases", ())]
+    short = [full for full, field in keys.items() if answers(full, field, last)]
     short = [full for full in short if not section or full.rpartition(".")[0] == section]
     if len(short) == 1:
         return short[0]
     if short:
         raise ConfigError(f"key {key!r} is ambiguous: it may be {' or '.join(short)}")
+    owners = [name for name in method_names() if any(answers(k, f, last) for k, f in knobs_of(name).items())]
+    if owners:
+        raise ConfigError(f"unknown key {key!r}: it is a knob of {', '.join(owners)}, and the regularizer is another")
     names = {full: full for full in keys} | {full.rpartition(".")[2]: full for full in keys} | FLAGS
     close = nearest(name, names) or nearest(last, names)
     raise ConfigError(f"unknown key {key!r}{close} (`tdbench list` shows a method's keys)")
+
+
+def answers(key: str, field: FieldInfo, name: str) -> bool:
+    """Return whether a dotted key is meant by a last part or an alias."""
+    return key.rpartition(".")[2] == name or name in about(field).get("aliases", ())
+
+
+def knobs_of(method: str) -> dict[str, FieldInfo]:
+    """Return a method's own knobs with their declarations."""
+    fields = find_method(method).model_fields
+    return {name: field for name, field in fields.items() if name not in RegularizerConfig.model_fields}
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -75,8 +91,10 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         raise ConfigError(f"regularizer must be a table of keys in {path}, got {section!r}")
     default = RegularizerConfig.model_fields["name"].default
     before = section.get("name", default)
-    after = next((overrides[key] for key in ("regularizer.name", "regularizer") if key in overrides), before)
-    method = find_method(str(after))
+    after = next((overrides[key] for key in reversed(overrides) if key in ("regularizer.name", "regularizer")), before)
+    if not isinstance(after, str):
+        raise ConfigError(f"regularizer.name must be text, got {after!r}")
+    method = find_method(after)
     if after != before:  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
     for key, value in overrides.items():
@@ -103,18 +121,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, unreadable, empty, no YAML, or not a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold a table of keys, got {type(tree).__name__}")
-    return tree
+    return {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of two equal keys without a word, made to refuse them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML document; a key that stands twice is an error."""
+    return yaml.load(text, Loader=_StrictLoader)
 
 
 def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
@@ -122,15 +156,16 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     value, context = error.get("input"), error.get("ctx", {})
     if error["type"] == "extra_forbidden":
-        siblings = [*known_keys(method), *RunConfig.model_fields]
-        return f"unknown key {key!r}{nearest(key, siblings)}"
+        with suppress(ConfigError):  # a name that the command line would understand
+            return f"unknown key {key!r}; did you mean {resolve_key(key, method)}?"
+        return f"unknown key {key!r}{nearest(key, [*known_keys(method), *RunConfig.model_fields])}"
     if error["type"] == "value_error":
         return f"{key} {context['error']}" if str(context["error"]).startswith("must") else str(context["error"])
     rules = {
-        "greater_than": "greater than {gt:g}",
-        "greater_than_equal": "at least {ge:g}",
-        "less_than": "less than {lt:g}",
-        "less_than_equal": "at most {le:g}",
+        "greater_than": "greater than {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "less than {lt}",
+        "less_than_equal": "at most {le}",
         "int_parsing": "a whole number",
         "int_type": "a whole number",
         "int_from_float": "a whole number",
@@ -142,6 +177,7 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
         "string_type": "text",
         "literal_error": "{expected}",
         "tuple_type": "a list",
+        "path_type": "a path",
         "model_type": "a table of keys",
     }
     rule = rules.get(error["type"])
@@ -150,4 +186,5 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
     guess = ""
     if error["type"] == "literal_error" and isinstance(value, str):
         guess = nearest(value, re.findall(r"'([^']*)'", str(context["expected"])))
-    return f"{key} must be {rule.format(**context)}, got {value!r}{guess}"
+    limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+    return f"{key} must be {rule.format(**limits)}, got {value!r}{guess}"

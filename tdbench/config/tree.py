@@ -7,6 +7,7 @@ A method's own knobs are declared beside the method, in its file under `regulari
 import hashlib
 import importlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,14 +68,19 @@ class DataConfig(Section):
     train_fraction: float = knob(
         1.0, "share of the training images used, balanced over classes", gt=0, le=1, rule="0 < F <= 1"
     )
-    image_size: int = knob(32, "side in pixels to which the images of a folder are resized", ge=8)
+    image_size: int = knob(32, "side in pixels to which the images of a folder are resized", ge=8, le=4096)
     resident_mib: int = knob(
         4096,
         "training sets up to this size are held on the device; larger ones are streamed",
         ge=0,
         identity=False,
     )
-    num_workers: int = knob(2, "processes that decode the images of a folder", ge=0, identity=False)
+    num_workers: int = knob(2, "processes that decode the images of a folder", ge=0, le=256, identity=False)
+
+    @field_validator("root")
+    @classmethod
+    def _same_from_everywhere(cls, value: Path) -> Path:
+        return Path(os.path.abspath(os.path.expanduser(value)))
 
 
 class AugmentConfig(Section):
@@ -99,6 +105,8 @@ class RegularizerConfig(Section):
     sites: tuple[str, ...] | None = knob(
         None,
         "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
+        rule="names or patterns of the model's sites",
+        source="tdbench's choice",
     )
 
     schedule: Literal["constant", "linear"] = knob("constant", "how the strength rises: at once, or linearly from 0")
@@ -183,13 +191,13 @@ class HardwareConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "auto: bf16 where the hardware has it, else fp32")
     memory_format: Literal["channels_last", "contiguous"] = knob("channels_last", "order of a batch in memory")
     compile: bool = knob(False, "compile the network with torch.compile")
-    threads: int | None = knob(None, "CPU threads; null: torch's own choice", ge=1, identity=False)
+    threads: int | None = knob(None, "CPU threads; null: torch's own choice", ge=1, le=1024, identity=False)
     deterministic: bool = knob(False, "deterministic algorithms only; slower on a GPU")
 
     @field_validator("device")
     @classmethod
     def _device_exists_in_torch(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
             guess = nearest(value, ["auto", "cpu", "cuda", "mps"])
             raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value!r}{guess}")
         return value

@@ -57,8 +57,7 @@ class _Images:
         std = torch.tensor(data.std, device=device).view(1, -1, 1, 1)
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self.labels = images.labels.to(device)
-        self.source = images.images
-        self.resident = images.images.to(device) if isinstance(images.images, Tensor) else None
+        self.pixels = images.images.to(device) if isinstance(images.images, Tensor) else images.images
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map uint8 (B, C, H, W) to fp32 of mean 0 and deviation 1 per channel, in the run's memory format."""
@@ -67,8 +66,8 @@ class _Images:
 
     def stream(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Yield uint8 batches of a set that is not resident."""
-        assert isinstance(self.source, FolderImages)
-        for pixels in decoded(self.source.select(order.tolist()), self.num_workers, batch_size):
+        assert isinstance(self.pixels, FolderImages)
+        for pixels in decoded(self.pixels.select(order.tolist()), self.num_workers, batch_size):
             yield pixels.to(self.device)
 
 
@@ -85,11 +84,14 @@ class TrainBatches:
         side = data.image_shape[1]
         padding = config.augment.crop_padding
         self.padding = side // 8 if padding is None else padding
+        if self.padding > side:
+            raise ConfigError(f"augment.crop_padding must be at most {side}, the images' side, got {self.padding}")
         self.flip = data.source.flip if config.augment.flip is None else config.augment.flip
         self._images = _Images(data.train, data, config, device, layout)
-        if self._images.resident is not None:
-            self._crops = self._all_crops(self._images.resident)
-            self._images.resident = None
+        self._crops: Tensor | None = None
+        if isinstance(self._images.pixels, Tensor):
+            self._crops = self._all_crops(self._images.pixels)
+            del self._images.pixels  # the padded copy is all that is needed
 
     def __len__(self) -> int:
         return self.num_images // self.batch_size
@@ -97,7 +99,7 @@ class TrainBatches:
     def epoch(self, epoch: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images fp32 (B, C, H, W), labels (B,)) of an epoch's batches `first` to `last` - 1."""
         draw = self._draw(epoch)
-        if isinstance(self._images.source, Tensor):
+        if self._crops is not None:
             draw = draw.to(self._images.device)
             for number in range(first, last):
                 part = draw.batch(number, self.batch_size)
@@ -146,8 +148,8 @@ class TestBatches:
         images = self._images
         order = self._order.to(images.device)
         pixels: Iterator[Tensor]
-        if images.resident is not None:
-            pixels = (images.resident[part] for part in order.split(self.batch_size))
+        if isinstance(images.pixels, Tensor):
+            pixels = (images.pixels[part] for part in order.split(self.batch_size))
         else:
             pixels = images.stream(self._order, self.batch_size)
         left = self.num_images

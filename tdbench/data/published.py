@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import math
 import os
 import shutil
@@ -87,7 +88,12 @@ class Published:
         absent = {name.split("/")[0] for name in checksums}
         absent = {name for name in absent if not (self.root / name).exists()}
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # some versions of torchvision print their progress
+            with contextlib.ExitStack() as streams:
+                if sys.stderr.isatty():  # some versions of torchvision print their progress on stdout
+                    streams.enter_context(contextlib.redirect_stdout(sys.stderr))
+                else:  # nobody watches a bar, which is all control characters
+                    streams.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                    streams.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 self.download()
             if not self.is_whole(self.files):
                 raise DataError(f"data set {self.name} lacks files in {self.root} after its download")

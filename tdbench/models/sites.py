@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, load_config
 from tdbench.errors import ConfigError, nearest, unknown
-from tdbench.models.tracing import feature_shapes, output_module, traced_sites
+from tdbench.models.tracing import INPUT, feature_shapes, input_module, output_module, traced_sites
 from tdbench.regularizers.base import DropMeter, Regularizer
 
 _CHILD = "tdbench_regularizer"
@@ -28,14 +28,22 @@ class Insertion:
         shapes: Site name to the (C, H, W) of its feature map, for the image shape that was probed.
     """
 
-    def __init__(self, hosts: dict[str, nn.Module], layers: dict[str, Regularizer], shapes: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        regularizer: RegularizerConfig,
+        hosts: dict[str, nn.Module],
+        layers: dict[str, Regularizer],
+        shapes: dict[str, tuple[int, int, int]],
+    ) -> None:
         self.layers, self.shapes = layers, shapes
-        self._hosts = hosts
+        self._regularizer, self._hosts = regularizer, hosts
         self._handles: list[Any] = []
         for name, host in hosts.items():
             host.add_module(_CHILD, layers[name])
             self._handles += [
-                host.register_forward_hook(_regularize),
+                host.register_forward_pre_hook(_regularize_input)
+                if name == INPUT
+                else host.register_forward_hook(_regularize),
                 host.register_state_dict_post_hook(_hide_state),
                 host.register_load_state_dict_post_hook(_expect_no_state),
             ]
@@ -48,12 +56,15 @@ class Insertion:
             del host._modules[_CHILD]
         self._handles, self._hosts = [], {}
 
-    def meter(self) -> None:
-        """Begin to count the units that each layer drops in training."""
-        for name, layer in self.layers.items():
-            device = next(self._hosts[name].parameters(), torch.empty(0)).device
-            tensors = [*layer.parameters(), *layer.buffers()]
-            layer.meter = DropMeter(tensors[0].device if tensors else device)
+    def set_progress(self, progress: float) -> None:
+        """Tell the layers which share of the training steps is done, for schedules that rise with it."""
+        for layer in self.layers.values():
+            layer.strength = self._regularizer.strength_at(progress)
+
+    def meter(self, device: torch.device) -> None:
+        """Begin to count, on the device that the network runs on, the units that each layer drops in training."""
+        for layer in self.layers.values():
+            layer.meter = DropMeter(device)
 
     def read_meter(self, reset: bool = False) -> dict[str, tuple[int, int]]:
         """Return site name to (dropped units, units) since `meter` or the last reset; waits for the device."""
@@ -83,7 +94,8 @@ def insert(
         model: Any network; insert before torch.compile or DDP wrap it.
         regularizer: A method's name, with its knobs as further arguments, or its configuration.
         sites: Names or patterns (`stage1.*`) of the network's sites, or of its modules where it declares none.
-            None: the first two that the network declares, or that a trace finds (see traced_sites).
+            `input` is what goes into the network. None: where the method belongs, which is the first two sites
+            that the network declares or a trace finds (see traced_sites), the input, or each residual branch.
         image_shape: (C, H, W) of the images, for a trial forward that finds the channels at each site. None: the
             channels of the first convolution, and the first side of 32, 64, 224 that the network accepts.
         **knobs: The method's knobs.
@@ -97,13 +109,26 @@ def insert(
     if isinstance(regularizer, str):
         overrides = {"regularizer": regularizer} | {f"regularizer.{key}": value for key, value in knobs.items()}
         regularizer = load_config(overrides=overrides).regularizer
-    paths = find_sites(model, sites if sites is not None else regularizer.sites, image_shape)
-    hosts = {name: output_module(model.get_submodule(path)) for name, path in paths.items()}
-    taken = [name for name, host in hosts.items() if hasattr(host, _CHILD)]
-    if taken or len({id(host) for host in hosts.values()}) < len(hosts):
-        raise ConfigError(f"sites {', '.join(taken or hosts)} hold a regularizer already, or are the same output")
+    wanted = sites if sites is not None else regularizer.sites
+    if wanted is None and regularizer.placement != "feature_map":
+        wanted = [INPUT] if regularizer.placement == "input" else ["*.branch"]
+    paths = find_sites(model, wanted, image_shape)
+    hosts = {
+        name: input_module(model) if name == INPUT else output_module(model.get_submodule(path))
+        for name, path in paths.items()
+    }
+    by_host: dict[nn.Module, str] = {}
+    for name, host in hosts.items():
+        if hasattr(host, _CHILD):
+            raise ConfigError(f"site {name!r} holds a regularizer already; remove() it first")
+        if host in by_host:
+            raise ConfigError(f"sites {by_host[host]!r} and {name!r} are the same output; choose one of them")
+        by_host[host] = name
     shapes = feature_shapes(model, hosts, image_shape)
-    return Insertion(hosts, {name: regularizer.build(shapes[name][0]) for name in hosts}, shapes)
+    layers = {
+        name: regularizer.build(shapes[name][0], depth=number / len(hosts)) for number, name in enumerate(hosts, 1)
+    }
+    return Insertion(regularizer, hosts, layers, shapes)
 
 
 def known_sites(model: nn.Module) -> dict[str, str]:
@@ -128,6 +153,7 @@ def find_sites(
             raise ConfigError("the network puts out no feature map that a trace can find; name a module as the site")
         tops = [name for name in sites if "." not in name or not declares]
         return {name: sites[name] for name in tops[:2]}
+    known = {INPUT: ""} | known
     chosen: set[str] = set()
     for pattern in wanted:
         matches = {name for name in known if fnmatchcase(name, pattern)}
@@ -143,6 +169,10 @@ def find_sites(
 
 def _regularize(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return module.get_submodule(_CHILD)(output)
+
+
+def _regularize_input(module: nn.Module, args: Any) -> Any:
+    return module.get_submodule(_CHILD)(args[0]), *args[1:]
 
 
 def _hide_state(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from tdbench.errors import ConfigError
 
+INPUT = "input"  # the site of what goes into the network
+
 
 class Call(NamedTuple):
     """One call of a module; (0, 0) stands for the sides of what is no (N, C, H, W) tensor."""
@@ -124,6 +126,13 @@ def is_inside(call: Call, block: Call) -> bool:
     return call.path.startswith(f"{block.path}.")
 
 
+def input_module(module: nn.Module) -> nn.Module:
+    """Return the module that takes the input of `module` first: the first one of a Sequential, at any depth."""
+    while isinstance(module, nn.Sequential) and len(module) > 0:
+        module = module[0]
+    return module
+
+
 def output_module(module: nn.Module) -> nn.Module:
     """Return the module that makes the output of `module`: the last one of a Sequential, at any depth.
 
@@ -137,7 +146,7 @@ def output_module(module: nn.Module) -> nn.Module:
 def feature_shapes(
     model: nn.Module, hosts: dict[str, nn.Module], image_shape: tuple[int, int, int] | None
 ) -> dict[str, tuple[int, int, int]]:
-    """Return the (C, H, W) that each module puts out, from one forward in evaluation mode.
+    """Return the (C, H, W) that each module puts out, or takes in at the site `input`, from one forward.
 
     Raises:
         ConfigError: A module is not called, or its output is no feature map, or no image shape is accepted.
@@ -146,7 +155,8 @@ def feature_shapes(
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            shapes[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+            there = args[0] if name == INPUT else output
+            shapes[name] = tuple(there.shape[1:]) if isinstance(there, Tensor) else ()
 
         return hook
 

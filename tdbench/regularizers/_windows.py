@@ -27,7 +27,7 @@ def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) ->
     """Return the windows of the chosen channels (N, K) round flat positions (N, K) of `x`."""
     height, width = x.shape[2:]
     rows, cols = centres.div(width, rounding_mode="floor"), centres.remainder(width)
-    radius = block_size // 2
+    radius = min(block_size // 2, max(height, width))  # more than the map makes no difference
     # The window is clipped at the border: it shrinks, it does not shift.
     tall = (rows + radius).clamp(max=height - 1) - (rows - radius).clamp(min=0) + 1
     wide = (cols + radius).clamp(max=width - 1) - (cols - radius).clamp(min=0) + 1
@@ -37,7 +37,7 @@ def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) ->
 def peaks(x: Tensor, channels: Tensor) -> Tensor:
     """Return the flat position (N, K) of the first maximum of each chosen channel (N, K) of `x`.
 
-    NaN counts as lower than every number, so that a diverging map is not hidden under its own window. On the CPU
+    NaN counts as -inf, so that a diverging map is not hidden under its own window. On the CPU
     max pooling over the whole map finds it 4 to 25 times as fast as arg-max; where a channel is one piece of memory
     only the chosen ones are read.
     """
@@ -64,12 +64,12 @@ def plane_numbers(x: Tensor, channels: Tensor) -> Tensor:
 
 
 def argmax_ignoring_nan(values: Tensor) -> Tensor:
-    """Return the first position of the largest number along the last dimension."""
+    """Return the first position of the largest number along the last dimension; NaN counts as -inf."""
     return values.where(~values.isnan(), -torch.inf).argmax(dim=-1)
 
 
 def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
-    """Return λ (N, C) in fp32 or wider; a map or sample that is dropped whole has a finite λ, not 1/0."""
+    """Return λ (N, C) in fp32 or wider; 1 where nothing is kept, and so nothing is left to scale."""
     num_samples, num_channels, height, width = x.shape
     ones = torch.ones(num_samples, num_channels, device=x.device, dtype=wide_dtype(x))
     if rescale == "none":
@@ -77,9 +77,9 @@ def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
     if rescale == "layer":
         num_units = num_channels * height * width
         kept = num_units - windows.area.sum(dim=1, keepdim=True)
-        return ones * (num_units / kept.clamp(min=1).to(ones.dtype))
-    kept = (height * width - windows.area).clamp(min=1).to(ones.dtype)
-    return ones.scatter(1, windows.channels, height * width / kept)
+        return ones * torch.where(kept > 0, num_units / kept.to(ones.dtype), 1.0)
+    kept = height * width - windows.area
+    return ones.scatter(1, windows.channels, torch.where(kept > 0, height * width / kept.to(ones.dtype), 1.0))
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -89,9 +89,9 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
-    scale = scale.to(x.dtype)[:, :, None, None]
+    scale = scale[:, :, None, None]
     if torch.compiler.is_compiling():  # one pointwise expression, which a compiler fuses with its neighbours
-        return torch.where(inside(x, windows), 0.0, x * scale)
+        return torch.where(inside(x, windows), 0.0, (x * scale).to(x.dtype))
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
     samples, channels, rows, cols = indices(x, windows)
     positions = samples * strides[0] + channels * strides[1] + rows * strides[2] + cols * strides[3]
@@ -142,7 +142,13 @@ class _ZeroAndScale(torch.autograd.Function):
         ctx.save_for_backward(scale, positions)
         ctx.strides = strides
         out = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
-        torch.mul(x, scale, out=out)
+        if x.dtype == scale.dtype:
+            torch.mul(x, scale, out=out)
+        else:
+            # λ is near 1, where half types are coarse: 1.001 is 1 in bf16. In x + x·(λ - 1), which addcmul computes in
+            # fp32 and rounds once, λ keeps its digits. Not 0 for λ = 1, since inf·0 is NaN: tiny vanishes in rounding.
+            excess = (scale - 1).clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype)
+            torch.addcmul(x, x, excess, out=out)
         out.as_strided((out.numel(),), (1,)).index_fill_(0, positions, 0)
         return out
 

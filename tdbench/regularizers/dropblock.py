@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers._windows import zero_and_scale
+from tdbench.regularizers._windows import wide_dtype, zero_and_scale
 from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
 
@@ -53,8 +53,8 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
     block = (torch.arange(tall)[:, None] * strides[2] + torch.arange(wide) * strides[3]).flatten()
     positions = (first[:, None] + block).flatten()
     num_dropped = torch.zeros(x.numel(), dtype=torch.bool).index_fill_(0, positions, True).sum()
-    scale = x.numel() / (x.numel() - num_dropped).clamp(min=1)
-    return zero_and_scale(x, scale.to(x.dtype), positions, strides), num_dropped
+    scale = x.numel() / (x.numel() - num_dropped).clamp(min=1).to(wide_dtype(x))
+    return zero_and_scale(x, scale, positions, strides), num_dropped
 
 
 def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -63,8 +63,8 @@ def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int,
     border = (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1)
     dropped = F.max_pool2d(F.pad(seeds, border), block, stride=1) > 0
     num_dropped = dropped.sum()
-    scale = x.numel() / (x.numel() - num_dropped).clamp(min=1)
-    return torch.where(dropped, 0.0, x * scale.to(x.dtype)), num_dropped
+    scale = x.numel() / (x.numel() - num_dropped).clamp(min=1).to(wide_dtype(x))
+    return torch.where(dropped, 0.0, (x * scale).to(x.dtype)), num_dropped
 
 
 def bernoulli_positions(length: int, rate: float) -> Tensor:

@@ -270,7 +270,7 @@ def check_knobs(
     """Raise ValueError for the first knob that is out of range."""
     if not 0 <= drop_ratio <= 1:
         raise ValueError(f"drop_ratio must be between 0 and 1, got {drop_ratio}")
-    if block_size < 1 or block_size % 2 == 0:
+    if not isinstance(block_size, int) or block_size < 1 or block_size % 2 == 0:
         raise ValueError(f"block_size must be odd and at least 1, got {block_size}")
     if target_fraction is not None and not drop_ratio <= target_fraction <= 1:
         raise ValueError(f"target_fraction must be between drop_ratio = {drop_ratio} and 1, got {target_fraction}")

@@ -54,17 +54,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         FolderError: The file cannot be written; the old content is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    unfinished = temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with unfinished.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
+
+
+def temporary(path: Path) -> Path:
+    """Return where the next content of a file is written until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -99,7 +104,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except (FileExistsError, NotADirectoryError):
-            raise FolderError(f"--out {self.path} must be a folder, and is a file or lies under one") from None
+            raise self._no_folder() from None
         except Timeout:
             raise FolderError(f"{self.path} is in use by another process; wait for it or take another --out") from None
         except OSError as error:
@@ -109,14 +114,23 @@ class RunFolder:
         finally:
             lock.release()
 
+    def _no_folder(self) -> FolderError:
+        return FolderError(f"--out {self.path} must be a folder, and is a file or lies under one")
+
+    def files(self) -> list[str]:
+        """Return the names of the run's files that are there."""
+        names = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT)
+        return [name for name in names if (self / name).exists()]
+
     def holds_run_files(self) -> bool:
         """Return whether there are files here that only a run with a `config.yaml` should have left."""
-        return any((self / name).exists() for name in (RESULT, CHECKPOINT, METRICS))
+        return any(name != CONFIG for name in self.files())
 
     def clear(self) -> None:
         """Delete the files of a run, and nothing else that may lie there."""
         for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):
             (self / name).unlink(missing_ok=True)
+            temporary(self / name).unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
@@ -144,10 +158,12 @@ class RunFolder:
             tree = yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise self._no_folder() from None
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise FolderError(f"{self / CONFIG} cannot be read; use --fresh to start over") from error
+            raise FolderError(f"{self / CONFIG} cannot be read; delete it, or take another --out") from error
         if not isinstance(tree, dict):
-            raise FolderError(f"{self / CONFIG} is not a run's; use --fresh to start over, or another --out")
+            raise FolderError(f"{self / CONFIG} is not a run's; take another --out")
         return tree
 
     def read_result(self) -> dict[str, Any] | None:

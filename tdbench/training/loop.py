@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tdbench.config import RunConfig, find_method
+from tdbench.config import RunConfig
 from tdbench.errors import FolderError, Interrupted, TdbenchError
 from tdbench.results.store import CHECKPOINT, RunFolder
 from tdbench.training.checkpoint import load_checkpoint, save_checkpoint
@@ -75,16 +76,20 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
     """
     tree = folder.read_config()
     if tree is None:
-        if folder.holds_run_files() and not fresh:
-            raise FolderError(f"{folder.path} holds files of a run but no config.yaml; take another --out, or --fresh")
+        if folder.holds_run_files():
+            raise FolderError(
+                f"{folder.path} holds {' '.join(folder.files())} but no config.yaml of a run; take another --out"
+            )
+        return None
+    foreign = FolderError(f"{folder.path} holds a config.yaml that is no run's; take another --out")
+    if not {"data", "model", "regularizer"} <= set(tree) <= set(RunConfig.model_fields):
+        raise foreign
+    if fresh:  # a run of another release, whose keys have changed, can be replaced too
         return None
     try:
-        find_method(str((tree.get("regularizer") or {}).get("name")))
         other = RunConfig.model_validate(tree)
-    except (ValueError, AttributeError, TdbenchError) as error:
-        raise FolderError(f"{folder.path} holds a config.yaml that is no run's; take another --out") from error
-    if fresh:
-        return None
+    except (ValueError, TdbenchError) as error:
+        raise foreign from error
     if other.digest() != config.digest():
         here, there = config.identity(), other.identity()
         keys = [key for key in here | there if here.get(key) != there.get(key)]
@@ -106,19 +111,22 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
     observer.started(run.facts, run.step, run.num_steps)
     status, error = "done", None
     try:
+        run.check_evaluation()  # of the epoch that the checkpoint ends with
         while run.step < run.num_steps:
             train_epoch(run, folder, observer, should_stop)
             row = run.end_epoch()
             save(run, folder)
             folder.write_metrics(run.rows)
             observer.epoch_ended(row)
+            run.check_evaluation()
     except Diverged as divergence:
         status, error = "diverged", str(divergence)
     except TdbenchError:
         raise
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}".splitlines()[0]
-        folder.write_result(run.result("failed", error))
+        with suppress(FolderError):  # the reason that counts is the failure's
+            folder.write_result(run.result("failed", error))
         raise TdbenchError(f"the run failed in epoch {run.epoch}: {error}; the same command tries again") from failure
     result = run.result(status, error)
     folder.write_result(result)

@@ -69,7 +69,7 @@ def resolve(config: HardwareConfig) -> Hardware:
         precision = "bf16" if has_fast_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("precision fp16 needs a GPU; on the CPU use bf16 or fp32")
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
         raise DeviceError(f"precision bf16 is not supported by {torch.cuda.get_device_name(device)}; use fp16 or fp32")
     memory_format = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
     return Hardware(device, precision, memory_format, config.compile, config.threads or torch.get_num_threads())
@@ -99,7 +99,8 @@ def find_device(name: str) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether the hardware multiplies bf16 natively; elsewhere bf16 is slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # or the question goes to the current device
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags()))
 
 
@@ -108,7 +109,8 @@ def activate(hardware: Hardware, deterministic: bool) -> None:
     torch.set_num_threads(hardware.threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # even to set it to what it is costs a second
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if hardware.device.type == "cuda":
         torch.cuda.set_device(hardware.device)

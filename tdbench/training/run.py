@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tdbench.config import RunConfig
 from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
 from tdbench.data.sources import LoadedData, load_data
-from tdbench.errors import TdbenchError
+from tdbench.errors import FolderError, TdbenchError
 from tdbench.models.build import build, find_network
 from tdbench.models.sites import Insertion, insert
 from tdbench.training.clock import StepClock
@@ -61,7 +61,7 @@ class Run:
         self.batches = TrainBatches(data, config, device, layout)
         self.test_batches = TestBatches(data, config, device, layout)
         self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-        self.insertion.meter()
+        self.insertion.meter(device)
         if self.hardware.compile:
             self.model.compile()
         options = config.optimizer.model_dump()
@@ -122,6 +122,12 @@ class Run:
             value = float(losses[bad[0]])
             raise Diverged(f"the loss became {value} at step {step} (epoch {self.epoch})")
 
+    def check_evaluation(self) -> None:
+        """Raise Diverged if the last epoch's test loss is NaN or infinite: its last step ruined the weights."""
+        row = self.rows[-1] if self.rows else {}
+        if not math.isfinite(row.get("test_loss") or 0.0):
+            raise Diverged(f"the test loss became {row['test_loss']} after step {self.step} (epoch {row['epoch']})")
+
     def progress(self, num_done: int) -> Progress:
         """Return where the run is, `num_done` steps into its epoch."""
         num_images = num_done * self.config.training.batch_size
@@ -137,7 +143,7 @@ class Run:
             train_loss=float(self.losses[:num_done].mean()),
             train_error_pct=error_pct(int(self.num_hits), num_images),
             test_error_pct=tested[-1] if tested else None,
-            train_img_per_s=self.config.training.batch_size / self.clock.median_s(),
+            train_img_per_s=self.img_per_s(self.clock.recent_median_s()) or 0.0,
         )
 
     @torch.no_grad()
@@ -169,7 +175,7 @@ class Run:
             "best_test_error_pct": min(tested) if tested else None,
             "train_error_pct": self.rows[-1]["train_error_pct"] if over else None,
             "dropped_pct": 100 * dropped / units if units else None,
-            "train_img_per_s": self.config.training.batch_size / self.clock.median_s(),
+            "train_img_per_s": self.img_per_s(self.clock.median_s()),
             "wall_s": self.wall_s + self.epoch_s,
             "peak_mem_mib": self.hardware.peak_mem_mib(),
             "error": error,
@@ -186,6 +192,7 @@ class Run:
             "dropped": {name: layer.meter.counts for name, layer in self.insertion.layers.items() if layer.meter},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "hardware": {"device": device.type, "precision": self.hardware.precision, "threads": self.hardware.threads},
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "rows": self.rows,
@@ -199,7 +206,19 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to what `state_dict` returned for the same configuration."""
+        """Go back to what `state_dict` returned for the same configuration.
+
+        Raises:
+            FolderError: It was begun on another kind of device or in another precision.
+        """
+        before, device = state["hardware"], self.hardware.device.type
+        if (before["device"], before["precision"]) != (device, self.hardware.precision):
+            raise FolderError(
+                f"the run was begun on {before['device']} in {before['precision']} and would go on on {device} in "
+                f"{self.hardware.precision}, which gives other figures; go on where it was begun, or use --fresh"
+            )
+        if self.config.hardware.threads is None:  # the rounding of a sum depends on how many threads share it
+            torch.set_num_threads(before["threads"])
         self.model.load_state_dict(state["model"])
         self.insertion.load_state_dict(state["regularizer"])
         for name, layer in self.insertion.layers.items():
@@ -208,7 +227,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.hardware.device.type == "cuda":
+        if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.hardware.device)
         self.rows, self.step = state["rows"], state["step"]
         self.losses.copy_(state["losses"])
@@ -216,6 +235,10 @@ class Run:
         self.total_dropped = state["total_dropped"]
         self.clock.steps_s = state["steps_s"].tolist()
         self.wall_s, self.epoch_s = state["wall_s"], state["epoch_s"]
+
+    def img_per_s(self, step_s: float | None) -> float | None:
+        """Return the images per second of a step of that length; None where there is none."""
+        return None if step_s is None else self.config.training.batch_size / step_s
 
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate where it is due, close the epoch and return its row of `metrics.csv`."""
@@ -237,7 +260,7 @@ class Run:
             "test_loss": test_loss,
             "test_error_pct": test_error_pct,
             "dropped_pct": 100 * dropped / max(1, units),
-            "train_img_per_s": self.config.training.batch_size / self.clock.median_s(),
+            "train_img_per_s": self.img_per_s(self.clock.epoch_median_s()),
             "epoch_s": self.epoch_s,
             "peak_mem_mib": self.hardware.peak_mem_mib(),
         }

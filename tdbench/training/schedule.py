@@ -17,6 +17,6 @@ def lr_at(step: int, num_steps: int, steps_per_epoch: int, peak: float, schedule
     if schedule.name == "cosine":
         return peak * 0.5 * (1 + math.cos(math.pi * done))
     if schedule.name == "milestones":
-        passed = sum(step >= milestone * num_steps for milestone in schedule.milestones)
+        passed = sum(step >= milestone * num_steps - 1e-9 for milestone in schedule.milestones)
         return peak * schedule.factor**passed
     return peak

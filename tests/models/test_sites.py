@@ -54,7 +54,7 @@ def test_a_missing_weight_of_the_network_is_still_an_error(network):
 def test_the_layer_drops_in_training_and_is_absent_in_evaluation(network):
     before = network.eval()(images())
     insertion = insert(network, "targetdrop")
-    insertion.meter()
+    insertion.meter(torch.device("cpu"))
     assert torch.equal(network.eval()(images()), before)
     assert insertion.read_meter() == {"stage1": (0, 0), "stage2": (0, 0)}
     network.train()(images())
@@ -136,7 +136,7 @@ def test_any_module_takes_a_regularizer_even_a_bare_sequential():
 @pytest.mark.slow
 def test_a_compiled_network_equals_the_eager_one(network):
     insertion = insert(network, "targetdrop")
-    insertion.meter()
+    insertion.meter(torch.device("cpu"))
     eager = copy.deepcopy(network).train()(images())
     compiled = torch.compile(network, fullgraph=True).train()(images())
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
@@ -147,7 +147,7 @@ def test_a_compiled_network_equals_the_eager_one(network):
     ("sites", "message"),
     [
         (["stage9"], "unknown site 'stage9'; did you mean stage"),
-        (["stage1", "stage1.block1"], "the same output"),
+        (["stage1", "stage1.block1"], "are the same output; choose one"),
         (["stage4*"], r"unknown site 'stage4\*'"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_site_that_is_not_there_or_there_twice_is_refused(network, sites, mess
 
 def test_a_second_regularizer_at_one_site_is_refused(network):
     insert(network, "targetdrop", ["stage1"])
-    with pytest.raises(ConfigError, match="hold a regularizer already"):
+    with pytest.raises(ConfigError, match="holds a regularizer already"):
         insert(network, "none", ["stage1"])
 
 

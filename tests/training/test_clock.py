@@ -1,7 +1,5 @@
 """The clock reports the median step, warm-up left out."""
 
-import math
-
 import torch
 
 from tdbench.training import clock as clock_module
@@ -27,7 +25,7 @@ def test_warm_up_steps_do_not_count(monkeypatch):
 
 def test_a_run_of_warm_up_only_still_has_a_figure(monkeypatch):
     clock = clock_with(monkeypatch, [4.0, 2.0])
-    assert clock.collect() == [4.0, 2.0]
+    clock.collect()
     assert clock.median_s() == 3.0
 
 
@@ -39,4 +37,16 @@ def test_collecting_twice_counts_each_step_once(monkeypatch):
 
 
 def test_before_the_first_step_there_is_no_figure():
-    assert math.isnan(StepClock(torch.device("cpu")).median_s())
+    assert StepClock(torch.device("cpu")).median_s() is None
+
+
+def test_an_epoch_has_its_own_median(monkeypatch):
+    clock = clock_with(monkeypatch, [1.0] * (WARMUP_STEPS + 4))
+    clock.collect()
+    times = iter([0.0, 3.0, 6.0])
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(times))
+    clock.start()
+    clock.tick()
+    clock.tick()
+    clock.collect()
+    assert (clock.epoch_median_s(), clock.median_s(), clock.recent_median_s()) == (3.0, 1.0, 1.0)

@@ -1,0 +1,87 @@
+"""`tdbench list`: what there is to choose from."""
+
+import csv
+import json
+
+import pytest
+
+from tdbench.config import find_method, method_names
+from tdbench.data.sources import SOURCES
+from tdbench.models.build import NETWORKS
+
+
+@pytest.fixture(scope="module")
+def listed(cli):
+    done = cli("list", "--json")
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+def test_list_shows_every_method_network_and_data_set(listed):
+    assert [row["method"] for row in listed["methods"]] == method_names()
+    assert [row["model"] for row in listed["models"]] == list(NETWORKS)
+    assert [row["data"] for row in listed["data"]] == list(SOURCES)
+
+
+def test_list_shows_the_networks_and_data_sets_of_the_issue(listed):
+    networks = {f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110, 18, 34)}
+    assert networks <= {row["model"] for row in listed["models"]}
+    data_sets = {"digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "folder"}
+    assert data_sets <= {row["data"] for row in listed["data"]}
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_list_shows_every_knob_of_a_method_with_its_default(listed, method):
+    knobs = {row["knob"]: row["default"] for row in listed["knobs"] if row["method"] == method}
+    fields = {name: field for name, field in find_method(method).model_fields.items() if name != "name"}
+    assert knobs == {name: "null" if field.default is None else str(field.default) for name, field in fields.items()}
+
+
+@pytest.mark.parametrize("column", ["default", "range", "meaning", "source of the default"])
+def test_list_gives_range_default_and_source_of_each_knob_of_targetdrop(listed, column):
+    knobs = [row for row in listed["knobs"] if row["method"] == "targetdrop" and row["knob"] != "sites"]
+    assert len(knobs) >= 6
+    assert [row["knob"] for row in knobs if not row[column]] == []
+
+
+@pytest.mark.parametrize("column", ["range", "source of the default"])
+def test_list_gives_range_and_source_of_every_knob_it_lists(listed, column):
+    assert [(row["method"], row["knob"]) for row in listed["knobs"] if not row[column]] == []
+
+
+def test_list_names_the_aliases_of_the_swept_knobs(listed):
+    aliases = {row["knob"]: row["also"].split() for row in listed["knobs"] if row["method"] == "targetdrop"}
+    assert {"gamma", "γ"} <= set(aliases["drop_ratio"])
+    assert "k" in aliases["block_size"]
+    assert "target_channel_fraction" in aliases["target_fraction"]
+
+
+def test_list_prints_tables_free_of_control_characters(cli, listed):
+    done = cli("list")
+    assert (done.code, done.err) == (0, "")
+    assert not set(done.out) & {"\x1b", "\r"}
+    names = [row[key] for table, key in (("methods", "method"), ("models", "model"), ("data", "data"))
+             for row in listed[table]]  # fmt: skip
+    assert [name for name in [*names, *(row["knob"] for row in listed["knobs"])] if name not in done.out] == []
+
+
+def test_list_quiet_prints_one_line(cli):
+    done = cli("list", "--quiet")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 1
+
+
+def test_list_out_writes_each_table_as_csv(cli, listed, tmp_path):
+    assert cli("list", "--quiet", "--out", "deep/tables").code == 0
+    for name, rows in listed.items():
+        with (tmp_path / "deep" / "tables" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            assert list(csv.DictReader(file)) == [{key: str(value) for key, value in row.items()} for row in rows]
+    assert sorted(path.name for path in (tmp_path / "deep" / "tables").iterdir()) == sorted(f"{x}.csv" for x in listed)
+
+
+@pytest.mark.slow
+def test_list_ends_quietly_when_its_reader_has_had_enough(cli):
+    process = cli.start("list")
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert process.stderr.read() == ""
