@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_LISTED = 30
+
 
 class TdbenchError(Exception):
     """An error the user can act on; the command line prints it in one message and exits with `exit_code`."""
@@ -47,6 +49,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return a message for an unknown `name`: the nearest known one, and all of them."""
+    """Return a message for an unknown `name`: the nearest known one, and all of them unless they are very many."""
     known = list(known)
-    return f"unknown {what} {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+    shown = ", ".join(known[:MOST_LISTED]) + (f" and {len(known) - MOST_LISTED} more" * (len(known) > MOST_LISTED))
+    return f"unknown {what} {name!r}{nearest(name, known)} (known: {shown})"

@@ -16,10 +16,16 @@ def list_command(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Show the methods and their knobs (range, default, source), the networks and the data sets."""
+    """Show the methods and their knobs (range, default, source), all settings, the networks and the data sets."""
     from tdbench.results.store import to_csv, write_atomically
 
-    tables = {"methods": methods(), "knobs": knobs(), "models": models(), "data": data_sets()}
+    tables = {
+        "methods": methods(),
+        "knobs": knobs(),
+        "settings": settings(),
+        "models": models(),
+        "data": data_sets(),
+    }
     if out is not None:
         make_folder(out)
         for name, rows in tables.items():
@@ -73,7 +79,22 @@ def knobs() -> list[dict[str, Any]]:
         }
         for method in method_names()
         for name, field in find_method(method).model_fields.items()
-        if name != "name"
+        if name != "name" and name in find_method(method).__annotations__
+    ]
+
+
+def settings() -> list[dict[str, Any]]:
+    """Return a row per key of the configuration that is not a method's knob."""
+    from tdbench.config import RegularizerConfig, known_keys
+
+    return [
+        {
+            "key": key,
+            "default": "null" if field.default is None else str(field.default),
+            "range": allowed(field),
+            "meaning": field.description or "",
+        }
+        for key, field in known_keys(RegularizerConfig).items()
     ]
 
 
@@ -129,7 +150,7 @@ def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:
     for name, rows in tables.items():
         table = Table(title=name, title_justify="left", title_style="bold")
         for column in rows[0]:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column in ("method", "knob", "key", "model", "data"))
         for row in rows:
             table.add_row(*map(str, row.values()))
         console.print(table)

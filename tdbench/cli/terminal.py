@@ -79,6 +79,12 @@ class PlainWatch(Watch):
             f"{describe(progress)}  {progress.train_img_per_s:,.0f} images/s  {clock(left_s)} left"
         )
 
+    def evaluating(self, epoch: int) -> None:
+        """Say so, unless the last line is recent."""
+        if time.monotonic() - self._printed >= LINE_EVERY_S:
+            self._printed = time.monotonic()
+            say(f"epoch {epoch}: evaluating")
+
 
 class LiveWatch(Watch):
     """Draws a progress bar."""
@@ -120,6 +126,10 @@ class LiveWatch(Watch):
             figures=f"{describe(progress)} [cyan]{progress.train_img_per_s:,.0f} images/s",
         )
 
+    def evaluating(self, epoch: int) -> None:
+        """Say so in the bar."""
+        self._bar.update(self._task, figures="evaluating")
+
     def stop(self) -> None:
         """Take the bar away."""
         self._bar.stop()
@@ -155,12 +165,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def closing_line(result: dict[str, Any], folder: Path) -> str:
+def closing_line(result: dict[str, Any], folder: Path, trained: bool = True) -> str:
     """Return the outcome in one line."""
     if result["status"] != "done":
         return f"{result['status']}: {result['error']}; {folder}"
+    done = "" if trained else "already done: "
     return (
-        f"test error {result['test_error_pct']:.2f} % after {result['epochs']} epochs (n = 1 run, seed "
+        f"{done}test error {result['test_error_pct']:.2f} % after {result['epochs']} epochs (n = 1 run, seed "
         f"{result['seed']}), {result['dropped_pct']:.3f} % of units dropped, {result['wall_s']:.1f} s; {folder}"
     )
 

@@ -38,7 +38,11 @@ def train_command(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Train one network with one regularizer; with no argument, TargetDrop on scikit-learn's digits."""
+    """Train one network with one regularizer; with no argument, TargetDrop on scikit-learn's digits.
+
+    The results go to a folder of their own under runs/, unless --out names another. `tdbench list` shows every key that
+    --set takes, with its range and default.
+    """
     from tdbench.config import FLAGS, load_config
 
     flags = {name: context.params[name] for name in FLAGS}
@@ -55,7 +59,7 @@ def train_command(
     if json:
         say(to_json(result).rstrip())
     elif quiet:
-        say(closing_line(result, folder))
+        say(closing_line(result, folder, trained=observer.has_started))
     else:
         print_result(result, folder, trained=observer.has_started)
     if result["status"] != "done":

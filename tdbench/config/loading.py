@@ -58,8 +58,9 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     owners = [name for name in method_names() if any(answers(k, f, last) for k, f in knobs_of(name).items())]
     if owners:
         raise ConfigError(f"unknown key {key!r}: it is a knob of {', '.join(owners)}, and the regularizer is another")
-    names = {full: full for full in keys} | {full.rpartition(".")[2]: full for full in keys} | FLAGS
-    close = nearest(name, names) or nearest(last, names)
+    names = {full.rpartition(".")[2] for full in keys} - {"name"} | set(keys) | set(FLAGS)
+    names |= {alias for field in keys.values() for alias in about(field).get("aliases", ())}
+    close = nearest(name, sorted(names)) or nearest(last, sorted(names))
     raise ConfigError(f"unknown key {key!r}{close} (`tdbench list` shows a method's keys)")
 
 
@@ -127,7 +128,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"config file {path} is not YAML: {where}{what}") from error
     if tree is None:
         raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")
     if not isinstance(tree, dict):

@@ -56,6 +56,10 @@ class Insertion:
             del host._modules[_CHILD]
         self._handles, self._hosts = [], {}
 
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in self.shapes.items())
+        return f"Insertion({self._regularizer.name} at {sites})"
+
     def set_progress(self, progress: float) -> None:
         """Tell the layers which share of the training steps is done, for schedules that rise with it."""
         for layer in self.layers.values():

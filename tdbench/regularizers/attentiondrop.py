@@ -59,7 +59,9 @@ class AttentionDropConfig(RegularizerConfig):
     )
     p: float = knob(0.1, "strength of the picking", ge=0, le=1, source="public code")
     threshold: float = knob(0.8, "β, attention above which a unit is a candidate", ge=0, le=1, source="public code")
-    block_size: int = knob(5, "side of the damped block in pixels", ge=1, rule="odd, at least 1", aliases=("k",))
+    block_size: int = knob(
+        5, "side of the damped block in pixels", ge=1, rule="odd, at least 1", source="public code", aliases=("k",)
+    )
 
     def build(self, channels: int, depth: float = 1.0) -> AttentionDrop:
         """Return the layer; it does not depend on the number of channels."""
