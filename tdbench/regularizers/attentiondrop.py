@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
@@ -31,8 +32,7 @@ class AttentionDrop(Regularizer):
         super().__init__()
         check_rate("p", p)
         check_rate("threshold", threshold)
-        if block_size < 1 or block_size % 2 == 0:
-            raise ValueError(f"block_size must be odd and at least 1, got {block_size}")
+        check_block_size(block_size)
         self.p, self.threshold, self.block_size = p, threshold, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,6 +50,12 @@ class AttentionDrop(Regularizer):
         return x * (mask * scale).to(x.dtype), (mask == 0).sum()
 
 
+def check_block_size(block_size: int) -> None:
+    """Raise ValueError unless a block has a middle."""
+    if block_size < 1 or block_size % 2 == 0:
+        raise ValueError(f"block_size must be odd and at least 1, got {block_size}")
+
+
 class AttentionDropConfig(RegularizerConfig):
     """The knobs of AttentionDrop."""
 
@@ -62,6 +68,11 @@ class AttentionDropConfig(RegularizerConfig):
     block_size: int = knob(
         5, "side of the damped block in pixels", ge=1, rule="odd, at least 1", source="public code", aliases=("k",)
     )
+
+    @model_validator(mode="after")
+    def _odd(self) -> "AttentionDropConfig":
+        check_block_size(self.block_size)
+        return self
 
     def build(self, channels: int, depth: float = 1.0) -> AttentionDrop:
         """Return the layer; it does not depend on the number of channels."""

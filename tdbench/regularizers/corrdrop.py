@@ -45,7 +45,8 @@ class CorrDrop(Regularizer):
         cosines = (vectors.transpose(1, 2) @ vectors).abs()
         num_cells = cosines.shape[1]
         scores = (cosines.sum(dim=2) - cosines.diagonal(dim1=1, dim2=2)) / max(1, num_cells - 1)
-        protected = torch.rand_like(scores) < scores.softmax(dim=1)
+        # A map of one cell has nothing to correlate with; softmax would protect it always, and switch the layer off.
+        protected = (torch.rand_like(scores) < scores.softmax(dim=1)) & (num_cells > 1)
         share = (~protected).float().mean(dim=1, keepdim=True).clamp(min=1 / num_cells)
         dropped = ~protected & (torch.rand_like(scores) < rate / share)
         dropped = dropped.view(num_samples, 1, *cells.shape[2:]).float()

@@ -2,7 +2,8 @@
 
 Ghiasi, Lin & Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890, algorithm 1. Seeds
 are Bernoulli(γ) with γ = p / (h·w) · H·W / ((H - h + 1)·(W - w + 1)), only where the block fits into the map; what is
-kept is scaled by numel / kept. A block larger than the map is cut to it, h = min(block_size, H) (torchvision refuses).
+kept is scaled by numel / kept. A block larger than the map is cut to it, h = min(block_size, H); torchvision does the
+same, but refuses one that comes out even.
 """
 
 import math
@@ -74,7 +75,7 @@ def bernoulli_positions(length: int, rate: float) -> Tensor:
     """
     if rate >= 1:
         return torch.arange(length)
-    if rate <= 0:
+    if rate <= 0 or length == 0:
         return torch.empty(0, dtype=torch.int64)
     found, last = [], -1.0
     while last < length - 1:

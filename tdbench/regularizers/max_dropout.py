@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers._windows import wide_dtype
 from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
 
@@ -33,8 +34,9 @@ class MaxDropout(Regularizer):
         rate = self.p * self.strength
         if rate == 0 or x.numel() == 0:
             return self.untouched(x)
-        low, high = x.detach().float().aminmax()
-        dropped = x > low + (1 - rate) * (high - low)
+        values = x.detach().to(wide_dtype(x))
+        low, high = values.aminmax()
+        dropped = values > low + (1 - rate) * (high - low)
         return torch.where(dropped, 0.0, x), dropped.sum()
 
 

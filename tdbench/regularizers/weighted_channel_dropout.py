@@ -31,6 +31,8 @@ class WeightedChannelDropout(Regularizer):
         super().__init__()
         for name, value in (("ratio", ratio), ("keep", keep)):
             check_rate(name, value)
+            if value == 0:
+                raise ValueError(f"{name} must be greater than 0, got {value}")
         self.ratio, self.keep = ratio, keep
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,6 +49,9 @@ class WeightedChannelDropout(Regularizer):
         selected = selected.scatter(1, keys.topk(num_selected, dim=1).indices, True)
         kept = selected & keep_mask(x, (num_samples, num_channels), 1 - keep)
         scale = scores.sum(dim=1, keepdim=True) / (scores * kept).sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
+        scale = scale.clamp(
+            max=min(torch.finfo(dtype).max for dtype in (x.dtype, scale.dtype))
+        )  # of channels that are all but dead, in fp16
         out = x * (kept * scale).to(x.dtype)[:, :, None, None]
         return out, (~kept).sum() * height * width
 

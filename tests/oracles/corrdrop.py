@@ -33,7 +33,9 @@ def cell_scores(sample: Tensor, block_size: int) -> list[float]:
 
 
 def softmax(scores: list[float]) -> list[float]:
-    """The probability of each cell to be protected."""
+    """The probability of each cell to be protected; a cell that is alone has nothing to correlate with."""
+    if len(scores) == 1:
+        return [0.0]
     total = sum(math.exp(score) for score in scores)
     return [math.exp(score) / total for score in scores]
 

@@ -125,7 +125,6 @@ def test_an_even_block_is_refused_by_the_layer():
         AttentionDrop(block_size=4)
 
 
-@pytest.mark.xfail(strict=True, reason="the configuration takes an even block; only the layer refuses it, with no key")
 def test_an_even_block_is_refused_where_the_configuration_is_read():
     with pytest.raises(ConfigError, match="block_size must be odd and at least 1, got 4"):
         load_config(overrides={"regularizer": "attentiondrop", "block_size": 4})

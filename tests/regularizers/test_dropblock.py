@@ -233,7 +233,6 @@ def test_a_tiny_rate_over_a_huge_length_gives_the_few_seeds_it_should():
 # The knobs
 
 
-@pytest.mark.xfail(strict=True, reason="bernoulli_positions(0, rate) concatenates an empty list: RuntimeError")
 def test_the_function_takes_an_empty_batch():
     out, num_dropped = drop_block2d(torch.ones(0, 3, 8, 8), 0.1, 3)
     assert out.shape == (0, 3, 8, 8)

@@ -1,4 +1,4 @@
-"""FocusedDropout against a plain loop: the strongest channel's focus is kept in all of them, in a tenth of the steps."""
+"""FocusedDropout against a plain loop: what the strongest channel attends to is kept in all of them."""
 
 import math
 
