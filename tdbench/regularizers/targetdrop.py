@@ -260,7 +260,7 @@ def channel_means(x: Tensor) -> Tensor:
     if x.dtype == wide or x.device.type != "cpu" or torch.compiler.is_compiling():
         return x.mean(dim=(2, 3), dtype=wide)
     # The CPU widens half types into a copy first; in portions the copy stays in the cache.
-    portions = x.split(max(1, 2**21 // max(1, x[0].numel())))
+    portions = x.split(max(1, 2**19 // max(1, x[0].numel())))
     return torch.cat([portion.mean(dim=(2, 3), dtype=wide) for portion in portions])
 
 
