@@ -65,7 +65,6 @@ def test_the_mean_masked_area_is_below_the_square_of_l_by_the_side(size, percent
     assert abs(share - statistics.fmean(areas)) <= bound
     assert share + bound < (size / 32) ** 2
     assert round(100 * statistics.fmean(areas), 1) == percent
-    assert Cutout(size).nominal_share((3, 32, 32)) == pytest.approx(statistics.fmean(areas))
 
 
 @pytest.mark.parametrize("size", [5, 8, 12])
@@ -83,7 +82,6 @@ def test_a_hole_larger_than_the_image_still_has_its_centre_in_it():
     torch.manual_seed(0)
     out = Cutout(17)(torch.ones(2000, 1, 8, 8))  # 8 pixels to each side of the centre
     assert torch.equal(out, torch.zeros_like(out))
-    assert Cutout(17).block_at((3, 8, 8)) == (8, 8)
 
 
 def test_half_the_strength_cuts_half_of_the_images_and_those_whole():

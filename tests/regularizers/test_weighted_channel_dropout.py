@@ -124,7 +124,6 @@ def test_dead_channels_in_half_precision_give_no_nan():
 def test_the_defaults_are_in_the_range_of_the_paper():
     config = WeightedChannelDropoutConfig()
     assert (config.ratio, config.keep, config.schedule) == (0.8, 0.9, "constant")
-    assert config.build(10).nominal_share((10, 4, 4)) == pytest.approx(1 - 0.8 * 0.9)
 
 
 @pytest.mark.parametrize("field", ["ratio", "keep"])
