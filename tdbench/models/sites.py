@@ -160,7 +160,8 @@ def find_sites(
     known = {INPUT: ""} | known
     chosen: set[str] = set()
     for pattern in wanted:
-        matches = {name for name in known if fnmatchcase(name, pattern)}
+        # Patterns choose among feature maps; the input is asked for by its name.
+        matches = {name for name in known if name == pattern or (name != INPUT and fnmatchcase(name, pattern))}
         if not matches and declares:
             raise ConfigError(unknown("site", pattern, known))
         if not matches:
