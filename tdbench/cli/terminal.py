@@ -79,11 +79,9 @@ class PlainWatch(Watch):
             f"{describe(progress)}  {progress.train_img_per_s:,.0f} images/s  {clock(left_s)} left"
         )
 
-    def evaluating(self, epoch: int) -> None:
-        """Say so, unless the last line is recent."""
-        if time.monotonic() - self._printed >= LINE_EVERY_S:
-            self._printed = time.monotonic()
-            say(f"epoch {epoch}: evaluating")
+    def evaluating(self, progress: RunProgress) -> None:
+        """Print where the run is before it falls silent for an evaluation, unless the last line is recent."""
+        self.progressed(progress)
 
 
 class LiveWatch(Watch):
@@ -126,7 +124,7 @@ class LiveWatch(Watch):
             figures=f"{describe(progress)} [cyan]{progress.train_img_per_s:,.0f} images/s",
         )
 
-    def evaluating(self, epoch: int) -> None:
+    def evaluating(self, progress: RunProgress) -> None:
         """Say so in the bar."""
         self._bar.update(self._task, figures="evaluating")
 

@@ -25,7 +25,7 @@ class Observer:
     def progressed(self, progress: Progress) -> None:
         """Hear how far the run is, about twice a second."""
 
-    def evaluating(self, epoch: int) -> None:
+    def evaluating(self, progress: Progress) -> None:
         """Hear that the training steps of an epoch are done and its evaluation begins."""
 
     def epoch_ended(self, row: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
         run.check_evaluation()  # of the epoch that the checkpoint ends with
         while run.step < run.num_steps:
             train_epoch(run, folder, observer, should_stop)
-            observer.evaluating(run.epoch)
+            observer.evaluating(run.progress(run.steps_of_epoch()[0]))
             row = run.end_epoch()
             save(run, folder)
             folder.write_metrics(run.rows)
