@@ -19,8 +19,14 @@ FLOORS = {
     "tdbench.config": 1,
     "tdbench.regularizers": 2,
     "tdbench.data": 2,
+    "tdbench.results.tables": 2,
+    "tdbench.results.plots": 2,
     "tdbench.models": 3,
     "tdbench.training": 4,
+    "tdbench.profiling": 4,
+    "tdbench.sweep": 5,
+    "tdbench.audit": 5,
+    "tdbench.results": 5,
     "tdbench.cli": 6,
 }
 
