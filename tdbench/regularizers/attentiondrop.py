@@ -14,7 +14,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
 class AttentionDrop(Regularizer):
@@ -25,6 +25,8 @@ class AttentionDrop(Regularizer):
         threshold: β, the attention above which a unit is a candidate, in [0, 1].
         block_size: Odd side of the damped block in pixels.
     """
+
+    traits = Traits("units")
 
     def __init__(self, p: float = 0.1, threshold: float = 0.8, block_size: int = 5) -> None:
         super().__init__()

@@ -1,5 +1,8 @@
 """What every method's layer shares: it acts in training mode only, and it can count what it really drops."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -23,14 +26,31 @@ class DropMeter:
         return dropped, units
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a method claims of its mask; `tdbench audit` holds the layer to it.
+
+    Attributes:
+        drops: The smallest thing that is dropped whole.
+        shared: One mask serves all channels of a sample.
+        rescales: What is kept is scaled up for what was dropped.
+    """
+
+    drops: Literal["units", "blocks", "maps", "samples"]
+    shared: bool = False
+    rescales: bool = True
+
+
 class Regularizer(nn.Module):
     """A layer that is the identity in evaluation and calls `drop` in training.
 
     Attributes:
         meter: None unless a caller wants the realised drop share; it then counts every training forward.
+        traits: What the method claims of its mask; None where it drops nothing.
         strength: What the schedule has come to, in [0, 1]; methods multiply their rate by it.
     """
 
+    traits: Traits | None = None
     meter: DropMeter | None = None
     strength: float = 1.0
 
@@ -42,6 +62,18 @@ class Regularizer(nn.Module):
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float | None:
+        """Return the share of units that the knobs aim to drop at full strength in a (C, H, W) map; None: unknown."""
+        return None
+
+    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int] | None:
+        """Return (height, width) of what a configured block comes to in a (C, H, W) map; None: no blocks."""
+        return None
+
+    def remarks(self) -> list[str]:
+        """Return what a user should know of this layer, in plain sentences."""
+        return []
 
     def untouched(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `drop` returns where there is nothing to drop: `x` itself, and a count of zero."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate
+from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
 
 class CorrDrop(Regularizer):
@@ -23,6 +23,8 @@ class CorrDrop(Regularizer):
         p: Share of the cells to drop, in [0, 1].
         block_size: Side of a cell in pixels, at least 1; cut to the map where it is larger.
     """
+
+    traits = Traits("blocks", shared=True)
 
     def __init__(self, p: float = 0.2, block_size: int = 5) -> None:
         super().__init__()
@@ -52,6 +54,14 @@ class CorrDrop(Regularizer):
         num_dropped = whole.sum() * num_channels
         scale = x.numel() / (x.numel() - num_dropped).clamp(min=1)
         return torch.where(whole, 0.0, x * scale.to(x.dtype)), num_dropped
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return p."""
+        return self.p
+
+    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Return the block, cut to the map."""
+        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
 
 
 class CorrDropConfig(RegularizerConfig):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, keep_mask
 
 
 class Cutout(Regularizer):
@@ -20,6 +20,8 @@ class Cutout(Regularizer):
     Args:
         size: L, the side of the hole in pixels, at least 1.
     """
+
+    traits = Traits("blocks", shared=True, rescales=False)
 
     def __init__(self, size: int = 16) -> None:
         super().__init__()
@@ -44,6 +46,19 @@ class Cutout(Regularizer):
         first = torch.randint(length, (num_samples, 1), device=x.device) - self.size // 2
         positions = torch.arange(length, device=x.device)
         return (positions >= first) & (positions < first + self.size)
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return the mean masked area of a clipped hole, from its centre's uniform distribution."""
+        return self._mean_extent(shape[1]) * self._mean_extent(shape[2])
+
+    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Return the hole, cut to the image."""
+        return min(self.size, shape[1]), min(self.size, shape[2])
+
+    def _mean_extent(self, length: int) -> float:
+        """Return the mean share of a side that a hole covers."""
+        firsts = range(-(self.size // 2), length - self.size // 2)
+        return sum(min(first + self.size, length) - max(first, 0) for first in firsts) / length**2
 
 
 class CutoutConfig(RegularizerConfig):

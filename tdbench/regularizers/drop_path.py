@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate, keep_mask, scale_kept
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask, scale_kept
 
 
 class DropPath(Regularizer):
@@ -18,6 +18,8 @@ class DropPath(Regularizer):
     Args:
         p: Probability of a sample's branch to be zeroed, in [0, 1].
     """
+
+    traits = Traits("samples")
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()
@@ -31,6 +33,10 @@ class DropPath(Regularizer):
             return self.untouched(x)
         keep = keep_mask(x, (x.shape[0], *(1,) * (x.dim() - 1)), rate)
         return scale_kept(x, keep, 1 - rate), (~keep).sum() * x[0].numel()
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return p."""
+        return self.p
 
 
 class DropPathConfig(RegularizerConfig):

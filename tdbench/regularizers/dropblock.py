@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
 from tdbench.regularizers._windows import wide_dtype, zero_and_scale
-from tdbench.regularizers.base import Regularizer, check_rate
+from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
 
 def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor, Tensor]:
@@ -96,6 +96,8 @@ class DropBlock(Regularizer):
         block_size: Side of a block in pixels.
     """
 
+    traits = Traits("blocks")
+
     def __init__(self, p: float = 0.1, block_size: int = 7) -> None:
         super().__init__()
         check_rate("p", p)
@@ -109,6 +111,14 @@ class DropBlock(Regularizer):
         if rate == 0 or x.numel() == 0:
             return self.untouched(x)
         return drop_block2d(x, rate, self.block_size)
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return p."""
+        return self.p
+
+    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Return the block, cut to the map."""
+        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
 
 
 class DropBlockConfig(RegularizerConfig):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
 class Dropout(Regularizer):
@@ -18,6 +18,8 @@ class Dropout(Regularizer):
     Args:
         p: Probability of a unit to be zeroed, in [0, 1].
     """
+
+    traits = Traits("units")
 
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()
@@ -34,6 +36,10 @@ class Dropout(Regularizer):
             return torch.where(keep, x / (1 - rate) if rate < 1 else x, 0.0), x.numel() - keep.sum()
         out, keep = torch.native_dropout(x, rate, True)
         return out, x.numel() - keep.sum()
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return p."""
+        return self.p
 
 
 class DropoutConfig(RegularizerConfig):

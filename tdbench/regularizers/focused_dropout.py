@@ -12,7 +12,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
 class FocusedDropout(Regularizer):
@@ -22,6 +22,8 @@ class FocusedDropout(Regularizer):
         participation: Probability of a step to take part, in [0, 1].
         low, high: Range of r, in [0, 1], low at most high.
     """
+
+    traits = Traits("units", shared=True, rescales=False)
 
     def __init__(self, participation: float = 0.1, low: float = 0.3, high: float = 0.6) -> None:
         super().__init__()

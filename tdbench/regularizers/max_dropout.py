@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
 from tdbench.regularizers._windows import wide_dtype
-from tdbench.regularizers.base import Regularizer, check_rate
+from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
 
 class MaxDropout(Regularizer):
@@ -21,6 +21,8 @@ class MaxDropout(Regularizer):
     Args:
         p: Length of the top of the value range that is zeroed, in [0, 1]; no share of the units.
     """
+
+    traits = Traits("units", rescales=False)
 
     def __init__(self, p: float = 0.3) -> None:
         super().__init__()

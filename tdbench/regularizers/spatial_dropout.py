@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate, keep_mask, scale_kept
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask, scale_kept
 
 
 class SpatialDropout(Regularizer):
@@ -17,6 +17,8 @@ class SpatialDropout(Regularizer):
     Args:
         p: Probability of a map (sample, channel) to be zeroed, in [0, 1].
     """
+
+    traits = Traits("maps")
 
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()
@@ -30,6 +32,10 @@ class SpatialDropout(Regularizer):
             return self.untouched(x)
         keep = keep_mask(x, (*x.shape[:2], 1, 1), rate)
         return scale_kept(x, keep, 1 - rate), (~keep).sum() * x.shape[2] * x.shape[3]
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return p."""
+        return self.p
 
 
 class SpatialDropoutConfig(RegularizerConfig):

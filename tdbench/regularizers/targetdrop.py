@@ -24,7 +24,7 @@ from tdbench.regularizers._windows import (
     wide_dtype,
     windows_at,
 )
-from tdbench.regularizers.base import Regularizer
+from tdbench.regularizers.base import Regularizer, Traits
 
 Attention = Literal["se", "se_ste", "gap", "random"]
 Region = Literal["peak", "random"]
@@ -145,6 +145,8 @@ class TargetDrop2d(Regularizer):
         ValueError: A knob is out of range.
     """
 
+    traits = Traits("blocks")
+
     fc1: Tensor | None
     fc2: Tensor | None
 
@@ -176,6 +178,8 @@ class TargetDrop2d(Regularizer):
         self.channels, self.reduction, self.attention = channels, reduction, attention
         self.drop_ratio, self.block_size, self.target_fraction = drop_ratio, block_size, target_fraction
         self.region, self.rescale, self.generator = region, rescale, generator
+        if rescale == "none":
+            self.traits = Traits("blocks", rescales=False)
         fc1 = fc2 = None
         if attention in ("se", "se_ste"):
             hidden = max(channels // reduction, 4)
@@ -213,6 +217,25 @@ class TargetDrop2d(Regularizer):
             return means
         return F.linear(F.linear(means, self.fc1.to(means.dtype)).relu(), self.fc2.to(means.dtype))
 
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return K / C times the mean area of a window whose centre is uniform over the map."""
+        if self.drop_ratio == 0:
+            return 0.0
+        mean_extents = [mean_extent(self.block_size, length) / length for length in shape[1:]]
+        return share_of(self.drop_ratio, shape[0]) / shape[0] * mean_extents[0] * mean_extents[1]
+
+    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Return the largest window that a centre of the map can have."""
+        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
+
+    def remarks(self) -> list[str]:
+        """Say that the paper's attention is not trained."""
+        if self.attention != "se":
+            return []
+        return [
+            "the attention weights receive no gradient and stay at their initial values (attention=se_ste trains them)"
+        ]
+
     def extra_repr(self) -> str:
         """Name the knobs where the module is printed."""
         knobs = ("drop_ratio", "block_size", "target_fraction", "reduction", "attention", "region", "rescale")
@@ -223,6 +246,12 @@ def fan_out_normal(shape: tuple[int, int], generator: torch.Generator | None) ->
     """Return a Kaiming-normal weight (fan-out), drawn where the generator lives."""
     weight = torch.empty(shape, device=None if generator is None else generator.device)
     return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+
+
+def mean_extent(block_size: int, length: int) -> float:
+    """Return the mean number of positions that a clipped block covers, its centre uniform over `length` of them."""
+    radius = block_size // 2
+    return sum(min(at + radius, length - 1) - max(at - radius, 0) + 1 for at in range(length)) / length
 
 
 def channel_means(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers.base import Regularizer, check_rate, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 SMALLEST_SCORE = 1e-6
 
@@ -24,6 +24,8 @@ class WeightedChannelDropout(Regularizer):
         ratio: Share of the channels that are selected, in (0, 1].
         keep: Probability of a selected channel to be kept, in (0, 1].
     """
+
+    traits = Traits("maps")
 
     def __init__(self, ratio: float = 0.8, keep: float = 0.9) -> None:
         super().__init__()
@@ -52,6 +54,10 @@ class WeightedChannelDropout(Regularizer):
         )  # of channels that are all but dead, in fp16
         out = x * (kept * scale).to(x.dtype)[:, :, None, None]
         return out, (~kept).sum() * height * width
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return 1 - the share of channels that are kept."""
+        return 1 - max(1, round(self.ratio * shape[0])) / shape[0] * self.keep
 
 
 class WeightedChannelDropoutConfig(RegularizerConfig):
