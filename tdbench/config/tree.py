@@ -90,6 +90,12 @@ class AugmentConfig(Section):
         None, "zero-padding in pixels before a random crop; null: an eighth of the side", ge=0
     )
     flip: bool | None = knob(None, "random horizontal flips; null: where a mirrored image keeps its class")
+    cutout: int = knob(
+        0,
+        "side in pixels of the hole that Cutout cuts into each training image, beside any regularizer; 0: none",
+        ge=0,
+        source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN",
+    )
 
 
 class ModelConfig(Section):

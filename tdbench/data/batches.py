@@ -7,7 +7,7 @@ images in the same order with the same crops, whatever the device, the method, o
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +33,32 @@ class _Draw:
     down: Tensor  # (N,) int64, crop offset in [0, 2 · padding]
     right: Tensor
     flip: Tensor  # (N,) bool
+    hole_row: Tensor  # (N,) int64, centre of Cutout's hole
+    hole_col: Tensor
 
     def batch(self, number: int, size: int, device: torch.device | None = None) -> "_Draw":
         """Return the choices of one batch."""
         part = slice(number * size, (number + 1) * size)
-        return _Draw(self.order[part], self.down[part], self.right[part], self.flip[part]).to(device)
+        return _Draw(*(getattr(self, field.name)[part] for field in fields(self))).to(device)
 
     def to(self, device: torch.device | None) -> "_Draw":
         """Return the same choices on a device."""
         if device is None:
             return self
-        return _Draw(self.order.to(device), self.down.to(device), self.right.to(device), self.flip.to(device))
+        return _Draw(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def cut_holes(images: Tensor, rows: Tensor, cols: Tensor, size: int) -> Tensor:
+    """Return normalised images (B, C, H, W) with a hole of 0, the mean, of `size` pixels round each centre (B,).
+
+    Cutout (arXiv 1708.04552): the hole is clipped at the border. As an augmentation it draws from the data's own
+    generator, so that the runs of one seed see the same holes, whatever else regularizes them.
+    """
+    covered = []
+    for centres, length in ((rows, images.shape[2]), (cols, images.shape[3])):
+        offsets = torch.arange(length, device=images.device) - (centres[:, None] - size // 2)
+        covered.append((offsets >= 0) & (offsets < size))
+    return images.masked_fill((covered[0][:, :, None] & covered[1][:, None, :]).unsqueeze(1), 0.0)
 
 
 class _Images:
@@ -87,6 +102,7 @@ class TrainBatches:
         if self.padding > side:
             raise ConfigError(f"augment.crop_padding must be at most {side}, the images' side, got {self.padding}")
         self.flip = data.source.flip if config.augment.flip is None else config.augment.flip
+        self.side, self.hole_size = side, config.augment.cutout
         self._images = _Images(data.train, data, config, device, layout)
         self._crops: Tensor | None = None
         if isinstance(self._images.pixels, Tensor):
@@ -116,7 +132,9 @@ class TrainBatches:
         order = torch.randperm(self.num_images, generator=generator)
         down, right = torch.randint(2 * self.padding + 1, (2, self.num_images), generator=generator)
         flip = torch.rand(self.num_images, generator=generator) < (0.5 if self.flip else 0.0)
-        return _Draw(order, down, right, flip)
+        # Drawn in any case: runs with and without holes have the same order, crops and flips.
+        hole_row, hole_col = torch.randint(self.side, (2, self.num_images), generator=generator)
+        return _Draw(order, down, right, flip, hole_row, hole_col)
 
     def _all_crops(self, pixels: Tensor) -> Tensor:
         """Return a view (N, C, offsets down, offsets right, H, W) of every crop of the zero-padded images."""
@@ -128,7 +146,8 @@ class TrainBatches:
         pixels = crops[samples, :, draw.down, draw.right]
         if self.flip:
             pixels = torch.where(draw.flip[:, None, None, None], pixels.flip(3), pixels)
-        return self._images.normalise(pixels)
+        images = self._images.normalise(pixels)
+        return cut_holes(images, draw.hole_row, draw.hole_col, self.hole_size) if self.hole_size else images
 
 
 class TestBatches:

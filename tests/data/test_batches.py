@@ -12,6 +12,7 @@ from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
 from tdbench.data.images import FolderImages, ImageSet
 from tdbench.data.sources import LoadedData, find_source, load_data
 from tdbench.errors import ConfigError
+from tests.oracles import cutout as cutout_oracle
 
 CPU = torch.device("cpu")
 
@@ -181,3 +182,28 @@ def test_seeds_of_different_purposes_are_unrelated():
     seeds = {derive_seed(seed, purpose, epoch) for seed in range(5) for purpose in "ab" for epoch in range(5)}
     assert len(seeds) == 50
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 30])
+def test_cutout_leaves_each_image_but_for_one_hole_clipped_at_the_border(size):
+    images = random_images(12)
+    plain = batches_of(data_of(images), **{"augment.crop_padding": 2})
+    holed = batches_of(data_of(images), **{"augment.crop_padding": 2, "augment.cutout": size})
+    possible = [cutout_oracle.hole(8, 8, (row, col), size) for row in range(8) for col in range(8)]
+    for (before, labels), (after, same_labels) in zip(plain.epoch(1, 0, 3), holed.epoch(1, 0, 3), strict=True):
+        assert torch.equal(labels, same_labels)
+        for image, cut in zip(before, after, strict=True):
+            changed = (cut != image).any(dim=0)
+            hole = {(row, col) for row, col in changed.nonzero().tolist()}
+            assert hole in possible
+            assert torch.equal(cut, image.masked_fill(changed, 0.0))
+
+
+def test_each_image_has_a_hole_of_its_own_anew_in_each_epoch():
+    batches = batches_of(data_of(random_images(64)), batch_size=64, **{"augment.cutout": 2, "augment.crop_padding": 0})
+    holes = []
+    for epoch in (1, 2):
+        for batch, labels in batches.epoch(epoch, 0, 1):
+            holes.append((batch[labels.argsort()] == 0).all(dim=1))
+    assert len(holes[0].unique(dim=0)) > 20
+    assert not torch.equal(*holes)
