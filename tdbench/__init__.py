@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Regularizer": "tdbench.regularizers.base",
     "RunConfig": "tdbench.config",
     "TargetDrop2d": "tdbench.regularizers.targetdrop",
     "TdbenchError": "tdbench.errors",

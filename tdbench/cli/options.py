@@ -27,14 +27,21 @@ TrainFraction = Annotated[
     typer.Option(metavar="F", help="Share of the training images, balanced over classes.", rich_help_panel=_RUN),
 ]
 Model = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Network: resnet8, resnet18, ...", rich_help_panel=_RUN)
+    str | None,
+    typer.Option(metavar="NAME", help="Network: resnet8, resnet18, ..., FILE.py:make_model", rich_help_panel=_RUN),
 ]
 Regularizer = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Method: targetdrop, none, ...", rich_help_panel=_RUN)
+    str | None, typer.Option(metavar="NAME", help="Method: targetdrop, none, ..., FILE.py:MyDrop", rich_help_panel=_RUN)
 ]
 Sites = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Where the method is put: stage1,stage2 or stage1.*", rich_help_panel=_RUN),
+]
+Match = Annotated[
+    str | None,
+    typer.Option(
+        metavar="dropped=F", help="Solve the method's strength so that it drops F % of the units.", rich_help_panel=_RUN
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the training images.", rich_help_panel=_RUN)]
 MaxSteps = Annotated[

@@ -21,6 +21,7 @@ def train_command(
     model: options.Model = None,
     regularizer: options.Regularizer = None,
     sites: options.Sites = None,
+    match: options.Match = None,
     epochs: options.Epochs = None,
     max_steps: options.MaxSteps = None,
     batch_size: options.BatchSize = None,
@@ -68,5 +69,8 @@ def train_command(
 
 def default_folder(config: "RunConfig") -> Path:
     """Return a folder of its own for each configuration, so that the same command finds its run again."""
-    parts = (config.data.name, config.model.name, config.regularizer.name, f"seed{config.seed}", config.digest())
+    from tdbench.config.user_code import label
+
+    names = (config.data.name, label(config.model.name), label(config.regularizer.name))
+    parts = (*names, f"seed{config.seed}", config.digest())
     return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(parts))

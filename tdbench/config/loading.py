@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys, method_names
+from tdbench.config.user_code import absolute
 from tdbench.errors import ConfigError, nearest
 
 # Flags of the command line that stand for a key; `--set` takes every key.
@@ -22,6 +23,7 @@ FLAGS = {
     "model": "model.name",
     "regularizer": "regularizer.name",
     "sites": "regularizer.sites",
+    "match": "regularizer.match",
     "epochs": "training.epochs",
     "max_steps": "training.max_steps",
     "batch_size": "training.batch_size",
@@ -96,7 +98,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     if not isinstance(after, str):
         raise ConfigError(f"regularizer.name must be text, got {after!r}")
     method = find_method(after)
-    if after != before:  # the knobs of the method that was replaced go with it
+    if absolute(after) != absolute(str(before)):  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
     for key, value in overrides.items():
         *parents, last = resolve_key(key, method).split(".")

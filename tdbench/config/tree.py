@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from tdbench.config.user_code import absolute, file_digest, is_user_code
 from tdbench.errors import ConfigError, nearest, unknown
 
 # Digests change with this, because a release may change what a configuration gives.
@@ -101,13 +102,18 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    name: str = knob("resnet8", "network")
+    name: str = knob("resnet8", "network, or the user's own: file.py:make_model")
+
+    @field_validator("name")
+    @classmethod
+    def _same_from_everywhere(cls, value: str) -> str:
+        return absolute(value)
 
 
 class RegularizerConfig(Section):
     """What every method has; a method's file subclasses this, with its own knobs and its name as a Literal."""
 
-    name: str = knob("targetdrop", "method: a file name of regularizers/")
+    name: str = knob("targetdrop", "method: a file name of regularizers/, or the user's own: file.py:MyDrop")
     sites: tuple[str, ...] | None = knob(
         None,
         "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
@@ -117,6 +123,17 @@ class RegularizerConfig(Section):
 
     schedule: Literal["constant", "linear"] = knob("constant", "how the strength rises: at once, or linearly from 0")
     ramp: float = knob(1.0, "share of the training steps over which a linear schedule rises", gt=0, le=1)
+    match: float | None = knob(
+        None,
+        "share of units, in per cent, that is to be dropped: the method's strength knob is solved for it by a "
+        "calibration; null: the knob as it is",
+        gt=0,
+        le=100,
+    )
+
+    # The knob that `match` solves, None where a method has none; and whether the dropped share is proportional to it.
+    strength_knob: ClassVar[str | None] = None
+    share_is_proportional: ClassVar[bool] = False
 
     # Where the method belongs, which is also its default site: a feature map, the images, or each residual branch.
     placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
@@ -134,6 +151,10 @@ class RegularizerConfig(Section):
         """Return the method's own knobs, without what every method has."""
         return self.model_dump(exclude=set(RegularizerConfig.model_fields))
 
+    def strength_range(self) -> tuple[float, float]:
+        """Return the values of the strength knob between which `match` looks."""
+        return 0.0, 1.0
+
     def strength_at(self, progress: float) -> float:
         """Return the share of its full strength that the method has after the share `progress` of the training."""
         return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
@@ -147,6 +168,23 @@ class RegularizerConfig(Section):
                 raise ValueError(f"must name at least one site, got {value!r}")
             return tuple(name.strip() for name in names)
         return value
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _of_the_dropped_share(cls, value: Any) -> Any:
+        """Take `dropped=1.5`, as the command line writes it, for 1.5."""
+        if isinstance(value, str):
+            quantity, equals, share = value.partition("=")
+            if not equals or quantity.strip() != "dropped":
+                raise ValueError(f"must be dropped=PER_CENT, such as dropped=1.5, got {value!r}")
+            return share.strip()
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_knob_to_match(self) -> "RegularizerConfig":
+        if self.match is not None and type(self) is not RegularizerConfig and self.strength_knob is None:
+            raise ValueError(f"regularizer.match must be null for {self.name}, which has no strength knob to solve")
+        return self
 
 
 class OptimizerConfig(Section):
@@ -243,7 +281,12 @@ class RunConfig(Section):
         kept = {key for key in values if about(fields[key]).get("identity", True)}
         if self.data.name == "folder":  # there the place is the data set
             kept.add("data.root")
-        return {key: values[key] for key in values if key in kept}
+        if self.regularizer.match is not None:  # the knob follows from it
+            kept.discard(f"regularizer.{self.regularizer.strength_knob}")
+        own = {key: values[key] for key in ("model.name", "regularizer.name") if is_user_code(values[key])}
+        return {key: values[key] for key in values if key in kept} | {
+            f"{key} (content)": file_digest(name) for key, name in own.items()
+        }
 
     def digest(self) -> str:
         """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment."""
@@ -259,11 +302,13 @@ def method_names() -> list[str]:
 
 
 def find_method(name: str) -> type[RegularizerConfig]:
-    """Return the configuration class of a method, imported from the file that bears its name.
+    """Return the configuration class of a method, imported from the file that bears its name, or the user's own.
 
     Raises:
-        ConfigError: No file of `regularizers/` has this name.
+        ConfigError: No file of `regularizers/` has this name; or the user's file does not give it.
     """
+    if is_user_code(name):
+        return importlib.import_module("tdbench.regularizers._user").user_method(name)
     if name not in method_names():
         raise ConfigError(unknown("regularizer", name, method_names()))
     module = importlib.import_module(f"tdbench.regularizers.{name}")

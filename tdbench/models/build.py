@@ -1,4 +1,4 @@
-"""Networks by name: tdbench's own, `torchvision:NAME` and `timm:NAME`."""
+"""Networks by name: tdbench's own, `torchvision:NAME`, `timm:NAME`, and the user's own, `file.py:make_model`."""
 
 import re
 from collections.abc import Callable
@@ -7,12 +7,14 @@ from functools import partial
 
 from torch import nn
 
+from tdbench.config.user_code import is_user_code, label
 from tdbench.errors import ConfigError, unknown
 from tdbench.models.densenet import densenet_bc
 from tdbench.models.libraries import build_timm, build_torchvision, check_timm, check_torchvision
 from tdbench.models.resnet import cifar_resnet, wide_stem_resnet
 from tdbench.models.resnext import resnext
 from tdbench.models.se_resnet import se_resnet18
+from tdbench.models.user import build_user, find_factory
 from tdbench.models.vgg import vgg_bn
 from tdbench.models.wide_resnet import check_shape, wide_resnet
 
@@ -53,17 +55,21 @@ NETWORKS: dict[str, Network] = {
     "resnext29_8x64d": Network("ResNeXt-29, 8×64d, 256/512/1024 channels", partial(resnext, 29, 8, 64)),
 }
 
-PATTERNS = ("wrn_D_K", "torchvision:NAME", "timm:NAME")  # families of networks, besides NETWORKS
+PATTERNS = ("wrn_D_K", "torchvision:NAME", "timm:NAME", "FILE.py:NAME")  # families of networks, besides NETWORKS
 
 
 def find_network(name: str) -> Network:
-    """Return a network by its name: one of NETWORKS, any `wrn_D_K`, `torchvision:NAME` or `timm:NAME`.
+    """Return a network by its name: one of NETWORKS, any `wrn_D_K`, `torchvision:NAME`, `timm:NAME`, `file.py:NAME`.
 
     Raises:
-        ConfigError: There is no such network, and the nearest one is named; or timm is not installed.
+        ConfigError: There is no such network, and the nearest one is named; timm is not installed; or the user's file
+            does not import or lacks the name.
     """
     if name in NETWORKS:
         return NETWORKS[name]
+    if is_user_code(name):
+        find_factory(name)
+        return Network(f"the user's own {label(name)}", partial(build_user, name))
     library, colon, theirs = name.partition(":")
     if colon and library == "torchvision":
         check_torchvision(theirs)

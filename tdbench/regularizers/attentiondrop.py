@@ -59,6 +59,8 @@ def check_block_size(block_size: int) -> None:
 class AttentionDropConfig(RegularizerConfig):
     """The knobs of AttentionDrop."""
 
+    strength_knob = "p"
+
     name: Literal["attentiondrop"] = knob("attentiondrop", "blocks of high attention are damped softly")
     schedule: Literal["constant", "linear"] = knob(
         "linear", "how the strength rises: at once, or linearly from 0", source="public code: linear"

@@ -67,6 +67,8 @@ class CorrDrop(Regularizer):
 class CorrDropConfig(RegularizerConfig):
     """The knobs of CorrDrop."""
 
+    strength_knob = "p"
+
     name: Literal["corrdrop"] = knob("corrdrop", "regions that correlate little with the others are dropped")
     schedule: Literal["constant", "linear"] = knob(
         "linear", "how the strength rises: at once, or linearly from 0", source="public code: over 200 forward calls"

@@ -65,11 +65,16 @@ class CutoutConfig(RegularizerConfig):
     """The knobs of Cutout."""
 
     placement: ClassVar[Literal["input"]] = "input"
+    strength_knob = "size"
 
     name: Literal["cutout"] = knob("cutout", "a square hole is cut into each image")
     size: int = knob(
         16, "L, side of the hole in pixels", ge=1, source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN"
     )
+
+    def strength_range(self) -> tuple[int, int]:
+        """Return holes from one pixel to one that covers any image, wherever its centre is."""
+        return 1, 8192
 
     def build(self, channels: int, depth: float = 1.0) -> Cutout:
         """Return the layer; it does not depend on the number of channels."""

@@ -43,6 +43,8 @@ class DropPathConfig(RegularizerConfig):
     """The knobs of DropPath."""
 
     placement: ClassVar[Literal["branch"]] = "branch"
+    strength_knob = "p"
+    share_is_proportional = True
 
     name: Literal["drop_path"] = knob("drop_path", "the residual branch of a sample is dropped")
     p: float = knob(

@@ -124,6 +124,8 @@ class DropBlock(Regularizer):
 class DropBlockConfig(RegularizerConfig):
     """The knobs of DropBlock."""
 
+    strength_knob = "p"
+
     name: Literal["dropblock"] = knob("dropblock", "square blocks are dropped, in each channel by itself")
     schedule: Literal["constant", "linear"] = knob(
         "linear", "how the strength rises: at once, or linearly from 0", source="paper: linear"

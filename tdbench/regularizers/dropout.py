@@ -45,6 +45,9 @@ class Dropout(Regularizer):
 class DropoutConfig(RegularizerConfig):
     """The knobs of dropout."""
 
+    strength_knob = "p"
+    share_is_proportional = True
+
     name: Literal["dropout"] = knob("dropout", "each unit is dropped by itself")
     p: float = knob(0.1, "probability of a unit to be dropped", ge=0, le=1, source="0.1 to 0.3 in the literature")
 

@@ -51,6 +51,9 @@ class FocusedDropout(Regularizer):
 class FocusedDropoutConfig(RegularizerConfig):
     """The knobs of FocusedDropout."""
 
+    strength_knob = "participation"
+    share_is_proportional = True
+
     name: Literal["focused_dropout"] = knob(
         "focused_dropout", "positions off the strongest channel's focus are dropped"
     )

@@ -43,6 +43,8 @@ class MaxDropout(Regularizer):
 class MaxDropoutConfig(RegularizerConfig):
     """The knobs of MaxDropout."""
 
+    strength_knob = "p"
+
     name: Literal["max_dropout"] = knob("max_dropout", "the largest values of the tensor are dropped")
     p: float = knob(0.3, "length of the top of the value range that is dropped", ge=0, le=1, source="paper's code")
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pydantic import field_validator
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
@@ -20,6 +21,11 @@ class NoneConfig(RegularizerConfig):
     """The baseline has no knobs."""
 
     name: Literal["none"] = knob("none", "the baseline: nothing is dropped")
+
+    @field_validator("match", mode="after")
+    @classmethod
+    def _nothing_to_match(cls, value: float | None) -> None:
+        """Drop nothing whatever the others are matched to, so that one command serves the baseline too."""
 
     def build(self, channels: int, depth: float = 1.0) -> Identity:
         """Return the identity, whatever the number of channels."""

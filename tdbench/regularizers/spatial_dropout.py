@@ -41,6 +41,9 @@ class SpatialDropout(Regularizer):
 class SpatialDropoutConfig(RegularizerConfig):
     """The knobs of SpatialDropout."""
 
+    strength_knob = "p"
+    share_is_proportional = True
+
     name: Literal["spatial_dropout"] = knob("spatial_dropout", "whole feature maps are dropped")
     p: float = knob(0.1, "probability of a feature map to be dropped", ge=0, le=1, source="public code")
 

@@ -285,6 +285,8 @@ def check_knobs(
 class TargetDropConfig(RegularizerConfig):
     """The knobs of TargetDrop."""
 
+    strength_knob = "drop_ratio"
+
     name: Literal["targetdrop"] = knob(
         "targetdrop", "attention picks channels, and the region round each peak is dropped"
     )
@@ -323,6 +325,10 @@ class TargetDropConfig(RegularizerConfig):
     def _in_range(self) -> "TargetDropConfig":
         check_knobs(self.drop_ratio, self.block_size, self.target_fraction, self.reduction)
         return self
+
+    def strength_range(self) -> tuple[float, float]:
+        """Return γ from 0 to ρ."""
+        return 0.0, 1.0 if self.target_fraction is None else self.target_fraction
 
     def build(self, channels: int, depth: float = 1.0) -> TargetDrop2d:
         """Return the layer for `channels` channels; its random numbers are torch's global ones."""

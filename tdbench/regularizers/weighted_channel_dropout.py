@@ -63,11 +63,17 @@ class WeightedChannelDropout(Regularizer):
 class WeightedChannelDropoutConfig(RegularizerConfig):
     """The knobs of WeightedChannelDropout."""
 
+    strength_knob = "ratio"
+
     name: Literal["weighted_channel_dropout"] = knob(
         "weighted_channel_dropout", "channels are dropped, strong ones less often"
     )
     ratio: float = knob(0.8, "share of the channels selected by their weight", gt=0, le=1, source="paper: 0.8 to 0.9")
     keep: float = knob(0.9, "probability of a selected channel to be kept", gt=0, le=1, source="public code")
+
+    def strength_range(self) -> tuple[float, float]:
+        """Return shares of the channels above 0, which is none."""
+        return 1e-3, 1.0
 
     def build(self, channels: int, depth: float = 1.0) -> WeightedChannelDropout:
         """Return the layer; it does not depend on the number of channels."""

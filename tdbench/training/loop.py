@@ -11,6 +11,7 @@ from tdbench.errors import FolderError, Interrupted, TdbenchError
 from tdbench.results.store import CHECKPOINT, RunFolder
 from tdbench.training.checkpoint import load_checkpoint, save_checkpoint
 from tdbench.training.environment import describe_environment
+from tdbench.training.matching import solve_match, with_knob
 from tdbench.training.run import Diverged, Progress, Run
 
 LOOK_EVERY_S = 0.5  # how often the loss is read back from a device that works on its own
@@ -61,6 +62,7 @@ def train(
     finished = finished_result(folder, config, fresh)
     if finished is not None:
         return finished
+    config = matched(config, None if fresh else folder.read_config())
     run = Run(config)
     with folder.in_use():
         finished = finished_result(folder, config, fresh)  # another process may have been at it meanwhile
@@ -69,6 +71,17 @@ def train(
         if fresh:
             folder.clear()
         return execute(run, folder, observer or Observer(), should_stop)
+
+
+def matched(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig:
+    """Return the configuration with its strength knob solved: as it was when the run began, or by a calibration.
+
+    Raises:
+        ConfigError: The share that is asked for cannot be reached.
+    """
+    if config.regularizer.match is None or begun is None:
+        return solve_match(config)
+    return with_knob(config, begun["regularizer"][config.regularizer.strength_knob])
 
 
 def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -> dict[str, Any] | None:
@@ -100,6 +113,11 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
         why = "; ".join(differences[:4]) or "it was made by another release of tdbench"
         raise FolderError(f"{folder.path} holds another run: {why}; take another --out, or --fresh to replace it")
     result = folder.read_result()
+    if result is not None and result["digest"] != config.digest():
+        raise FolderError(
+            f"{folder.path} holds a run of another version of the model's or regularizer's file, or of tdbench; take "
+            "another --out, or --fresh to replace it"
+        )
     return result if result is not None and result["status"] != "failed" else None
 
 

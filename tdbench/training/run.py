@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tdbench.config import RunConfig
 from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
-from tdbench.data.sources import LoadedData, load_data
+from tdbench.data.sources import load_data
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.models.build import build, find_network
-from tdbench.models.sites import Insertion, insert
+from tdbench.models.sites import insert
 from tdbench.training.clock import StepClock
-from tdbench.training.precision import Hardware, activate, resolve
+from tdbench.training.facts import describe
+from tdbench.training.precision import activate, resolve
 from tdbench.training.schedule import lr_at
 
 
@@ -274,25 +275,3 @@ class Run:
 def error_pct(num_hits: int, num_images: int) -> float:
     """Return the share of images that were not hit, in per cent."""
     return 100 * (num_images - num_hits) / num_images
-
-
-def describe(
-    config: RunConfig, hardware: Hardware, data: LoadedData, model: nn.Module, insertion: Insertion
-) -> dict[str, str]:
-    """Return what runs where, a line each, for people."""
-    knobs = {knob: value for knob, value in config.regularizer.knobs().items() if value is not None}
-    if config.regularizer.schedule != "constant":
-        knobs["schedule"] = config.regularizer.schedule
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    shape = "×".join(map(str, data.image_shape))
-    return {
-        "model": f"{config.model.name} ({find_network(config.model.name).title}), {num_parameters:,} parameters",
-        "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
-        f"{data.num_classes} classes",
-        "regularizer": ", ".join([config.regularizer.name, *(f"{knob} {value}" for knob, value in knobs.items())]),
-        "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
-        "device": hardware.name(),
-        "precision": f"{hardware.precision}, {config.hardware.memory_format}"
-        + (", compiled" if hardware.compile else ""),
-        "threads": str(hardware.threads),
-    }

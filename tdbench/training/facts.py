@@ -1,0 +1,39 @@
+"""What runs where, a line each, for people."""
+
+from torch import nn
+
+from tdbench.config import RegularizerConfig, RunConfig
+from tdbench.config.user_code import label
+from tdbench.data.sources import LoadedData
+from tdbench.models.build import find_network
+from tdbench.models.sites import Insertion
+from tdbench.training.precision import Hardware
+
+
+def describe(
+    config: RunConfig, hardware: Hardware, data: LoadedData, model: nn.Module, insertion: Insertion
+) -> dict[str, str]:
+    """Return the facts of a run by their names."""
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    shape = "×".join(map(str, data.image_shape))
+    return {
+        "model": f"{label(config.model.name)} ({find_network(config.model.name).title}), {num_parameters:,} parameters",
+        "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
+        f"{data.num_classes} classes",
+        "regularizer": describe_regularizer(config.regularizer),
+        "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
+        "device": hardware.name(),
+        "precision": f"{hardware.precision}, {config.hardware.memory_format}"
+        + (", compiled" if hardware.compile else ""),
+        "threads": str(hardware.threads),
+    }
+
+
+def describe_regularizer(regularizer: RegularizerConfig) -> str:
+    """Return the method and its knobs in a line, with what its strength was solved for."""
+    knobs = {knob: str(value) for knob, value in regularizer.knobs().items() if value is not None}
+    if regularizer.match is not None:
+        knobs[str(regularizer.strength_knob)] += f" (solved for {regularizer.match:g} % dropped)"
+    if regularizer.schedule != "constant":
+        knobs["schedule"] = regularizer.schedule
+    return ", ".join([label(regularizer.name), *(f"{knob} {value}" for knob, value in knobs.items())])

@@ -1,0 +1,111 @@
+"""Methods made comparable: a method's strength knob solved for the share of units that it really drops.
+
+A nominal rate names different strengths in different methods, maps and networks. Here the layers of the run's own
+network, fresh, see a few training batches at each candidate value, and the realised share decides. The batches are
+spread over the schedule, so that what is matched is the mean over the training, which is what a run reports.
+"""
+
+from typing import Any
+
+import torch
+
+from tdbench.config import RegularizerConfig, RunConfig
+from tdbench.data.batches import derive_seed
+from tdbench.errors import ConfigError
+from tdbench.models.sites import insert
+from tdbench.training.run import Run
+
+NUM_BATCHES = 8
+NUM_HALVINGS = 14
+CLOSE_ENOUGH = 0.002  # of the share that is asked for
+DIGITS = 4  # of the solved value
+
+
+def solve_match(config: RunConfig) -> RunConfig:
+    """Return the configuration with its strength knob solved for `regularizer.match`, or as it is where that is null.
+
+    Raises:
+        ConfigError: No value of the knob gives the share; the range of shares that can be had is named.
+    """
+    method, target = config.regularizer, config.regularizer.match
+    if target is None:
+        return config
+    assert method.strength_knob is not None, "the configuration refuses to match a method without one"
+    calibration = Calibration(config)
+    low, high = method.strength_range()
+    ends = sorted((calibration.dropped_pct(low), calibration.dropped_pct(high)))
+    if not ends[0] <= target <= ends[1]:
+        raise ConfigError(
+            f"regularizer.match must be between {ends[0]:.3g} and {ends[1]:.3g} % here, what {method.name} drops at "
+            f"{method.strength_knob} = {low:g} and {high:g}, got {target:g} %"
+        )
+    if method.share_is_proportional:
+        value = low + (high - low) * (target - ends[0]) / (ends[1] - ends[0])
+        return with_knob(config, calibration.rounded(value))
+    rising = calibration.dropped_pct(high) == ends[1]
+    for _ in range(NUM_HALVINGS):
+        middle = calibration.rounded((low + high) / 2)
+        share = calibration.dropped_pct(middle)
+        if abs(share - target) <= CLOSE_ENOUGH * target or middle in (low, high):
+            break
+        if (share < target) == rising:
+            low = middle
+        else:
+            high = middle
+    # A share that moves in steps, of whole channels or pixels, has a value that comes nearest.
+    return with_knob(config, min(calibration.seen, key=lambda value: abs(calibration.seen[value] - target)))
+
+
+class Calibration:
+    """Measures what a method drops, in per cent, at values of its strength knob.
+
+    Attributes:
+        seen: Value to share, of all that were measured.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        hardware = config.hardware.model_copy(update={"compile": False})
+        self.run = Run(config.model_copy(update={"hardware": hardware}))
+        self.method = config.regularizer
+        number = min(NUM_BATCHES, len(self.run.batches))
+        self.images = [images for images, _ in self.run.batches.epoch(1, 0, number)]
+        self.image_shape = tuple(self.images[0].shape[1:])
+        self.seen: dict[float, float] = {}
+
+    def rounded(self, value: float) -> float:
+        """Return the value of the knob's type nearest to `value`, with a few digits."""
+        if isinstance(getattr(self.method, str(self.method.strength_knob)), int):
+            return round(value)
+        return float(f"{value:.{DIGITS}g}")
+
+    @torch.no_grad()
+    def dropped_pct(self, value: float) -> float:
+        """Return the share that is dropped at a value of the knob, the same random numbers behind each value."""
+        if value not in self.seen:
+            run, device = self.run, self.run.hardware.device
+            run.insertion.remove()
+            torch.manual_seed(derive_seed(run.config.seed, "regularizer"))
+            method = changed(self.method, {str(self.method.strength_knob): value})
+            run.insertion = insert(run.model, method, image_shape=self.image_shape)  # type: ignore[arg-type]
+            for layer in run.insertion.layers.values():
+                layer.to(device)
+            run.insertion.meter(device)
+            run.model.train()
+            for number, images in enumerate(self.images):
+                run.insertion.set_progress((number + 0.5) / len(self.images))
+                with run.hardware.autocast():
+                    run.model(images)
+            counts = run.insertion.read_meter().values()
+            self.seen[value] = 100 * sum(dropped for dropped, _ in counts) / sum(units for _, units in counts)
+        return self.seen[value]
+
+
+def with_knob(config: RunConfig, value: Any) -> RunConfig:
+    """Return the configuration with another value of its method's strength knob."""
+    method = changed(config.regularizer, {str(config.regularizer.strength_knob): value})
+    return config.model_copy(update={"regularizer": method})
+
+
+def changed(method: RegularizerConfig, knobs: dict[str, Any]) -> RegularizerConfig:
+    """Return a method's configuration with other knobs, checked like any other."""
+    return type(method).model_validate(method.model_dump() | knobs)

@@ -1,0 +1,164 @@
+"""The user's own networks and methods, `file.py:NAME`, in every command that takes a name."""
+
+import pytest
+import torch
+
+from tdbench import load_config
+from tdbench.config import RunConfig, find_method
+from tdbench.config.user_code import absolute, label, load_object
+from tdbench.errors import ConfigError, TdbenchError
+from tdbench.models.build import build
+from tdbench.regularizers.base import DropMeter
+
+CODE = """
+import neighbour
+import torch
+from torch import nn
+import tdbench
+
+class MapDrop(nn.Module):
+    def __init__(self, channels, p: float = 0.25, *, wide: bool = True, generator: torch.Generator | None = None):
+        super().__init__()
+        self.channels, self.p = channels, p
+    def forward(self, x):
+        return nn.functional.dropout2d(x, self.p, self.training)
+
+class Rising(tdbench.Regularizer):
+    def __init__(self, p=0.5):
+        super().__init__()
+        self.p = p
+    def drop(self, x):
+        keep = torch.rand_like(x) >= self.p * self.strength
+        return x * keep, (~keep).sum()
+
+class Fails(nn.Module):
+    def __init__(self, p: float = 0.1):
+        raise ValueError("no good\\nat all")
+
+class Wrong(nn.Module):
+    def forward(self, x):
+        return x[:1]
+
+class Clashing(nn.Module):
+    def __init__(self, sites=3):
+        super().__init__()
+
+def make_model(num_classes, in_channels, width=4):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    )
+
+def anything(**options):
+    return make_model(**options)
+
+def no_model(): return 3
+def raises(num_classes): raise RuntimeError("out of luck")
+number = 5
+"""
+
+
+@pytest.fixture
+def code(tmp_path):
+    (tmp_path / "neighbour.py").write_text("")
+    (tmp_path / "mine.py").write_text(CODE)
+    return tmp_path / "mine.py"
+
+
+@pytest.mark.parametrize("factory", ["make_model", "anything"])
+def test_a_network_of_the_users_is_built_for_the_data(code, factory):
+    assert build(f"{code}:{factory}", 7, 2)(torch.zeros(1, 2, 8, 8)).shape == (1, 7)
+
+
+def test_the_knobs_of_a_method_of_the_users_are_its_constructors_parameters(code):
+    config = load_config(overrides={"regularizer": f"{code}:MapDrop", "p": 0.5}).regularizer
+    assert config.knobs() == {"p": 0.5, "wide": True}
+    layer = config.build(8)
+    assert (layer.module.channels, layer.module.p) == (8, 0.5)
+    for overrides, message in (({"p": "much"}, "p must be a number"), ({"q": 1}, "unknown key 'q'")):
+        with pytest.raises(ConfigError, match=message):
+            load_config(overrides={"regularizer": f"{code}:MapDrop", **overrides})
+
+
+def test_a_module_of_the_users_acts_as_it_does_and_its_share_is_estimated_on_units_that_were_not_zero(code):
+    layer = find_method(f"{code}:MapDrop")(name=f"{code}:MapDrop", p=0.5).build(64)
+    layer.meter = DropMeter(torch.device("cpu"))
+    x = torch.randn(32, 64, 4, 4).relu()
+    assert torch.equal(layer.eval()(x), x)
+    torch.manual_seed(0)
+    out = layer.train()(x)
+    torch.manual_seed(0)
+    assert torch.equal(out, torch.nn.functional.dropout2d(x, 0.5))
+    dropped, units = layer.meter.read()
+    assert units == x.numel()
+    # 2048 maps with p = 0.5: a standard deviation of 0.011, a little more since maps differ in how much is not zero
+    assert dropped / units == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_regularizer_of_the_users_follows_the_schedule_and_a_plain_module_cannot(code):
+    rising = load_config(overrides={"regularizer": f"{code}:Rising", "regularizer.schedule": "linear"}).regularizer
+    layer = rising.build(3)
+    layer.strength = rising.strength_at(0)
+    x = torch.ones(1, 3, 4, 4)
+    assert torch.equal(layer(x), x)
+    with pytest.raises(ConfigError, match=r"constant, got 'linear': MapDrop is no tdbench.Regularizer"):
+        load_config(overrides={"regularizer": f"{code}:MapDrop", "regularizer.schedule": "linear"})
+
+
+def test_a_name_means_the_same_from_everywhere_and_a_change_of_the_file_is_another_run(code, monkeypatch):
+    monkeypatch.chdir(code.parent)
+    name = "mine.py:make_model"
+    here = load_config(overrides={"model": name, "regularizer": "mine.py:Rising"})
+    assert here.model.name == absolute(name) == f"{code}:make_model"
+    assert label(here.model.name) == "mine.py:make_model"
+    before = here.digest()
+    assert RunConfig.model_validate(here.dump()).digest() == before
+    code.write_text(CODE.replace("width=4", "width=5"))
+    assert here.digest() != before
+    assert build(name, 3, 1)[0].out_channels == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine.py:make_modle", "unknown name 'make_modle'; did you mean make_model"),
+        ("mine.py:no_model", "must return an nn.Module, got int"),
+        ("mine.py:raises", "cannot be built: RuntimeError: out of luck"),
+        ("mine.py:number", "must be a function or class that makes a network, got int"),
+        ("none.py:x", "none.py cannot be read: No such file"),
+        ("broken.py:x", "broken.py does not import: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_is_wrong_with_a_network_of_the_users_is_said_in_its_own_words(code, monkeypatch, name, message):
+    monkeypatch.chdir(code.parent)
+    (code.parent / "broken.py").write_text("1 / 0")
+    with pytest.raises(ConfigError, match=message):
+        build(name, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("make_model", "must be a class of nn.Module, got function"),
+        ("Clashing", "a knob must not be called 'sites'"),
+    ],
+)
+def test_what_is_no_method_is_refused(code, entry, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides={"regularizer": f"{code}:{entry}"})
+
+
+def test_a_method_that_fails_says_so(code):
+    with pytest.raises(ConfigError, match=r"Fails cannot be built: ValueError: no good$"):
+        load_config(overrides={"regularizer": f"{code}:Fails"}).regularizer.build(3)
+    layer = load_config(overrides={"regularizer": f"{code}:Wrong"}).regularizer.build(3)
+    with pytest.raises(TdbenchError, match=r"Wrong must return a tensor of \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"):
+        layer(torch.zeros(2, 3, 4, 4))
+
+
+def test_a_file_that_fails_once_can_be_mended(tmp_path):
+    file = tmp_path / "mended.py"
+    file.write_text("raise SystemExit(3)")
+    with pytest.raises(ConfigError, match="does not import: SystemExit: 3"):
+        load_object(f"{file}:x")
+    file.write_text("x = 1")
+    assert load_object(f"{file}:x") == 1
