@@ -34,7 +34,7 @@ def test_list_shows_the_networks_and_data_sets_of_the_issue(listed):
 def test_list_shows_every_knob_of_a_method_with_its_default(listed, method):
     shared = {row["key"].removeprefix("regularizer."): row["default"] for row in listed["settings"]}
     own = {row["knob"]: row["default"] for row in listed["knobs"] if row["method"] == method}
-    knobs = {name: shared[name] for name in ("sites", "schedule", "ramp")} | own
+    knobs = {name: shared[name] for name in ("sites", "schedule", "ramp", "match")} | own
     fields = {name: field for name, field in find_method(method).model_fields.items() if name != "name"}
     assert knobs == {name: "null" if field.default is None else str(field.default) for name, field in fields.items()}
 
