@@ -1,23 +1,19 @@
-"""The configuration of a run: the typed tree (`tree`) and how it is put together (`loading`)."""
+"""The configuration of a run: how fields are declared, the typed tree, and how its parts are put together."""
 
-from tdbench.config.loading import FLAGS, load_config, parse_yaml, resolve_key
+from tdbench.config.knobs import Section, about, knob
+from tdbench.config.loading import FLAGS, build_config, load_config, parse_yaml, resolve_key
+from tdbench.config.method import RegularizerConfig, find_method, method_names
 from tdbench.config.tree import (
     AugmentConfig,
     DataConfig,
     HardwareConfig,
     ModelConfig,
     OptimizerConfig,
-    RegularizerConfig,
     RunConfig,
     ScheduleConfig,
-    Section,
     TrainingConfig,
-    about,
-    find_method,
     flatten,
-    knob,
     known_keys,
-    method_names,
 )
 
 __all__ = [
@@ -33,6 +29,7 @@ __all__ = [
     "Section",
     "TrainingConfig",
     "about",
+    "build_config",
     "find_method",
     "flatten",
     "knob",

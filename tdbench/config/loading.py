@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tdbench.config.tree import RegularizerConfig, RunConfig, about, find_method, known_keys, method_names
+from tdbench.config.knobs import about
+from tdbench.config.method import RegularizerConfig, find_method, method_names
+from tdbench.config.tree import RunConfig, known_keys
 from tdbench.config.user_code import absolute
 from tdbench.errors import ConfigError, nearest
 
@@ -87,7 +89,19 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     Raises:
         ConfigError: The file cannot be read, or a key or value is unknown, of the wrong type or out of range.
     """
-    tree = read_yaml(Path(path)) if path is not None else {}
+    return build_config(read_yaml(Path(path)) if path is not None else {}, overrides, path)
+
+
+def build_config(
+    tree: dict[str, Any], overrides: Mapping[str, Any] | None = None, path: str | Path | None = None
+) -> RunConfig:
+    """Build the configuration of a run from a tree, complete or partial, as `load_config` does from a file.
+
+    Args:
+        tree: Nested keys; changed in place.
+        overrides: Dotted keys, flag names or aliases, each with a value.
+        path: The file that the tree stood in, for messages.
+    """
     overrides = dict(overrides or {})
     section = tree.get("regularizer") or {}
     if not isinstance(section, dict):

@@ -1,64 +1,23 @@
-"""The typed tree that describes one run, and the digest that names it.
-
-A method's own knobs are declared beside the method, in its file under `regularizers/`. Methods are plug-ins:
-`find_method` imports that one file by name, so that this module stands below them and names none of them.
-"""
+"""The typed tree that describes one run, and the digest that names it."""
 
 import hashlib
-import importlib
 import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from tdbench.config.knobs import Section, about, knob
+from tdbench.config.method import RegularizerConfig, find_method
 from tdbench.config.user_code import absolute, file_digest, is_user_code
-from tdbench.errors import ConfigError, nearest, unknown
+from tdbench.errors import nearest
 
 # Digests change with this, because a release may change what a configuration gives.
 RESULTS_VERSION = "0.1"
-
-
-def knob(default: Any, description: str, **extra: Any) -> Any:
-    """Declare a field: pydantic's constraints (`ge`, `le`, ...) and what `tdbench list` and sweeps want to know.
-
-    Args:
-        default: The default value.
-        description: One line, with the unit.
-        **extra: Field constraints; and `source` (where the default comes from), `aliases` (other names on the
-            command line), `rule` (the range in words, where constraints cannot say it), `identity=False` for a
-            field that changes where or how fast a run goes but not which run it is.
-    """
-    own: dict[str, Any] = {key: extra.pop(key) for key in ("source", "aliases", "rule", "identity") if key in extra}
-    return Field(default, description=description, json_schema_extra=own or None, **extra)
-
-
-class Section(BaseModel):
-    """A frozen branch of the tree that refuses unknown keys, NaN, and booleans where numbers belong."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
-        annotation = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError(f"must not be true or false, got {str(value).lower()}")
-        return value
 
 
 class DataConfig(Section):
@@ -67,7 +26,12 @@ class DataConfig(Section):
     name: str = knob("digits", "data set")
     root: Path = knob(Path("data"), "folder of the data sets' files", identity=False)
     train_fraction: float = knob(
-        1.0, "share of the training images used, balanced over classes", gt=0, le=1, rule="0 < F <= 1"
+        1.0,
+        "share of the training images used, balanced over classes",
+        gt=0,
+        le=1,
+        rule="0 < F <= 1",
+        sweep=(0.1, 0.25, 0.5, 1.0),
     )
     image_size: int = knob(32, "side in pixels to which the images of a folder are resized", ge=8, le=4096)
     resident_mib: int = knob(
@@ -95,6 +59,7 @@ class AugmentConfig(Section):
         0,
         "side in pixels of the hole that Cutout cuts into each training image, beside any regularizer; 0: none",
         ge=0,
+        sweep=(0, 8, 16),
         source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN",
     )
 
@@ -102,7 +67,9 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    name: str = knob("resnet8", "network, or the user's own: file.py:make_model")
+    name: str = knob(
+        "resnet8", "network, or the user's own: file.py:make_model", sweep=("resnet8", "resnet14", "resnet20")
+    )
 
     @field_validator("name")
     @classmethod
@@ -110,90 +77,13 @@ class ModelConfig(Section):
         return absolute(value)
 
 
-class RegularizerConfig(Section):
-    """What every method has; a method's file subclasses this, with its own knobs and its name as a Literal."""
-
-    name: str = knob("targetdrop", "method: a file name of regularizers/, or the user's own: file.py:MyDrop")
-    sites: tuple[str, ...] | None = knob(
-        None,
-        "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
-        rule="names or patterns of the model's sites",
-        source="tdbench's choice",
-    )
-
-    schedule: Literal["constant", "linear"] = knob("constant", "how the strength rises: at once, or linearly from 0")
-    ramp: float = knob(1.0, "share of the training steps over which a linear schedule rises", gt=0, le=1)
-    match: float | None = knob(
-        None,
-        "share of units, in per cent, that is to be dropped: the method's strength knob is solved for it by a "
-        "calibration; null: the knob as it is",
-        gt=0,
-        le=100,
-    )
-
-    # The knob that `match` solves, None where a method has none; and whether the dropped share is proportional to it.
-    strength_knob: ClassVar[str | None] = None
-    share_is_proportional: ClassVar[bool] = False
-
-    # Where the method belongs, which is also its default site: a feature map, the images, or each residual branch.
-    placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
-
-    def build(self, channels: int, depth: float = 1.0) -> Any:
-        """Return the layer, a `regularizers.base.Regularizer`.
-
-        Args:
-            channels: C of the feature map.
-            depth: Which of the sites it is, in the network's order, as a share in (0, 1].
-        """
-        raise NotImplementedError
-
-    def knobs(self) -> dict[str, Any]:
-        """Return the method's own knobs, without what every method has."""
-        return self.model_dump(exclude=set(RegularizerConfig.model_fields))
-
-    def strength_range(self) -> tuple[float, float]:
-        """Return the values of the strength knob between which `match` looks."""
-        return 0.0, 1.0
-
-    def strength_at(self, progress: float) -> float:
-        """Return the share of its full strength that the method has after the share `progress` of the training."""
-        return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
-
-    @field_validator("sites", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        names = value.split(",") if isinstance(value, str) else value
-        if isinstance(names, (list, tuple)):
-            if not names or not all(isinstance(name, str) and name.strip() for name in names):
-                raise ValueError(f"must name at least one site, got {value!r}")
-            return tuple(name.strip() for name in names)
-        return value
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _of_the_dropped_share(cls, value: Any) -> Any:
-        """Take `dropped=1.5`, as the command line writes it, for 1.5."""
-        if isinstance(value, str):
-            quantity, equals, share = value.partition("=")
-            if not equals or quantity.strip() != "dropped":
-                raise ValueError(f"must be dropped=PER_CENT, such as dropped=1.5, got {value!r}")
-            return share.strip()
-        return value
-
-    @model_validator(mode="after")
-    def _has_a_knob_to_match(self) -> "RegularizerConfig":
-        if self.match is not None and type(self) is not RegularizerConfig and self.strength_knob is None:
-            raise ValueError(f"regularizer.match must be null for {self.name}, which has no strength knob to solve")
-        return self
-
-
 class OptimizerConfig(Section):
     """Stochastic gradient descent."""
 
-    lr: float = knob(0.1, "peak learning rate", gt=0)
+    lr: float = knob(0.1, "peak learning rate", gt=0, sweep=(0.03, 0.1, 0.3))
     momentum: float = knob(0.9, "momentum", ge=0, lt=1)
     nesterov: bool = knob(True, "Nesterov momentum")
-    weight_decay: float = knob(5e-4, "weight decay, on every weight", ge=0)
+    weight_decay: float = knob(5e-4, "weight decay, on every weight", ge=0, sweep=(0.0, 1e-4, 5e-4, 1e-3))
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "OptimizerConfig":
@@ -221,11 +111,11 @@ class ScheduleConfig(Section):
 class TrainingConfig(Section):
     """How long, and in which portions."""
 
-    epochs: int = knob(20, "passes over the training images", ge=1)
+    epochs: int = knob(20, "passes over the training images", ge=1, sweep=(5, 10, 20, 40))
     max_steps: int | None = knob(None, "stop after this many optimizer steps, the schedules scaled to it", ge=1)
-    batch_size: int = knob(64, "images per optimizer step", ge=1)
+    batch_size: int = knob(64, "images per optimizer step", ge=1, sweep=(32, 64, 128))
     eval_every: int = knob(1, "evaluate each so many epochs; the last one always", ge=1)
-    label_smoothing: float = knob(0.0, "label smoothing", ge=0, lt=1)
+    label_smoothing: float = knob(0.0, "label smoothing", ge=0, lt=1, sweep=(0.0, 0.05, 0.1))
 
 
 class HardwareConfig(Section):
@@ -292,36 +182,6 @@ class RunConfig(Section):
         """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment."""
         text = json.dumps([RESULTS_VERSION, self.identity()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def method_names() -> list[str]:
-    """Return the names of the methods: the file names of `regularizers/`."""
-    folder = Path(__file__).parents[1] / "regularizers"
-    names = (path.stem for path in folder.glob("*.py"))
-    return sorted(name for name in names if not name.startswith("_") and name != "base")
-
-
-def find_method(name: str) -> type[RegularizerConfig]:
-    """Return the configuration class of a method, imported from the file that bears its name, or the user's own.
-
-    Raises:
-        ConfigError: No file of `regularizers/` has this name; or the user's file does not give it.
-    """
-    if is_user_code(name):
-        return importlib.import_module("tdbench.regularizers._user").user_method(name)
-    if name not in method_names():
-        raise ConfigError(unknown("regularizer", name, method_names()))
-    module = importlib.import_module(f"tdbench.regularizers.{name}")
-    declared = (entry for entry in vars(module).values() if isinstance(entry, type))
-    return next(
-        entry for entry in declared if issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__
-    )
-
-
-def about(field: FieldInfo) -> dict[str, Any]:
-    """Return what `knob` noted of a field beside its constraints: source, aliases, rule, identity."""
-    extra = field.json_schema_extra
-    return extra if isinstance(extra, dict) else {}
 
 
 def known_keys(method: type[RegularizerConfig]) -> dict[str, FieldInfo]:

@@ -65,10 +65,16 @@ class AttentionDropConfig(RegularizerConfig):
     schedule: Literal["constant", "linear"] = knob(
         "linear", "how the strength rises: at once, or linearly from 0", source="public code: linear"
     )
-    p: float = knob(0.1, "strength of the picking", ge=0, le=1, source="public code")
+    p: float = knob(0.1, "strength of the picking", ge=0, le=1, source="public code", sweep=(0.05, 0.1, 0.2, 0.4))
     threshold: float = knob(0.8, "β, attention above which a unit is a candidate", ge=0, le=1, source="public code")
     block_size: int = knob(
-        5, "side of the damped block in pixels", ge=1, rule="odd, at least 1", source="public code", aliases=("k",)
+        5,
+        "side of the damped block in pixels",
+        ge=1,
+        rule="odd, at least 1",
+        source="public code",
+        aliases=("k",),
+        sweep=(1, 3, 5, 7),
     )
 
     @model_validator(mode="after")

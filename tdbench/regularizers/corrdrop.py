@@ -73,8 +73,17 @@ class CorrDropConfig(RegularizerConfig):
     schedule: Literal["constant", "linear"] = knob(
         "linear", "how the strength rises: at once, or linearly from 0", source="public code: over 200 forward calls"
     )
-    p: float = knob(0.2, "share of the cells to drop", ge=0, le=1, source="public code: 0.2, with cutout 0.03")
-    block_size: int = knob(5, "side of a cell in feature-map pixels", ge=1, source="public code", aliases=("k",))
+    p: float = knob(
+        0.2,
+        "share of the cells to drop",
+        ge=0,
+        le=1,
+        source="public code: 0.2, with cutout 0.03",
+        sweep=(0.03, 0.1, 0.2, 0.3),
+    )
+    block_size: int = knob(
+        5, "side of a cell in feature-map pixels", ge=1, source="public code", aliases=("k",), sweep=(1, 3, 5, 7)
+    )
 
     def build(self, channels: int, depth: float = 1.0) -> CorrDrop:
         """Return the layer; it does not depend on the number of channels."""

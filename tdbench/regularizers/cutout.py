@@ -69,7 +69,11 @@ class CutoutConfig(RegularizerConfig):
 
     name: Literal["cutout"] = knob("cutout", "a square hole is cut into each image")
     size: int = knob(
-        16, "L, side of the hole in pixels", ge=1, source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN"
+        16,
+        "L, side of the hole in pixels",
+        ge=1,
+        source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN",
+        sweep=(4, 8, 12, 16, 20),
     )
 
     def strength_range(self) -> tuple[int, int]:

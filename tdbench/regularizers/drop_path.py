@@ -53,6 +53,7 @@ class DropPathConfig(RegularizerConfig):
         ge=0,
         le=1,
         source="0.2 to 0.5 in public code",
+        sweep=(0.1, 0.2, 0.3, 0.5),
     )
 
     def build(self, channels: int, depth: float = 1.0) -> DropPath:

@@ -130,9 +130,14 @@ class DropBlockConfig(RegularizerConfig):
     schedule: Literal["constant", "linear"] = knob(
         "linear", "how the strength rises: at once, or linearly from 0", source="paper: linear"
     )
-    p: float = knob(0.1, "share of the units to drop", ge=0, le=1, source="paper")
+    p: float = knob(0.1, "share of the units to drop", ge=0, le=1, source="paper", sweep=(0.05, 0.1, 0.15, 0.25))
     block_size: int = knob(
-        7, "side of a block in feature-map pixels", ge=1, source="paper: 7 on ImageNet", aliases=("k",)
+        7,
+        "side of a block in feature-map pixels",
+        ge=1,
+        source="paper: 7 on ImageNet",
+        aliases=("k",),
+        sweep=(1, 3, 5, 7, 9),
     )
 
     def build(self, channels: int, depth: float = 1.0) -> DropBlock:

@@ -49,7 +49,14 @@ class DropoutConfig(RegularizerConfig):
     share_is_proportional = True
 
     name: Literal["dropout"] = knob("dropout", "each unit is dropped by itself")
-    p: float = knob(0.1, "probability of a unit to be dropped", ge=0, le=1, source="0.1 to 0.3 in the literature")
+    p: float = knob(
+        0.1,
+        "probability of a unit to be dropped",
+        ge=0,
+        le=1,
+        source="0.1 to 0.3 in the literature",
+        sweep=(0.05, 0.1, 0.2, 0.3),
+    )
 
     def build(self, channels: int, depth: float = 1.0) -> Dropout:
         """Return the layer; it does not depend on the number of channels."""

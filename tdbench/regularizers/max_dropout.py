@@ -46,7 +46,14 @@ class MaxDropoutConfig(RegularizerConfig):
     strength_knob = "p"
 
     name: Literal["max_dropout"] = knob("max_dropout", "the largest values of the tensor are dropped")
-    p: float = knob(0.3, "length of the top of the value range that is dropped", ge=0, le=1, source="paper's code")
+    p: float = knob(
+        0.3,
+        "length of the top of the value range that is dropped",
+        ge=0,
+        le=1,
+        source="paper's code",
+        sweep=(0.1, 0.2, 0.3, 0.4),
+    )
 
     def build(self, channels: int, depth: float = 1.0) -> MaxDropout:
         """Return the layer; it does not depend on the number of channels."""

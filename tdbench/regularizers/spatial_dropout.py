@@ -45,7 +45,9 @@ class SpatialDropoutConfig(RegularizerConfig):
     share_is_proportional = True
 
     name: Literal["spatial_dropout"] = knob("spatial_dropout", "whole feature maps are dropped")
-    p: float = knob(0.1, "probability of a feature map to be dropped", ge=0, le=1, source="public code")
+    p: float = knob(
+        0.1, "probability of a feature map to be dropped", ge=0, le=1, source="public code", sweep=(0.05, 0.1, 0.2, 0.3)
+    )
 
     def build(self, channels: int, depth: float = 1.0) -> SpatialDropout:
         """Return the layer; it does not depend on the number of channels."""

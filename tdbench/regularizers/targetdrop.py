@@ -294,6 +294,7 @@ class TargetDropConfig(RegularizerConfig):
         0.15,
         "γ, share of the channels whose target region is dropped",
         rule="0 ≤ γ ≤ 1",
+        sweep=(0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
         source="third-party implementation, labelled there as the paper's",
         aliases=("gamma", "γ"),
     )
@@ -301,6 +302,7 @@ class TargetDropConfig(RegularizerConfig):
         5,
         "k, side of the dropped window in feature-map pixels",
         rule="odd, k ≥ 1",
+        sweep=(1, 3, 5, 7, 9),
         source="third-party implementation, labelled there as the paper's",
         aliases=("k",),
     )
@@ -308,6 +310,7 @@ class TargetDropConfig(RegularizerConfig):
         None,
         "ρ, share of the channels that count as targets, of which the dropped ones are drawn; null: ρ = γ",
         rule="γ ≤ ρ ≤ 1",
+        sweep=(0.15, 0.25, 0.5, 0.75, 1.0),
         source="ρ = γ is the paper",
         aliases=("target_channel_fraction", "rho", "ρ"),
     )

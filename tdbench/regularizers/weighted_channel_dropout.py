@@ -68,8 +68,17 @@ class WeightedChannelDropoutConfig(RegularizerConfig):
     name: Literal["weighted_channel_dropout"] = knob(
         "weighted_channel_dropout", "channels are dropped, strong ones less often"
     )
-    ratio: float = knob(0.8, "share of the channels selected by their weight", gt=0, le=1, source="paper: 0.8 to 0.9")
-    keep: float = knob(0.9, "probability of a selected channel to be kept", gt=0, le=1, source="public code")
+    ratio: float = knob(
+        0.8,
+        "share of the channels selected by their weight",
+        gt=0,
+        le=1,
+        source="paper: 0.8 to 0.9",
+        sweep=(0.7, 0.8, 0.9),
+    )
+    keep: float = knob(
+        0.9, "probability of a selected channel to be kept", gt=0, le=1, source="public code", sweep=(0.8, 0.9, 1.0)
+    )
 
     def strength_range(self) -> tuple[float, float]:
         """Return shares of the channels above 0, which is none."""
