@@ -14,6 +14,10 @@ _OUTPUT = "Output"
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="A run's configuration; flags override it.")
 ]
+Experiment = Annotated[
+    Path | None,
+    typer.Argument(metavar="[EXPERIMENT.yaml]", help="An experiment, such as ablations/block_size.yaml, or a run."),
+]
 Data = Annotated[
     str | None,
     typer.Option(help="digits, fashion_mnist, cifar10, cifar100, svhn, stl10, folder.", rich_help_panel=_RUN),

@@ -5,6 +5,7 @@ A method's own knobs are declared beside the method, in its file under `regulari
 """
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -70,7 +71,7 @@ class RegularizerConfig(Section):
     @field_validator("sites", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        names = value.split(",") if isinstance(value, str) else value
+        names = re.split("[,+]", value) if isinstance(value, str) else value
         if isinstance(names, (list, tuple)):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
                 raise ValueError(f"must name at least one site, got {value!r}")

@@ -1,4 +1,4 @@
-"""The run folder: its files, their columns, and how they are written, whole or not at all."""
+"""The run folder and the sweep folder: their files, their columns, and how they are written, whole or not at all."""
 
 import csv
 import io
@@ -17,6 +17,8 @@ from tdbench.errors import FolderError
 
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
 CHECKPOINT, LOCK = "checkpoint.pt", ".lock"
+SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv", "summary.csv"
+SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
 
 Status = Literal["done", "diverged", "failed"]
 
@@ -45,6 +47,21 @@ RESULT_FIELDS = (
     "wall_s",
     "peak_mem_mib",
     "error",
+)
+SUMMARY_COLUMNS = (
+    "n",
+    "test_error_pct_mean",
+    "test_error_pct_std",
+    "ci95_low",
+    "ci95_high",
+    "delta_vs_baseline",
+    "delta_ci95_low",
+    "delta_ci95_high",
+    "p_value",
+    "p_holm",
+    "verdict",
+    "dropped_pct",
+    "train_img_per_s",
 )
 
 
@@ -83,6 +100,93 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
+    """Make a folder and hold it for this process; the system lets go of it when the process dies.
+
+    Args:
+        folder: Where the results go.
+        patience_s: How long to wait for another process that holds it.
+
+    Raises:
+        FolderError: It is a file, cannot be written, or another process holds it.
+    """
+    lock = FileLock(folder / LOCK, timeout=patience_s)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (FileExistsError, NotADirectoryError):
+        raise no_folder(folder) from None
+    except Timeout:
+        raise FolderError(f"{folder} is in use by another process; wait for it or take another --out") from None
+    except OSError as error:
+        raise FolderError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def no_folder(path: Path) -> FolderError:
+    """Return the error of an `--out` that cannot be a folder."""
+    return FolderError(f"--out {path} must be a folder, and is a file or lies under one")
+
+
+def read_tree(path: Path) -> dict[str, Any] | None:
+    """Return the mapping in a YAML file that tdbench wrote, or None where there is none.
+
+    Raises:
+        FolderError: The file is not one that tdbench wrote.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise no_folder(path.parent) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise FolderError(f"{path} cannot be read; delete it, or take another --out") from error
+    if not isinstance(tree, dict):
+        raise FolderError(f"{path} is not one that tdbench wrote; take another --out")
+    return tree
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML, its keys in their order."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+
+
+class SweepFolder:
+    """One sweep on disk: `trials/<digest>/` are run folders, and the tables follow from them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def trial(self, digest: str) -> "RunFolder":
+        """Return the run folder of a trial."""
+        return RunFolder(self.path / TRIALS / digest)
+
+    def read_sweep(self) -> dict[str, Any] | None:
+        """Return the tree in `sweep.yaml`, or None where there is none."""
+        return read_tree(self / SWEEP)
+
+    def write_sweep(self, sweep: Mapping[str, Any]) -> None:
+        """Write what is swept."""
+        write_atomically(self / SWEEP, to_yaml(sweep).encode())
+
+    def write_trials(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a row per trial: which it is, the swept keys, then what `result.json` says."""
+        fields = [field for field in RESULT_FIELDS if field not in ("status", "seed")]
+        write_atomically(self / TRIALS_TABLE, to_csv(rows, ["trial", "status", "seed", *keys, *fields]).encode())
+
+    def write_summary(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a row per value."""
+        write_atomically(self / SUMMARY_TABLE, to_csv(rows, [*keys, *SUMMARY_COLUMNS]).encode())
+
+
 class RunFolder:
     """One run on disk. The folder is the database: the run is over when its `result.json` says so."""
 
@@ -91,31 +195,6 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Make the folder and hold it for this process; the system lets go of it when the process dies.
-
-        Raises:
-            FolderError: It is a file, cannot be written, or another process holds it.
-        """
-        lock = FileLock(self / LOCK, timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except (FileExistsError, NotADirectoryError):
-            raise self._no_folder() from None
-        except Timeout:
-            raise FolderError(f"{self.path} is in use by another process; wait for it or take another --out") from None
-        except OSError as error:
-            raise FolderError(f"cannot write to {self.path}: {error.strerror or error}; take another --out") from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _no_folder(self) -> FolderError:
-        return FolderError(f"--out {self.path} must be a folder, and is a file or lies under one")
 
     def files(self) -> list[str]:
         """Return the names of the run's files that are there."""
@@ -134,7 +213,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
-        write_atomically(self / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
+        write_atomically(self / CONFIG, to_yaml(config).encode())
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write what the run runs on."""
@@ -154,17 +233,7 @@ class RunFolder:
         Raises:
             FolderError: The file is not one that a run wrote.
         """
-        try:
-            tree = yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError:
-            raise self._no_folder() from None
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise FolderError(f"{self / CONFIG} cannot be read; delete it, or take another --out") from error
-        if not isinstance(tree, dict):
-            raise FolderError(f"{self / CONFIG} is not a run's; take another --out")
-        return tree
+        return read_tree(self / CONFIG)
 
     def read_result(self) -> dict[str, Any] | None:
         """Return `result.json`, or None where there is none.
@@ -196,3 +265,14 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def label(value: Any) -> str:
+    """Return a value of the configuration as flags and files write it: `0.15`, `true`, `null`, `stage1,stage2`."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(label, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.10g}"  # steps of 0.05 give 0.15000000000000002
+    return "null" if value is None else str(value)

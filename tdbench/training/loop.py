@@ -8,7 +8,7 @@ from typing import Any
 
 from tdbench.config import RunConfig
 from tdbench.errors import FolderError, Interrupted, TdbenchError
-from tdbench.results.store import CHECKPOINT, RunFolder
+from tdbench.results.store import CHECKPOINT, RunFolder, held
 from tdbench.training.checkpoint import load_checkpoint, save_checkpoint
 from tdbench.training.environment import describe_environment
 from tdbench.training.matching import solve_match, with_knob
@@ -40,6 +40,7 @@ def train(
     fresh: bool = False,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    patience_s: float = 0,
 ) -> dict[str, Any]:
     """Train one network, or go on where an earlier call on the same folder stopped.
 
@@ -51,6 +52,7 @@ def train(
         fresh: Delete the run that the folder holds and start over.
         observer: Told of the progress.
         should_stop: Asked after each step; once true, the run is saved and `Interrupted` raised.
+        patience_s: How long to wait for another process that holds the folder.
 
     Returns:
         The fields of `result.json`; at once, where the folder holds the finished run.
@@ -64,7 +66,7 @@ def train(
         return finished
     config = matched(config, None if fresh else folder.read_config())
     run = Run(config)
-    with folder.in_use():
+    with held(out, patience_s):
         finished = finished_result(folder, config, fresh)  # another process may have been at it meanwhile
         if finished is not None:
             return finished

@@ -10,7 +10,7 @@ import pytest
 
 from tdbench.errors import FolderError
 from tdbench.results import store
-from tdbench.results.store import METRICS_COLUMNS, RESULT_FIELDS, RunFolder, to_csv, to_json, write_atomically
+from tdbench.results.store import METRICS_COLUMNS, RESULT_FIELDS, RunFolder, held, to_csv, to_json, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -64,16 +64,16 @@ def test_figures_survive_the_csv_bit_for_bit():
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tdbench.results.store import RunFolder\n"
-        f"with RunFolder(Path({str(tmp_path)!r})).in_use(): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from tdbench.results.store import held\n"
+        f"with held(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(FolderError, match="in use by another process"), RunFolder(tmp_path).in_use():
+    with pytest.raises(FolderError, match="in use by another process"), held(tmp_path):
         pass
     holder.kill()
     holder.wait()
-    with RunFolder(tmp_path).in_use():
+    with held(tmp_path):
         pass
 
 

@@ -1,0 +1,157 @@
+"""Where trials run: in processes of this machine. `ray_executor` runs the same assignments on a cluster."""
+
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Protocol
+
+from tdbench.sweep.worker import Assignment, Ended, Event, work
+
+GRACE_S = 5.0  # for a process to end by itself
+
+
+class Executor(Protocol):
+    """Runs trials at once, each by itself."""
+
+    @property
+    def num_free(self) -> int:
+        """How many more trials can be submitted now."""
+
+    def submit(self, assignment: Assignment) -> None:
+        """Begin a trial."""
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Return what has happened, within the time; every trial that was submitted ends with one `Ended`."""
+
+    def stop(self) -> None:
+        """Ask the running trials to save and stop."""
+
+    def close(self) -> None:
+        """End whatever still runs."""
+
+
+@dataclass
+class Running:
+    """A trial in its process."""
+
+    assignment: Assignment
+    process: BaseProcess
+    link: Connection
+    slot: dict[str, str]
+    started: float = field(default_factory=time.monotonic)
+
+
+class LocalExecutor:
+    """A process per trial, forked from a server that has torch imported already; a start costs hundredths of a second.
+
+    Args:
+        slots: The environment of each trial that may run at once, such as the GPU that it sees.
+        timeout_s: Seconds after which a trial is given up, None: never.
+    """
+
+    def __init__(self, slots: Sequence[dict[str, str]], timeout_s: float | None = None) -> None:
+        self._context = trial_context()
+        self._slots, self._timeout_s = list(slots), timeout_s
+        self._running: dict[str, Running] = {}
+
+    @property
+    def num_free(self) -> int:
+        """How many more trials can be submitted now."""
+        return len(self._slots)
+
+    def submit(self, assignment: Assignment) -> None:
+        """Begin a trial in a process of its own."""
+        slot = self._slots.pop(0)
+        assignment = replace(assignment, environment=assignment.environment | slot)
+        link, theirs = self._context.Pipe()
+        process = self._context.Process(target=work, args=(assignment, theirs))  # type: ignore[attr-defined]
+        with main_module_hidden():
+            process.start()
+        theirs.close()
+        self._running[assignment.digest] = Running(assignment, process, link, slot)
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Return what has happened, within the time."""
+        handles = [handle for run in self._running.values() for handle in (run.link, run.process.sentinel)]
+        if not handles:
+            return []
+        wait(handles, timeout_s)
+        return [event for run in list(self._running.values()) for event in self._news(run)]
+
+    def _news(self, run: Running) -> list[Event]:
+        """Return what one trial has reported, and its end if it is over."""
+        events: list[Event] = []
+        alive = run.process.is_alive()  # asked first: whatever a dead process said has arrived by then
+        with suppress(EOFError, OSError):
+            while run.link.poll():
+                events.append(run.link.recv())
+        if events and isinstance(events[-1], Ended):
+            run.process.join(GRACE_S)
+        elif not alive:
+            events.append(Ended(run.assignment.digest, "killed", cause_of_death(run.process.exitcode)))
+        elif self._timeout_s is not None and time.monotonic() - run.started > self._timeout_s:
+            reason = f"ran past {self._timeout_s:g} s (--trial-timeout)"
+            events.append(Ended(run.assignment.digest, "failed", reason))
+        else:
+            return events
+        self._release(run)
+        return events
+
+    def _release(self, run: Running) -> None:
+        if run.process.is_alive():
+            run.process.kill()
+        run.process.join()
+        run.link.close()
+        del self._running[run.assignment.digest]
+        self._slots.append(run.slot)
+
+    def stop(self) -> None:
+        """Ask the running trials to save and stop."""
+        for run in self._running.values():
+            with suppress(OSError):
+                run.link.send("stop")
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        for run in list(self._running.values()):
+            self._release(run)
+
+
+def trial_context() -> BaseContext:
+    """Return the way to start processes: forked from a server that has imported what a trial needs."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tdbench.sweep.preload"])
+    return context
+
+
+def cause_of_death(exit_code: int | None) -> str:
+    """Return in words why a process ended without a report."""
+    if exit_code is not None and exit_code < 0:
+        number = -exit_code
+        name = signal.Signals(number).name if number in set(signal.Signals) else "?"
+        hint = ", as when memory runs out" if name == "SIGKILL" else ""
+        return f"its process was ended by signal {number} ({name}{hint})"
+    return f"its process ended by itself with exit code {exit_code}"
+
+
+@contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Keep multiprocessing from importing the caller's main script again in each process: trials need none of it."""
+    main = sys.modules["__main__"]
+    saved = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    try:
+        for name in saved:
+            setattr(main, name, None)
+        yield
+    finally:
+        for name, value in saved.items():
+            setattr(main, name, value)

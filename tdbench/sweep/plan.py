@@ -1,0 +1,201 @@
+"""A plan: an experiment's points, and the trials that they need, each once, with a digest that names its folder.
+
+A point is one value of the sweep (one cell of a grid, one arm); it has a trial per seed. Points share trials where
+their configurations come out identical, as baselines do.
+"""
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tdbench.config import RunConfig, build_config
+from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
+from tdbench.results.store import CONFIG, SWEEP, SweepFolder
+from tdbench.sweep.experiment import ARM, Experiment, column, default_values, resolve_param, shown
+
+MOST_COMPLAINTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One value of a sweep.
+
+    Attributes:
+        values: Swept key to value, as tables show them.
+        trials: Seed to the digest of its trial.
+        baseline: The point that this one is compared with, None for a baseline and where there is none.
+    """
+
+    values: dict[str, str | int | float]
+    trials: dict[int, str]
+    baseline: "Point | None" = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All points, the baselines first, and all trials in the order in which they run: seed by seed."""
+
+    experiment: Experiment
+    base: RunConfig
+    keys: tuple[str, ...]
+    points: tuple[Point, ...]
+    trials: dict[str, RunConfig]
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
+        text = json.dumps(identity(self.experiment, self.base), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def with_threads(self, threads: int | None) -> "Plan":
+        """Return the same plan, its trials with so many CPU threads each; None: as they are."""
+        if threads is None:
+            return self
+        trials = {
+            digest: trial.model_copy(update={"hardware": trial.hardware.model_copy(update={"threads": threads})})
+            for digest, trial in self.trials.items()
+        }
+        return replace(self, trials=trials)
+
+    def tree(self) -> dict[str, Any]:
+        """Return what `sweep.yaml` holds: the experiment, which `tdbench ablate sweep.yaml` repeats."""
+        return {key: value for key, value in self.experiment.model_dump(mode="json").items() if value}
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Return the plan of an experiment; every point is checked.
+
+    Raises:
+        ConfigError: A key is unknown, or the values of some points are; every one of them is named.
+    """
+    base = build_config(copy.deepcopy(experiment.base))
+    settings = list(arms(experiment) if experiment.arms else grid(experiment, base))
+    keys = tuple(settings[0][0])
+    configs, complaints = [], []
+    for values, overrides in settings:
+        try:
+            configs.append(build_config(copy.deepcopy(experiment.base), overrides))
+        except ConfigError as error:
+            where = ", ".join(f"{key} {value}" for key, value in values.items())
+            complaints += [f"{where}: {line}" for line in str(error).splitlines()]
+    if complaints:
+        more = len(complaints) - MOST_COMPLAINTS
+        raise ConfigError("\n".join(complaints[:MOST_COMPLAINTS] + [f"... and {more} more"] * (more > 0)))
+    trials: dict[str, RunConfig] = {}
+    points = [
+        Point(values, schedule(config, experiment.seeds, trials))
+        for (values, _), config in zip(settings, configs, strict=True)
+    ]
+    points = compared(experiment, base, points, configs, trials)
+    in_order = [point.trials[seed] for seed in experiment.seeds for point in points]
+    return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
+
+
+def identity(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
+    """Return what makes a sweep this sweep, whatever its values, seeds and baseline: its keys, and what they share."""
+    swept = [resolve_param(key, base) for key in experiment.sweep]
+    shared = {key: value for key, value in base.identity().items() if key not in ("seed", *swept)}
+    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | shared
+
+
+def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the shown values and the overrides of each cell of the grid."""
+    axes = {resolve_param(key, base): values for key, values in experiment.sweep.items()}
+    if len(axes) < len(experiment.sweep):
+        raise ConfigError(f"--param must name each parameter once, got {', '.join(experiment.sweep)}")
+    if "seed" in axes:
+        raise ConfigError("--param seed: every value runs with every seed anyway; --seeds says which")
+    axes = {key: values or default_values(key, base) for key, values in axes.items()}
+    for cell in itertools.product(*axes.values()):
+        overrides = dict(zip(axes, cell, strict=True))
+        yield {column(key): shown(value) for key, value in overrides.items()}, overrides
+
+
+def arms(experiment: Experiment) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the shown value and the overrides of each arm."""
+    for name, overrides in experiment.arms.items():
+        yield {ARM: name}, overrides
+
+
+def schedule(config: RunConfig, seeds: tuple[int, ...], trials: dict[str, RunConfig]) -> dict[int, str]:
+    """Add a configuration's trial for each seed to `trials`, and return seed to digest."""
+    digests = {}
+    for seed in seeds:
+        trial = config.model_copy(update={"seed": seed})
+        digests[seed] = trial.digest()
+        trials.setdefault(digests[seed], trial)
+    return digests
+
+
+def compared(
+    experiment: Experiment, base: RunConfig, points: list[Point], configs: list[RunConfig], trials: dict[str, RunConfig]
+) -> list[Point]:
+    """Return the points, each with the baseline that it is compared with, and the baselines that were not among them.
+
+    Raises:
+        ConfigError: The baseline is no swept value.
+    """
+    if experiment.baseline == "off":
+        return points
+    if experiment.baseline != "none" or (experiment.arms and "none" in experiment.arms):
+        named = {",".join(str(value) for value in point.values.values()): point for point in points}
+        if experiment.baseline not in named:
+            raise ConfigError(f"{unknown('baseline', experiment.baseline, ['none', 'off', *named])}")
+        baseline = named[experiment.baseline]
+        rest = [Point(point.values, point.trials, baseline) for point in points if point is not baseline]
+        return [baseline, *rest]
+    known = {tuple(point.trials.values()): point for point in points}
+    baselines: dict[tuple[str, ...], Point] = {}
+    result = []
+    for point, config in zip(points, configs, strict=True):
+        digests = schedule(without_regularizer(config), experiment.seeds, trials)
+        name = tuple(digests.values())
+        if name not in baselines:
+            baselines[name] = known.get(name) or Point(baseline_values(point, base), digests)
+        if baselines[name] is not point:
+            result.append(Point(point.values, point.trials, baselines[name]))
+    return [*baselines.values(), *result]
+
+
+def without_regularizer(config: RunConfig) -> RunConfig:
+    """Return the same configuration with the baseline `none` as its method."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    return build_config(tree | {"regularizer": {"name": "none"}})
+
+
+def baseline_values(point: Point, base: RunConfig) -> dict[str, Any]:
+    """Return the shown values of a point's baseline: `none` for what belongs to the regularizer, else the point's."""
+    return {
+        key: "none" if key == ARM or resolve_param(key, base).startswith("regularizer.") else value
+        for key, value in point.values.items()
+    }
+
+
+def check_folder(plan: Plan, folder: SweepFolder) -> None:
+    """Check that a folder can take this plan: it is new, or has this sweep with these or other values and seeds.
+
+    Raises:
+        FolderError: It holds another sweep, or something else.
+    """
+    tree = folder.read_sweep()
+    if tree is None:
+        if (folder / CONFIG).exists():
+            raise FolderError(f"{folder.path} holds a run, no sweep; take another --out")
+        return
+    try:
+        held = Experiment.model_validate(tree)
+        there = identity(held, build_config(held.base))
+    except (ValueError, TdbenchError) as error:
+        raise FolderError(f"{folder / SWEEP} is not one that this release wrote; take another --out") from error
+    here = identity(plan.experiment, plan.base)
+    different = [
+        f"{key} is {there.get(key)} there and {here.get(key)} here"
+        for key in here | there
+        if here.get(key) != there.get(key)
+    ]
+    if different:
+        raise FolderError(f"{folder.path} holds another sweep: {'; '.join(different[:4])}; take another --out")

@@ -1,0 +1,46 @@
+"""What a sweep leaves for people: `summary.md` and the plot, beside the tables for programs."""
+
+from tdbench.config import RunConfig
+from tdbench.config.user_code import label
+from tdbench.results.plots import plot_sweep
+from tdbench.results.store import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT, write_atomically
+from tdbench.results.tables import summary_markdown
+from tdbench.sweep.runner import Sweep
+
+
+def write_report(sweep: Sweep) -> None:
+    """Write all tables and pictures of a sweep, whole or not at all, each.
+
+    Raises:
+        FolderError: A file cannot be written.
+    """
+    sweep.write_tables()
+    plan, folder, rows, trials = sweep.plan, sweep.folder, sweep.summary_rows(), sweep.trial_rows()
+    experiment = plan.experiment
+    text = summary_markdown(
+        rows,
+        plan.keys,
+        subject=subject(sweep),
+        trials=trials,
+        published=experiment.published or None,
+        published_source=experiment.published_source,
+    )
+    write_atomically(folder / SUMMARY_TEXT, text.encode())
+    if any(row["n"] for row in rows):
+        plot_sweep(rows, plan.keys, folder / PLOT_PNG, folder / PLOT_SVG, subject=subject(sweep), trials=trials)
+
+
+def subject(sweep: Sweep) -> str:
+    """Return what the trials of a sweep share, in a line."""
+    base, keys = sweep.plan.base, sweep.plan.keys
+    network = "" if "model" in keys else label(base.model.name)
+    data = "" if "data" in keys else f"on {base.data.name}"
+    method = "" if {"regularizer", "arm"} & set(keys) else label(base.regularizer.name)
+    parts = [method, f"{network} {data}".strip(), length(base)]
+    return sweep.plan.experiment.title or ", ".join(part for part in parts if part)
+
+
+def length(config: RunConfig) -> str:
+    """Return how long a run trains, in words."""
+    steps = config.training.max_steps
+    return f"{config.training.epochs} epochs" if steps is None else f"at most {steps} steps"

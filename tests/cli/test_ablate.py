@@ -1,0 +1,243 @@
+"""`tdbench ablate` as a user meets it."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tdbench.results.store import RESULT_FIELDS, SUMMARY_COLUMNS
+
+TIMINGS = {"train_img_per_s", "wall_s", "peak_mem_mib"}
+TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: cell for key, cell in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="session")
+def finished(cli, tmp_path_factory):
+    """A sweep that is done."""
+    folder = tmp_path_factory.mktemp("sweep") / "done"
+    outcome = cli(*TWO, *cli.tiny, "--jobs", "1", "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_sweep_leaves_its_tables_under_their_fixed_names(finished):
+    folder, outcome = finished
+    assert {"sweep.yaml", "trials", "trials.csv", "summary.csv", "summary.md", "plot.png", "plot.svg"} <= {
+        path.name for path in folder.iterdir()
+    }
+    with (folder / "summary.csv").open() as file:
+        assert next(csv.reader(file)) == ["block_size", *SUMMARY_COLUMNS]
+    with (folder / "trials.csv").open() as file:
+        rest = [field for field in RESULT_FIELDS if field not in ("status", "seed")]
+        assert next(csv.reader(file)) == ["trial", "status", "seed", "block_size", *rest]
+    assert len(list((folder / "trials").iterdir())) == 6
+    assert [row["block_size"] for row in table(folder / "summary.csv")] == ["none", "3", "5"]
+    assert table(folder / "summary.csv")[0]["verdict"] == "baseline"
+    assert "verdict" in outcome.out
+    assert "\x1b" not in outcome.out
+    assert "block_size 3, seed 1: test error" in outcome.out
+
+
+def test_the_same_command_again_trains_nothing_and_says_the_same(cli, copied):
+    before = cli.snapshot(copied / "trials")
+    outcome = cli(*TWO, *cli.tiny, "--jobs", "1", "--out", copied)
+    assert outcome.code == 0
+    assert cli.snapshot(copied / "trials") == before
+
+
+def test_json_prints_the_summary_and_quiet_a_line(cli, copied):
+    rows = json.loads(cli(*TWO, *cli.tiny, "--out", copied, "--json").out)
+    assert [row["n"] for row in rows] == [2, 2, 2]
+    assert list(rows[0]) == ["block_size", *SUMMARY_COLUMNS]
+    (line,) = cli(*TWO, *cli.tiny, "--out", copied, "--quiet").out.splitlines()
+    assert line.startswith("6 trials done: 2 × ")
+
+
+def test_a_dry_run_counts_the_trials_and_the_time_and_trains_nothing(cli, copied):
+    before = cli.snapshot(copied)
+    more = ("ablate", "--param", "k", "--values", "3,5,7", "--seeds", "2", *cli.tiny, "--out", copied, "--dry-run")
+    counts = json.loads(cli(*more, "--json").out)
+    assert (counts["trials"], counts["done"], counts["to_run"], len(counts["rows"])) == (8, 6, 2, 8)
+    assert 0 < counts["time_left_s"] < 60
+    assert cli.snapshot(copied) == before
+    assert "8 different trials, 6 done, 2 to run, about 0:0" in cli(*more).out
+
+
+def test_a_dry_run_of_a_new_sweep_takes_the_time_from_a_few_steps(cli, tmp_path):
+    more = ("--train-fraction", "0.1", "--batch-size", "32", "--epochs", "50", "--threads", "1")
+    counts = json.loads(cli(*TWO, *more, "--dry-run", "--json", "--out", tmp_path / "new").out)
+    assert counts["to_run"] == 6
+    assert counts["time_left_s"] > 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_more_values_join_a_finished_sweep_and_another_sweep_does_not(cli, copied):
+    before = cli.snapshot(copied / "trials")
+    outcome = cli("ablate", "--param", "k=5,7", "--seeds", "2", *cli.tiny, "--jobs", "1", "--out", copied)
+    assert outcome.code == 0, outcome.err
+    after = cli.snapshot(copied / "trials")
+    assert before.items() <= after.items()
+    assert len([name for name in after if "/" not in name]) == 8
+    refused = cli("ablate", "--param", "gamma", "--seeds", "2", *cli.tiny, "--out", copied)
+    assert refused.code == 2
+    assert "holds another sweep: sweeps is block_size there and drop_ratio here" in refused.err
+
+
+def test_a_failed_trial_is_told_with_its_reason_and_tried_again_when_asked(cli, copied):
+    trial = next(row for row in table(copied / "trials.csv") if row["block_size"] == "5")["trial"]
+    result = copied / "trials" / trial / "result.json"
+    failed = json.loads(result.read_text()) | {"status": "failed", "test_error_pct": None, "error": "the disk is full"}
+    result.write_text(json.dumps(failed))
+    outcome = cli(*TWO, *cli.tiny, "--jobs", "1", "--out", copied)
+    assert outcome.code == 1
+    assert "failed, the disk is full" in outcome.out
+    assert "the disk is full" in (copied / "summary.md").read_text()
+    assert [row["n"] for row in table(copied / "summary.csv")] == ["2", "2", "1"]
+    outcome = cli(*TWO, *cli.tiny, "--jobs", "1", "--out", copied, "--retry-failed")
+    assert outcome.code == 0
+    assert [row["n"] for row in table(copied / "summary.csv")] == ["2", "2", "2"]
+
+
+def test_an_experiment_file_is_swept_with_flags_on_top(cli, tmp_path):
+    file = tmp_path / "methods.yaml"
+    base = {"data": {"train_fraction": 0.1}, "training": {"max_steps": 2, "batch_size": 32}}
+    file.write_text(yaml.safe_dump({"base": base, "sweep": {"regularizer": ["targetdrop", "dropout"]}, "seeds": 1}))
+    outcome = cli("ablate", file, "--jobs", "1", "--out", tmp_path / "out", "--set", "training.max_steps=1")
+    assert outcome.code == 0, outcome.err
+    rows = table(tmp_path / "out" / "summary.csv")
+    assert [row["regularizer"] for row in rows] == ["none", "targetdrop", "dropout"]
+    assert [row["verdict"] for row in rows] == ["baseline", "too few seeds", "too few seeds"]
+    again = cli("ablate", tmp_path / "out" / "sweep.yaml", "--out", tmp_path / "out", "--quiet")
+    assert again.code == 0
+    assert "3 trials done" in again.out
+
+
+def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    flags = ("--param", "k=3", "--seeds", "1", "--jobs", "1", "--log", "tensorboard")
+    outcome = cli("ablate", *flags, *cli.tiny, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    folders = list((tmp_path / "out" / "trials").glob("*/tensorboard"))
+    assert len(folders) == 2
+    events = accumulator.EventAccumulator(str(folders[0]))
+    events.Reload()
+    assert {"test_error_pct", "train_loss", "dropped_pct"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--param", "blok_size"], "did you mean block_size?"),
+        (["--param", "block_size", "--values", "1,2,4"], "block_size 4: block_size must be odd and at least 1, got 4"),
+        (["--param", "model", "--values", "resnet9"], "unknown model 'resnet9'; did you mean resnet8"),
+        (["--param", "sites", "--values", "stage1,stage9"], "unknown site 'stage9'; did you mean stage"),
+        (["--param", "k", "--seeds", "0"], "seeds must be at least one seed"),
+        (["--param", "k", "--seeds", "a"], "seeds"),
+        (["--param", "k", "--baseline", "33"], "unknown baseline '33'"),
+        (["--param", "k", "--executor", "slurm"], "unknown --executor 'slurm' (known: local, ray)"),
+        (["--param", "k", "--log", "wandb"], "unknown --log 'wandb'"),
+        (["--param", "k", "--device", "cuda"], "no CUDA GPU here"),
+        (["--param", "k", "--gpus", "0", "--device", "cpu"], "--gpus must be left out for --device cpu, got 0"),
+        (["--data", "folder", "--data-root", "/nonexistent", "--param", "k"], "/nonexistent"),
+        (["missing.yaml"], "config file missing.yaml does not exist"),
+    ],
+)
+def test_bad_input_is_one_message_before_anything_is_trained(cli, tmp_path, arguments, message):
+    outcome = cli("ablate", *arguments, "--out", tmp_path / "out")
+    assert outcome.code == 2, outcome.out
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not list((tmp_path / "out").glob("trials/*/result.json"))
+
+
+def test_a_folder_in_use_and_a_folder_of_a_run_are_refused(cli, copied, tmp_path):
+    from tdbench.results.store import held
+
+    with held(copied):
+        outcome = cli(*TWO, *cli.tiny, "--out", copied)
+    assert outcome.code == 2
+    assert "is in use by another process" in outcome.err
+    outcome = cli(*TWO, *cli.tiny, "--out", next((copied / "trials").iterdir()))
+    assert outcome.code == 2
+    assert "holds a run, no sweep" in outcome.err
+
+
+SWEPT = ("--train-fraction", "0.1", "--epochs", "6", "--batch-size", "32")
+
+
+def test_ctrl_c_saves_the_running_trials_and_the_same_command_goes_on(cli, tmp_path):
+    command = (*TWO, "--train-fraction", "0.3", "--epochs", "8", "--batch-size", "32", "--jobs", "2", "--out", tmp_path)
+    process = cli.start(*command, start_new_session=True)
+    cli.wait_for(lambda: list(tmp_path.glob("trials/*/checkpoint.pt")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    outcome = cli.finish(process)
+    assert outcome.code == 130, outcome.err
+    assert "the same command goes on from there" in outcome.err
+    assert (tmp_path / "summary.csv").exists()
+    outcome = cli(*command)
+    assert outcome.code == 0, outcome.err
+    assert [row["n"] for row in table(tmp_path / "summary.csv")] == ["2", "2", "2"]
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Return the processes that hold a file in a folder open."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(str(folder) in os.readlink(handle) for handle in (process / "fd").iterdir()):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_of_any_process_loses_nothing_and_changes_nothing(cli, tmp_path):
+    """Twenty times: the driver, a worker, or all at once are killed at a random moment, then the sweep is finished."""
+    chance = random.Random(0)
+    command = (*TWO, *SWEPT, "--jobs", "2", "--threads", "1")
+    begun = time.monotonic()
+    assert cli.finish(cli.start(*command, "--out", tmp_path / "whole")).code == 0
+    length_s = time.monotonic() - begun
+    for turn in range(20):
+        folder = tmp_path / str(turn)
+        process = cli.start(*command, "--out", folder)
+        time.sleep(chance.uniform(0.1, 1.0) * length_s)
+        victims = {"driver": [process.pid], "worker": workers_of(folder / "trials")[:1]}
+        victims["all"] = [*victims["driver"], *workers_of(folder / "trials")]
+        kind = chance.choice(list(victims))
+        for victim in victims[kind]:
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        outcome = cli.finish(process)
+        if kind == "worker":
+            assert outcome.code in (0, 1), outcome.err
+        outcome = cli.finish(cli.start(*command, "--out", folder))
+        assert outcome.code == 0, (turn, kind, outcome.out, outcome.err)
+        assert table(folder / "summary.csv") == table(tmp_path / "whole" / "summary.csv"), (turn, kind)
+        assert len(list((folder / "trials").iterdir())) == 6
+        end = time.monotonic() + 10
+        while workers_of(folder):
+            assert time.monotonic() < end, (turn, kind)
+            time.sleep(0.1)
+        shutil.rmtree(folder)

@@ -1,0 +1,143 @@
+"""What a sweep varies: values as people write them, experiments as files, and what is wrong with either."""
+
+from pathlib import Path
+
+import pytest
+
+from tdbench import load_config
+from tdbench.errors import ConfigError
+from tdbench.sweep.experiment import (
+    Experiment,
+    column,
+    default_values,
+    from_flags,
+    parse_values,
+    read_experiment,
+    resolve_param,
+)
+
+BASE = load_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,3,5", (1, 3, 5)),
+        ("0.05:0.2:0.05", (0.05, 0.1, 0.15, 0.2)),
+        ("1:9:2", (1, 3, 5, 7, 9)),
+        ("3:1:-1", (3, 2, 1)),
+        ("0:1:0.4", (0.0, 0.4, 0.8)),
+        ("none, dropblock", ("none", "dropblock")),
+        ("true,null", (True, None)),
+        ("torchvision:resnet18,resnet8", ("torchvision:resnet18", "resnet8")),
+        ("stage1,stage1+stage2", ("stage1", "stage1+stage2")),
+    ],
+)
+def test_values_are_lists_or_ranges_with_both_ends(text, values):
+    assert parse_values(text) == values
+    assert [type(value) for value in parse_values(text)] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize("text", ["", "1,,3", "1:2:0", "1:2:-1", "[1,2", "1,"])
+def test_values_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match="--values"):
+        parse_values(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shown"),
+    [
+        ("k", "regularizer.block_size", "block_size"),
+        ("γ", "regularizer.drop_ratio", "drop_ratio"),
+        ("target_channel_fraction", "regularizer.target_fraction", "target_fraction"),
+        ("train-fraction", "data.train_fraction", "train_fraction"),
+        ("regularizer", "regularizer.name", "regularizer"),
+        ("augment.cutout", "augment.cutout", "augment.cutout"),
+        ("cutout", "augment.cutout", "augment.cutout"),
+    ],
+)
+def test_a_parameter_answers_to_the_names_that_set_takes_and_has_one_name_in_tables(name, key, shown):
+    assert resolve_param(name, BASE) == key
+    assert column(key) == shown
+
+
+def test_an_unknown_parameter_is_answered_by_the_nearest_and_by_all_with_their_defaults():
+    with pytest.raises(ConfigError) as caught:
+        resolve_param("blok_size", BASE)
+    assert "did you mean block_size?" in str(caught.value)
+    assert "block_size=5" in str(caught.value)
+    assert "lr=0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("regularizer.block_size", (1, 3, 5, 7, 9)),
+        ("regularizer.attention", ("se", "se_ste", "gap", "random")),
+        ("augment.flip", None),
+        ("optimizer.nesterov", (False, True)),
+    ],
+)
+def test_a_knob_that_is_given_no_values_takes_those_declared_beside_it(key, values):
+    if values is None:
+        with pytest.raises(ConfigError, match=r"--param augment.flip needs --values"):
+            default_values(key, BASE)
+    else:
+        assert default_values(key, BASE) == values
+
+
+def test_the_methods_are_compared_without_the_baseline_among_them():
+    methods = default_values("regularizer.name", BASE)
+    assert {"targetdrop", "dropblock", "dropout"} <= set(methods)
+    assert "none" not in methods
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_is_an_experiment_if_it_says_what_varies_and_a_run_otherwise(tmp_path):
+    run = write(tmp_path / "run.yaml", "seed: 3\n")
+    assert read_experiment(run) is None
+    file = write(
+        tmp_path / "experiment.yaml",
+        "base: {training: {epochs: 2}}\nsweep: {block_size: null}\nseeds: 2\nbaseline: off\n",
+    )
+    experiment = read_experiment(file)
+    assert experiment.sweep == {"block_size": ()}
+    assert experiment.seeds == (0, 1)
+    assert experiment.baseline == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sweep: {block_size: [1]}\nseds: 3", "unknown key 'seds'; did you mean seeds"),
+        ("sweep: {block_size: [1]}\nseeds: [1, 1]", "seeds must be at least one seed, each once"),
+        ("sweep: {block_size: [1]}\nseeds: 0", "seeds must be at least one seed"),
+        ("sweep: {block_size: [1]}\narms: {a: {}}", "must have either sweep"),
+        ("sweep: 3", "sweep"),
+        ("arms: {a: 3}", "arms.a"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(write(tmp_path / "x.yaml", text))
+
+
+def test_flags_go_on_top_of_a_file(tmp_path):
+    experiment = Experiment(sweep={"block_size": (1, 3)}, seeds=3)
+    flags = {"base": {}, "params": [], "values": [], "seeds": None, "baseline": None}
+    assert from_flags(experiment, **flags).sweep == {"block_size": (1, 3)}
+    changed = from_flags(experiment, **{**flags, "params": ["k=5,7", "gamma"], "seeds": "0,7,9", "baseline": "off"})
+    assert changed.sweep == {"k": (5, 7), "gamma": ()}
+    assert changed.seeds == (0, 7, 9)
+    assert changed.baseline == "off"
+    assert from_flags(experiment, **{**flags, "seeds": "5"}).seeds == (0, 1, 2, 3, 4)
+    with pytest.raises(ConfigError, match="--values must be given once for each --param, got 1 for 2"):
+        from_flags(None, **{**flags, "params": ["k", "gamma"], "values": ["1,3"]})
+
+
+def test_no_argument_at_all_sweeps_the_block_size():
+    assert from_flags(None, {}, [], [], None, None).sweep == {"block_size": ()}

@@ -1,0 +1,265 @@
+"""Driving a sweep: what is missing is run once, what happens is recorded, and the folder alone tells what is done."""
+
+import os
+import signal
+import time
+from multiprocessing import get_context
+
+import pytest
+
+from tdbench.results.store import RESULT_FIELDS, SweepFolder
+from tdbench.sweep.executors import LocalExecutor, cause_of_death
+from tdbench.sweep.experiment import Experiment
+from tdbench.sweep.plan import make_plan
+from tdbench.sweep.runner import Sweep, Watcher
+from tdbench.sweep.worker import Assignment, Ended, Progressed, run_assignment
+
+TINY = {
+    "data": {"train_fraction": 0.1},
+    "training": {"max_steps": 2, "batch_size": 32},
+    "hardware": {"threads": 1},
+}
+
+
+def tiny_plan(seeds=(0, 1), base=TINY, **sweep):
+    return make_plan(Experiment(base=base, sweep=sweep or {"block_size": (3, 5)}, seeds=seeds))
+
+
+class Pretending:
+    """An executor that trains nothing: each trial ends as it is told to, with a test error of its own."""
+
+    def __init__(self, folder, ends=None, num_slots=2):
+        self.folder, self.ends, self.num_free = folder, ends or {}, num_slots
+        self.submitted, self._over = [], []
+
+    def submit(self, assignment):
+        self.num_free -= 1
+        self.submitted.append(assignment)
+        status, reason = self.ends.get(len(self.submitted), ("done", None))
+        if status in ("done", "diverged"):
+            run = self.folder.trial(assignment.digest)
+            run.path.mkdir(parents=True, exist_ok=True)
+            result = dict.fromkeys(RESULT_FIELDS) | {"status": status, "digest": assignment.digest, "error": reason}
+            error = 10.0 + assignment.config["seed"] - (assignment.config["regularizer"]["name"] == "targetdrop")
+            run.write_result(result | {"seed": assignment.config["seed"], "test_error_pct": error, "dropped_pct": 0.5})
+        self._over.append(Ended(assignment.digest, status, reason))
+
+    def wait(self, timeout_s):
+        self.num_free += len(self._over)
+        over, self._over = self._over, []
+        return over
+
+    def stop(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SweepFolder(tmp_path / "sweep")
+
+
+def run(plan, folder, ends=None, **options):
+    folder.path.mkdir(parents=True, exist_ok=True)
+    sweep, executor = Sweep(plan, folder), Pretending(folder, ends)
+    sweep.run(executor, watcher=Watcher(), **options)
+    assert executor.closed
+    return sweep, executor
+
+
+def test_each_trial_runs_once_and_a_second_call_has_nothing_to_do(folder):
+    plan = tiny_plan()
+    sweep, executor = run(plan, folder)
+    assert [assignment.digest for assignment in executor.submitted] == list(plan.trials)
+    assert not sweep.unfinished()
+    _, again = run(plan, folder)
+    assert again.submitted == []
+
+
+def test_more_values_and_seeds_run_only_what_is_new(folder):
+    run(tiny_plan(), folder)
+    larger = tiny_plan(seeds=(0, 1, 2), block_size=(3, 5, 7))
+    _, executor = run(larger, folder)
+    configs = [(a.config["seed"], a.config["regularizer"].get("block_size")) for a in executor.submitted]
+    assert configs == [(0, 7), (1, 7), (2, None), (2, 3), (2, 5), (2, 7)]
+
+
+def test_the_tables_hold_a_row_per_trial_and_per_value(folder):
+    sweep, _ = run(tiny_plan(), folder)
+    lines = (folder / "trials.csv").read_text().splitlines()
+    assert lines[0].split(",")[:5] == ["trial", "status", "seed", "block_size", "digest"]
+    assert len(lines) == 7
+    rows = sweep.summary_rows()
+    assert [row["block_size"] for row in rows] == ["none", 3, 5]
+    assert [row["n"] for row in rows] == [2, 2, 2]
+    assert [row["test_error_pct_mean"] for row in rows] == [10.5, 9.5, 9.5]
+    assert [row["delta_vs_baseline"] for row in rows] == [None, -1, -1]
+    assert [row["dropped_pct"] for row in rows] == [0.5] * 3
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_failure_is_kept_with_its_reason_and_left_alone_until_it_is_asked_for(folder, status):
+    plan = tiny_plan()
+    sweep, _ = run(plan, folder, {2: (status, "no luck")})
+    (record,) = sweep.unfinished().values()
+    assert (record["status"], record["error"]) == (status, "no luck")
+    assert sum("no luck" in line for line in (folder / "trials.csv").read_text().splitlines()) == 1
+    assert [row["n"] for row in sweep.summary_rows()] == [2, 1, 2]
+    _, again = run(plan, folder)
+    assert again.submitted == []
+    sweep, retried = run(plan, folder, retry_failed=True)
+    assert len(retried.submitted) == 1
+    assert retried.submitted[0].fresh == (status == "diverged")
+    assert not sweep.unfinished()
+
+
+@pytest.mark.parametrize("status", ["killed", "stopped"])
+def test_what_was_killed_or_stopped_goes_on_with_the_next_call(folder, status):
+    plan = tiny_plan()
+    sweep, _ = run(plan, folder, {2: (status, "signal 9" if status == "killed" else None)})
+    assert len(sweep.unfinished()) == 1
+    sweep, again = run(plan, folder)
+    assert len(again.submitted) == 1
+    assert not sweep.unfinished()
+
+
+def test_a_stop_submits_nothing_more(folder):
+    folder.path.mkdir()
+    plan = tiny_plan()
+    executor = Pretending(folder)
+    sweep = Sweep(plan, folder)
+    sweep.run(executor, watcher=Watcher(), should_stop=lambda: len(executor.submitted) >= 2)
+    assert 2 <= len(executor.submitted) <= 4
+    assert len(sweep.missing()) == 6 - len(executor.submitted)
+    assert (folder / "summary.csv").exists()
+
+
+def test_a_full_disk_at_a_failure_does_not_end_the_sweep(folder, monkeypatch):
+    def full(self, result):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tdbench.results.store.RunFolder.write_result", full)
+    folder.path.mkdir()
+    executor = Pretending(folder, dict.fromkeys(range(1, 7), ("failed", "cannot write")))
+    sweep = Sweep(tiny_plan(), folder)
+    sweep.run(executor, watcher=Watcher())
+    assert [record["error"] for record in sweep.unfinished().values()] == ["cannot write"] * 6
+
+
+# Real processes from here on.
+
+
+def assignment_of(folder, plan, **options):
+    digest, config = next(iter(plan.trials.items()))
+    return Assignment(digest, config.dump(), folder.trial(digest).path, **options)
+
+
+def wait_for_end(executor, seconds=60):
+    events, end = [], time.monotonic() + seconds
+    while not any(isinstance(event, Ended) for event in events):
+        assert time.monotonic() < end
+        events += executor.wait(0.1)
+    return events
+
+
+@pytest.fixture
+def executor():
+    executor = LocalExecutor([{"SLOT": "a"}])
+    yield executor
+    executor.close()
+
+
+def test_a_trial_in_a_process_of_its_own_gives_what_it_gives_here(folder, executor, tmp_path):
+    plan = tiny_plan()
+    executor.submit(assignment_of(folder, plan))
+    assert executor.num_free == 0
+    events = wait_for_end(executor)
+    assert isinstance(events[0], Progressed)
+    assert events[-1].status == "done"
+    assert executor.num_free == 1
+    theirs = folder.trial(events[-1].digest).read_result()
+    elsewhere = SweepFolder(tmp_path / "elsewhere")
+    assert run_assignment(assignment_of(elsewhere, plan), lambda event: None).status == "done"
+    ours = elsewhere.trial(events[-1].digest).read_result()
+    for name in ("test_error_pct", "train_error_pct", "dropped_pct"):
+        assert theirs[name] == ours[name]
+
+
+def test_a_trial_that_raises_says_why(folder, executor):
+    plan = tiny_plan(base={**TINY, "data": {"name": "folder", "root": "/nonexistent"}})
+    executor.submit(assignment_of(folder, plan))
+    ended = wait_for_end(executor)[-1]
+    assert ended.status == "failed"
+    assert "/nonexistent" in ended.reason
+
+
+LONG = {**TINY, "training": {"max_steps": 100000, "epochs": 100000, "batch_size": 32}}
+
+
+def test_a_trial_that_is_killed_and_one_that_takes_too_long_are_told_apart(folder):
+    executor = LocalExecutor([{}], timeout_s=4)
+    try:
+        executor.submit(assignment_of(folder, tiny_plan(base=LONG)))
+        (running,) = executor._running.values()
+        os.kill(running.process.pid, signal.SIGKILL)
+        ended = wait_for_end(executor)[-1]
+        assert ended.status == "killed"
+        assert "signal 9 (SIGKILL" in ended.reason
+        executor.submit(assignment_of(folder, tiny_plan(base=LONG)))
+        (running,) = executor._running.values()
+        ended = wait_for_end(executor)[-1]
+        assert (ended.status, ended.reason) == ("failed", "ran past 4 s (--trial-timeout)")
+        assert not running.process.is_alive()
+    finally:
+        executor.close()
+
+
+def test_a_trial_that_is_asked_to_stop_saves_and_goes_on_later(folder, executor):
+    assignment = assignment_of(folder, tiny_plan(base=LONG))
+    executor.submit(assignment)
+    while not any(isinstance(event, Progressed) for event in executor.wait(0.1)):
+        pass
+    executor.stop()
+    assert wait_for_end(executor)[-1].status == "stopped"
+    assert (assignment.folder / "checkpoint.pt").exists()
+
+
+def drive_and_die(folder):
+    """Begin a trial and be killed."""
+    executor = LocalExecutor([{}])
+    executor.submit(assignment_of(folder, tiny_plan(base=LONG)))
+    while not any(isinstance(event, Progressed) for event in executor.wait(0.1)):
+        pass
+    (running,) = executor._running.values()
+    (folder.path / "pid").write_text(str(running.process.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_trial_ends_with_the_driver_however_that_ended(folder):
+    folder.path.mkdir()
+    driver = get_context("spawn").Process(target=drive_and_die, args=(folder,))
+    driver.start()
+    driver.join(120)
+    assert driver.exitcode == -signal.SIGKILL
+    pid = int((folder.path / "pid").read_text())
+    end = time.monotonic() + 10
+    while is_running(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    """Return whether a process is there and no zombie that nobody has buried yet."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_causes_of_death_in_words():
+    assert cause_of_death(-9) == "its process was ended by signal 9 (SIGKILL, as when memory runs out)"
+    assert cause_of_death(3) == "its process ended by itself with exit code 3"
