@@ -196,3 +196,14 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def label(value: Any) -> str:
+    """Return a value of the configuration as flags and files write it: `0.15`, `true`, `null`, `stage1,stage2`."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(label, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.10g}"  # steps of 0.05 give 0.15000000000000002
+    return "null" if value is None else str(value)
