@@ -84,6 +84,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
 
 
+def write_if_new(path: Path, content: bytes) -> bool:
+    """Write a file unless it holds that already; return whether it was written."""
+    if path.exists() and path.read_bytes() == content:
+        return False
+    write_atomically(path, content)
+    return True
+
+
 def temporary(path: Path) -> Path:
     """Return where the next content of a file is written until it is whole."""
     return path.with_name(f".{path.name}.tmp")
@@ -177,14 +185,14 @@ class SweepFolder:
         """Write what is swept."""
         write_atomically(self / SWEEP, to_yaml(sweep).encode())
 
-    def write_trials(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a row per trial: which it is, the swept keys, then what `result.json` says."""
+    def write_trials(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Write a row per trial: which, the swept keys, then what `result.json` says; return whether the table is new."""
         fields = [field for field in RESULT_FIELDS if field not in ("status", "seed")]
-        write_atomically(self / TRIALS_TABLE, to_csv(rows, ["trial", "status", "seed", *keys, *fields]).encode())
+        return write_if_new(self / TRIALS_TABLE, to_csv(rows, ["trial", "status", "seed", *keys, *fields]).encode())
 
-    def write_summary(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a row per value."""
-        write_atomically(self / SUMMARY_TABLE, to_csv(rows, [*keys, *SUMMARY_COLUMNS]).encode())
+    def write_summary(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Write a row per value; return whether the table is new."""
+        return write_if_new(self / SUMMARY_TABLE, to_csv(rows, [*keys, *SUMMARY_COLUMNS]).encode())
 
 
 class RunFolder:
@@ -268,9 +276,9 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def label(value: Any) -> str:
-    """Return a value of the configuration as flags and files write it: `0.15`, `true`, `null`, `stage1,stage2`."""
+    """Return a value of the configuration as flags and files write it: `0.15`, `true`, `null`, `stage1+stage2`."""
     if isinstance(value, (list, tuple)):
-        return ",".join(map(label, value))
+        return "+".join(map(label, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

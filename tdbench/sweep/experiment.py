@@ -13,6 +13,7 @@ from tdbench.config import FLAGS, RunConfig, Section, about, build_config, knob,
 from tdbench.config import resolve_key as find_key
 from tdbench.config.loading import read_yaml
 from tdbench.errors import ConfigError, unknown
+from tdbench.results.store import label
 
 ARM = "arm"  # the swept key of an experiment whose values are sets of settings
 DEFAULT_SEEDS = 3
@@ -200,12 +201,9 @@ def column(key: str) -> str:
 
 
 def shown(value: Any) -> str | int | float:
-    """Return a value as tables show it."""
-    if value is None:
-        return "null"
-    if isinstance(value, (list, tuple)):
-        return "+".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, (int, float)) else str(value)
+    """Return a value as tables show it: a number as it is, anything else as text."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number else label(value)
 
 
 def resolve_base(base: dict[str, Any], overrides: dict[str, Any], path: Path | None) -> dict[str, Any]:

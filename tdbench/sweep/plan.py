@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tdbench.config import RunConfig, build_config
+from tdbench.config import HardwareConfig, RunConfig, build_config
 from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
 from tdbench.results.store import CONFIG, SWEEP, SweepFolder
 from tdbench.sweep.experiment import ARM, Experiment, column, default_values, resolve_param, shown
@@ -55,8 +55,12 @@ class Plan:
         """Return the same plan, its trials with so many CPU threads each; None: as they are."""
         if threads is None:
             return self
+        shared: dict[int, HardwareConfig] = {}  # trials share their sections, thousands of them
+        for trial in self.trials.values():
+            if id(trial.hardware) not in shared:
+                shared[id(trial.hardware)] = trial.hardware.model_copy(update={"threads": threads})
         trials = {
-            digest: trial.model_copy(update={"hardware": trial.hardware.model_copy(update={"threads": threads})})
+            digest: trial.model_copy(update={"hardware": shared[id(trial.hardware)]})
             for digest, trial in self.trials.items()
         }
         return replace(self, trials=trials)

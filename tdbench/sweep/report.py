@@ -14,8 +14,10 @@ def write_report(sweep: Sweep) -> None:
     Raises:
         FolderError: A file cannot be written.
     """
-    sweep.write_tables()
     plan, folder, rows, trials = sweep.plan, sweep.folder, sweep.summary_rows(), sweep.trial_rows()
+    written = [folder / name for name in (SUMMARY_TEXT, PLOT_PNG, PLOT_SVG)]
+    if not sweep.write_tables() and all(path.exists() for path in written):
+        return  # drawing is the slowest part of looking again at a large sweep
     experiment = plan.experiment
     text = summary_markdown(
         rows,

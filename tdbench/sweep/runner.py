@@ -178,7 +178,7 @@ class Sweep:
         values = [record[name] for record in done if record[name] is not None]
         return statistics.fmean(values) if values else None
 
-    def write_tables(self) -> None:
-        """Write `trials.csv` and `summary.csv`."""
-        self.folder.write_trials(self.plan.keys, self.trial_rows())
-        self.folder.write_summary(self.plan.keys, self.summary_rows())
+    def write_tables(self) -> bool:
+        """Write `trials.csv` and `summary.csv`; return whether that changed anything."""
+        trials = self.folder.write_trials(self.plan.keys, self.trial_rows())
+        return self.folder.write_summary(self.plan.keys, self.summary_rows()) or trials

@@ -10,7 +10,16 @@ import pytest
 
 from tdbench.errors import FolderError
 from tdbench.results import store
-from tdbench.results.store import METRICS_COLUMNS, RESULT_FIELDS, RunFolder, held, to_csv, to_json, write_atomically
+from tdbench.results.store import (
+    METRICS_COLUMNS,
+    RESULT_FIELDS,
+    RunFolder,
+    held,
+    label,
+    to_csv,
+    to_json,
+    write_atomically,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -90,3 +99,21 @@ def test_a_result_that_no_run_wrote_is_refused(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(FolderError, match=r"result\.json"):
         RunFolder(tmp_path).read_result()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5, "5"),
+        (0.15000000000000002, "0.15"),
+        (1.0, "1"),
+        (1e-4, "0.0001"),
+        (None, "null"),
+        (True, "true"),
+        (("stage1", "stage2"), "stage1+stage2"),
+        ([0.3, 0.6], "0.3+0.6"),
+        ("none", "none"),
+    ],
+)
+def test_a_value_is_labelled_as_flags_and_files_write_it(value, text):
+    assert label(value) == text

@@ -6,11 +6,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tdbench.sweep.statistics import Summary, detectable_difference, holm, summarise
+from tdbench.sweep.statistics import Summary, detectable_difference, holm
+from tests.sweep.one_baseline import summarise
 
 IMAGE = 100 / 360  # what one of the digits' 360 test images is worth, in per cent
 
@@ -137,9 +138,9 @@ def test_errors_that_tie_in_every_seed_are_no_difference():
     ("num_seeds", "verdict"), [(2, "too few seeds"), (5, "too few seeds"), (6, "helps"), (9, "helps")]
 )
 def test_equal_differences_are_left_to_the_sign_test(num_seeds, verdict):
-    # 3 · IMAGE - 2 · IMAGE and 2 · IMAGE - IMAGE differ in the last bit: that is no scatter
-    worse = [(3 if seed % 2 else 2) * IMAGE for seed in range(num_seeds)]
-    better = [(2 if seed % 2 else 1) * IMAGE for seed in range(num_seeds)]
+    assert 8 * IMAGE - 7 * IMAGE != 2 * IMAGE - IMAGE  # in the last bits: that is no scatter
+    worse = [(8 if seed % 2 else 2) * IMAGE for seed in range(num_seeds)]
+    better = [(7 if seed % 2 else 1) * IMAGE for seed in range(num_seeds)]
     summary = summarise({"none": numbered(*worse), "k=5": numbered(*better)}, "none")["k=5"]
     assert summary.p_value == stats.binomtest(0, num_seeds).pvalue == 2.0 ** (1 - num_seeds)
     assert summary.verdict == verdict
@@ -241,8 +242,9 @@ def test_the_detectable_difference_solves_the_noncentral_t(num_seeds, num_compar
 
 # Whatever the errors
 
+SEEDS = (0, 1, 9, 17, 25, 2**40, 2**62)
 errors_in_images = st.dictionaries(
-    st.integers(0, 5), st.dictionaries(st.integers(0, 6), st.integers(0, 360)), min_size=1, max_size=6
+    st.integers(0, 5), st.dictionaries(st.sampled_from(SEEDS), st.integers(0, 360)), min_size=1, max_size=6
 )
 
 
@@ -250,12 +252,14 @@ def in_pct(images):
     return {value: {seed: 100 * wrong / 360 for seed, wrong in by_seed.items()} for value, by_seed in images.items()}
 
 
+@settings(deadline=None)
 @given(errors_in_images)
 def test_a_summary_is_consistent_whatever_the_errors(images):
     baseline = next(iter(images))
     summaries = summarise(in_pct(images), baseline)
     assert list(summaries) == list(images)
-    assert [value for value, summary in summaries.items() if summary.verdict == "baseline"] == [baseline]
+    baselines = [value for value, summary in summaries.items() if summary.verdict == "baseline"]
+    assert baselines == ([baseline] if len(images) > 1 else [])
     for value, summary in summaries.items():
         figures = dataclasses.astuple(summary)[:-1]
         assert all(figure is None or (type(figure) in (int, float) and math.isfinite(figure)) for figure in figures)
@@ -265,10 +269,11 @@ def test_a_summary_is_consistent_whatever_the_errors(images):
         if summary.verdict in ("helps", "hurts"):
             assert summary.p_holm <= 0.05
             assert (summary.delta_vs_baseline < 0) == (summary.verdict == "helps")
-        elif summary.verdict != "baseline":
+        elif len(images) > 1 and summary.verdict != "baseline":
             assert re.fullmatch(r"too few seeds|no detectable difference \(.+\)", summary.verdict)
 
 
+@settings(deadline=None)
 @given(errors_in_images, st.randoms())
 def test_the_order_of_values_and_seeds_changes_nothing(images, random):
     baseline = next(iter(images))
@@ -279,6 +284,7 @@ def test_the_order_of_values_and_seeds_changes_nothing(images, random):
     assert summarise(in_pct(shuffled), baseline) == summarise(in_pct(images), baseline)
 
 
+@settings(deadline=None)
 @given(errors_in_images)
 def test_accuracy_in_place_of_error_turns_helps_into_hurts(images):
     baseline = next(iter(images))
@@ -293,12 +299,14 @@ def test_accuracy_in_place_of_error_turns_helps_into_hurts(images):
                 assert back[value].verdict == turned[summary.verdict]
 
 
+@settings(deadline=None)
 @given(errors_in_images, st.lists(st.floats(0, 40), min_size=7, max_size=7))
 def test_what_a_seed_does_to_all_values_alike_cancels(images, of_seed):
     baseline = next(iter(images))
     halved = {value: {seed: wrong / 6 for seed, wrong in by_seed.items()} for value, by_seed in images.items()}
     moved = {
-        value: {seed: error + of_seed[seed] for seed, error in by_seed.items()} for value, by_seed in halved.items()
+        value: {seed: error + of_seed[SEEDS.index(seed)] for seed, error in by_seed.items()}
+        for value, by_seed in halved.items()
     }
     before, after = summarise(halved, baseline), summarise(moved, baseline)
     for value in images:
