@@ -47,18 +47,26 @@ class Regularizer(nn.Module):
     Attributes:
         meter: None unless a caller wants the realised drop share; it then counts every training forward.
         traits: What the method claims of its mask; None where it drops nothing.
-        strength: What the schedule has come to, in [0, 1]; methods multiply their rate by it.
+        full_rate: The knob that a rising schedule raises from 0, at its full value; 1 where the method names none.
+        strength: What the schedule has come to, in [0, 1].
     """
 
     traits: Traits | None = None
     meter: DropMeter | None = None
+    full_rate: float = 1.0
     strength: float = 1.0
+
+    @property
+    def rate(self) -> float:
+        """What the schedule has made of `full_rate`; at 0 the layer is the identity, and `drop` is not called."""
+        return self.full_rate * self.strength
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` itself in evaluation mode, the regularized feature map in training mode."""
         if not self.training:
             return x
-        out, num_dropped = self.drop(x)
+        is_off = self.rate == 0 or x.numel() == 0
+        out, num_dropped = self.untouched(x) if is_off else self.drop(x)
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
