@@ -46,6 +46,10 @@ class AttentionDrop(Regularizer):
         scale = mask.numel() / mask.sum().clamp(min=1)
         return x * (mask * scale).to(x.dtype), (mask == 0).sum()
 
+    def block(self) -> int:
+        """Return the side of the damped block."""
+        return self.block_size
+
 
 def check_block_size(block_size: int) -> None:
     """Raise ValueError unless a block has a middle."""

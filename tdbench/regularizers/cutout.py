@@ -49,9 +49,9 @@ class Cutout(Regularizer):
         """Return the mean masked area of a clipped hole, from its centre's uniform distribution."""
         return self._mean_extent(shape[1]) * self._mean_extent(shape[2])
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the hole, cut to the image."""
-        return min(self.size, shape[1]), min(self.size, shape[2])
+    def block(self) -> int:
+        """Return the side of the hole."""
+        return self.size
 
     def _mean_extent(self, length: int) -> float:
         """Return the mean share of a side that a hole covers."""

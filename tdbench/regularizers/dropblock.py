@@ -113,9 +113,9 @@ class DropBlock(Regularizer):
         """Return p."""
         return self.full_rate
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the block, cut to the map."""
-        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
+    def block(self) -> int:
+        """Return the side of a block."""
+        return self.block_size
 
 
 class DropBlockConfig(RegularizerConfig):
