@@ -6,6 +6,8 @@ from typing import Literal
 
 from tdbench.audit.site import Site
 
+Level = Literal["fault", "note"]
+
 FAR = 1.5  # times the nominal share, or its inverse, from where on a method is not doing what its name says
 NOTABLE = 1.1  # from where on it is worth a note
 APART = 3.0  # times the share of another site, from where on that is worth a note
@@ -23,7 +25,7 @@ class Finding:
         sites: Where; empty where it concerns them all.
     """
 
-    level: Literal["fault", "note"]
+    level: Level
     text: str
     sites: tuple[str, ...] = ()
 
@@ -31,7 +33,7 @@ class Finding:
         return f"{self.level}: {self.text}" + (f" at {', '.join(self.sites)}" if self.sites else "")
 
 
-Found = Iterator[tuple[Literal["fault", "note"], str]]
+Found = Iterator[tuple[Level, str]]
 
 
 def calls(site: Site) -> Found:
@@ -73,26 +75,31 @@ def product(site: Site) -> Found:
     if mask.share == 1:
         yield "fault", "no gradient passes through the layer"
     else:
-        level: Literal["fault", "note"] = "note" if site.claims.traits is None else "fault"
-        yield level, "the output is not the input times a mask and a scale, so the figures say little"
+        yield (
+            "note" if site.claims.traits is None else "fault",
+            "the output is not the input times a mask and a scale, so the figures say little",
+        )
 
 
 def granularity(site: Site) -> Found:
-    """What is dropped whole is what the method drops whole; blocks are as large as configured."""
-    mask, traits, block = site.mask, site.claims.traits, site.claims.block
-    if mask is None or traits is None or mask.dropped_whole is None:
+    """What is dropped whole is what the method drops whole."""
+    mask, traits = site.mask, site.claims.traits
+    if mask is None or traits is None or mask.dropped_whole is None or swallows_maps(site):
         return
     (channels, height, width), found, method = site.shape, mask.dropped_whole, site.claims.method
     promised = {"units": "parts", "blocks": "parts"}.get(traits.drops, traits.drops)
     one_channel_is_a_sample = channels == 1 and {found, promised} == {"maps", "samples"}
     if found == promised or one_channel_is_a_sample or height * width == 1:
         return
-    if block is not None and found != "parts" and site.effective_block == (height, width):
-        yield "fault", f"block {block} covers the whole {height}×{width} map"
-        yield "note", f"k = {block} and k = {block + 2} are the same"
-        return
     whole = {"parts": "parts of maps", "maps": "whole maps", "samples": "whole samples"}[found]
     yield "fault", f"{whole} are dropped where {method} drops {what_it_drops(site)}"
+
+
+def swallows_maps(site: Site) -> bool:
+    """Return whether blocks are so large that no part of a map is left where one falls."""
+    mask = site.mask
+    is_whole = mask is not None and (mask.share == 1 or mask.dropped_whole in ("maps", "samples"))
+    return is_whole and site.effective_block == site.shape[1:]
 
 
 def what_it_drops(site: Site) -> str:
@@ -110,7 +117,10 @@ def blocks(site: Site) -> Found:
     if mask is None or claims.traits is None or claims.block is None or block is None:
         return
     _, height, width = site.shape
-    if claims.block > min(height, width) and mask.dropped_whole == "parts":
+    if swallows_maps(site):
+        yield "fault", f"block {claims.block} covers the whole {height}×{width} map"
+        yield "note", f"k = {claims.block} and k = {claims.block + 2} are the same"
+    elif claims.block > min(height, width):
         yield "note", f"a block of {claims.block} is wider than the {height}×{width} map"
     if claims.traits.drops != "blocks":
         return
@@ -129,7 +139,7 @@ def sharing(site: Site) -> Found:
         yield "fault", f"one mask serves all channels where {method} has one per channel"
     if mask.one_for_channels is False and traits.shared:
         yield "fault", f"each channel has a mask of its own where {method} has one for all"
-    if mask.one_for_batch:
+    if mask.one_for_batch and not swallows_maps(site):  # whole maps: the channels that all samples attend to
         yield "fault", f"one mask serves the whole batch where {method} has one per sample"
 
 
@@ -138,8 +148,7 @@ def scale(site: Site) -> Found:
     mask, traits, method = site.mask, site.claims.traits, site.claims.method
     if mask is None or traits is None or not 0 < mask.share < 1:
         return
-    swallows_maps = traits.drops == "blocks" and mask.dropped_whole != "parts"  # nothing is left in them to scale
-    if traits.rescales and mask.top_scale <= 1 + ROUNDING and not swallows_maps:
+    if traits.rescales and mask.top_scale <= 1 + ROUNDING and not swallows_maps(site):  # what is left has no scale
         yield "fault", f"what is kept is not scaled up where {method} scales it"
     if not traits.rescales and mask.top_scale > 1 + ROUNDING:
         yield "fault", f"what is kept is scaled by up to {mask.top_scale:.3g} where {method} leaves it alone"
@@ -158,8 +167,8 @@ def share(site: Site) -> Found:
     varies = traits is not None and traits.share_varies
     if low <= nominal <= high or times < (FAR if varies else NOTABLE):
         return
-    level: Literal["fault", "note"] = "fault" if times > FAR and not varies else "note"
-    yield level, f"{100 * mask.share:.3g} % of the units are dropped where {100 * nominal:.3g} % is nominal"
+    text = f"{100 * mask.share:.3g} % of the units are dropped where {100 * nominal:.3g} % is nominal"
+    yield "fault" if times > FAR and not varies else "note", text
 
 
 def schedule(site: Site) -> Found:
@@ -210,7 +219,7 @@ CHECKS: tuple[Callable[[Site], Found], ...] = (
 
 def findings(sites: Sequence[Site]) -> tuple[Finding, ...]:
     """Return what all checks find, faults first; what is true of several sites is said once."""
-    where: dict[tuple[Literal["fault", "note"], str], list[str]] = {}
+    where: dict[tuple[Level, str], list[str]] = {}
     for check in CHECKS:
         for site in sites:
             for found in check(site):

@@ -33,13 +33,14 @@ class Call(NamedTuple):
 
 @dataclass
 class Observed:
-    """What was seen at one site, batch by batch."""
+    """What was seen at one site."""
 
     layer: nn.Module | None
-    calls_train: list[Call] = field(default_factory=list)  # of the first batch, as are the next
+    calls_train: list[Call] = field(default_factory=list)  # of one forward, as are the next
     calls_eval: list[Call] = field(default_factory=list)
-    start: tuple[Draw, ...] = ()
+    x: Tensor | None = None  # (N, C, H, W), the layer's input in the last training forward that called it
     batches: list[tuple[Draw, ...]] = field(default_factory=list)
+    start: tuple[Draw, ...] = ()
     num_counted: int | None = None
     is_off: bool = False
     is_random: bool = False
@@ -67,32 +68,32 @@ def observe(
     """
     seen = {name: Observed(layer) for name, layer in insertion.installed().items()}
     layers = {name: site.layer for name, site in seen.items() if site.layer is not None}
-    has_weights = any(True for layer in layers.values() for _ in layer.parameters())
-    x: dict[str, Tensor] = {}
+    has_weights = any(list(layer.parameters()) for layer in layers.values())
     model.train()
+    insertion.set_progress(1.0)
     for number, (images, labels) in enumerate(batches):
-        insertion.set_progress(1.0)
         with noted_calls(layers) as calls, torch.set_grad_enabled(number == 0 or has_weights):
             loss = F.cross_entropy(model(images).float(), labels)
         if loss.requires_grad:
             loss.backward()
-        x = {name: portion(noted[0].x) for name, noted in calls.items() if noted}
-        for name in x:
-            draw_masks(seen[name], layers[name], x[name], num_draws)
-        if number == 0:
-            insertion.set_progress(0.0)
-            for name in x:
-                seen[name].start = tuple(draw(layers[name], x[name]) for _ in range(num_draws))
-            for name in layers:
-                seen[name].calls_train = calls[name]
-    for name in x:
-        changed = any(drawn.changes for batch in seen[name].batches for drawn in batch)
-        seen[name].is_off = not changed and is_off(layers[name], x[name])
+        for name, noted in calls.items():
+            if noted:
+                x = portion(noted[0].x)
+                seen[name].calls_train, seen[name].x = noted, x
+                draw_masks(seen[name], layers[name], x, num_draws)
+    called = [(site, layers[name], site.x) for name, site in seen.items() if site.x is not None]
+    for site, layer, x in called:
+        acted = any(drawn.changes or drawn.num_dropped for batch in site.batches for drawn in batch)
+        site.is_off = not acted and is_off(layer, x)
+    insertion.set_progress(0.0)
+    for site, layer, x in called:
+        site.start = tuple(draw(layer, x) for _ in range(num_draws))
+    insertion.set_progress(1.0)
     model.eval()
     with noted_calls(layers) as calls, torch.no_grad():
         model(batches[0][0])
-    for name in layers:
-        seen[name].calls_eval = calls[name]
+    for name, noted in calls.items():
+        seen[name].calls_eval = noted
     return seen
 
 
@@ -149,8 +150,12 @@ def portion(x: Tensor) -> Tensor:
 
 def random_state(device: torch.device) -> bytes:
     """Return the state of the random numbers that a layer on this device may draw from."""
-    state = torch.get_rng_state().numpy().tobytes()
-    return state + torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else state
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return b"".join(state.numpy().tobytes() for state in states)
 
 
 def same(output: Tensor, x: Tensor) -> bool:
@@ -165,7 +170,9 @@ def draw(layer: nn.Module, x: Tensor) -> Draw:
     with torch.enable_grad():
         out = layer(leaf.clone())  # no leaf, so that a layer may work in place
         total = out.sum()
-    mask = torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(x)
+    if not total.requires_grad:
+        return read(torch.zeros_like(x), x, out)
+    (mask,) = torch.autograd.grad(total, leaf, materialize_grads=True)
     return read(mask, x, out.detach())
 
 

@@ -54,7 +54,7 @@ def audit_command(
     if out is not None:
         make_folder(out)
     run = Run(run_config)
-    audited = audit(run.model, run.insertion, first_batches(run), seed=run_config.seed)
+    audited = audit(run.model, run.insertion, first_batches(run), num_batches=NUM_BATCHES, seed=run_config.seed)
     rows = audited.rows()
     if out is not None:
         write_atomically(out / "audit.csv", to_csv(rows, list(rows[0])).encode())

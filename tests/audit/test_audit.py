@@ -1,6 +1,7 @@
 """An audit finds each way in which a regularizer is not what its configuration says, and nothing in a healthy one."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -90,12 +91,11 @@ def notes(audited):
 
 def dropped_blocks(x, p, size, shared=False, everywhere=False):
     """Draw blocks of `size`, their seeds where a block fits or everywhere; 1 = dropped."""
-    room = 16 - size + 1
+    channels, room = 1 if shared else x.shape[1], 16 - size + 1
     rate = p / size**2 * 16**2 / room**2
-    if everywhere:  # what reaches over the border is lost, the rate is not lowered
-        padded = torch.rand(len(x), 1 if shared else x.shape[1], 16, 16) < rate
-        return F.max_pool2d(padded.float(), size, stride=1, padding=size // 2)
-    seeds = (torch.rand(len(x), 1 if shared else x.shape[1], room, room) < rate).float()
+    if everywhere:
+        return F.max_pool2d((torch.rand(len(x), channels, 16, 16) < rate).float(), size, stride=1, padding=size // 2)
+    seeds = (torch.rand(len(x), channels, room, room) < rate).float()
     return F.max_pool2d(F.pad(seeds, (size - 1,) * 4), size, stride=1)
 
 
@@ -103,9 +103,9 @@ def rescaled(keep):
     return keep * keep.numel() / keep.sum()
 
 
-def dropblock_with(mask_of, **knobs):
-    """Audit a network in which something else stands where DropBlock p 0.1, block 5 is configured."""
-    model, insertion = network("dropblock", p=0.1, block_size=5, schedule="constant", **knobs)
+def dropblock_with(mask_of, block_size=5):
+    """Audit a network in which something else stands where DropBlock of p = 0.1 is configured."""
+    model, insertion = network("dropblock", p=0.1, block_size=block_size, schedule="constant")
     plant(model, Planted(mask_of))
     return audit_of(model, insertion)
 
@@ -228,9 +228,10 @@ def test_rescaling_is_a_fault_where_the_method_does_not():
 
 
 def test_a_share_far_from_the_nominal_one_is_a_fault():
-    """Seeds over the whole map at the rate of seeds in the room where a block fits, the public code's DropBlock."""
-    audited = dropblock_with(lambda x: rescaled(1 - dropped_blocks(x, 0.1, 11, everywhere=True)))
-    assert [fault for fault in faults(audited) if "10 % is nominal" in fault]
+    """Seeds over the whole map, at the rate of seeds that fall only where a block fits, as in public code."""
+    audited = dropblock_with(lambda x: rescaled(1 - dropped_blocks(x, 0.1, 13, everywhere=True)), block_size=13)
+    (fault,) = faults(audited)
+    assert re.fullmatch(r"[56]\d\.\d % of the units are dropped where 10 % is nominal at stage1", fault)
 
 
 def test_a_share_that_is_a_little_off_is_a_note():
@@ -245,7 +246,7 @@ def test_a_linear_schedule_that_never_ramps_is_a_fault():
     insertion.set_progress = lambda progress: None
     (fault,) = faults(audit_of(model, insertion))
     assert fault.startswith(
-        "the schedule never ramps: it is linear, and the layer drops 8.93 % of the units at the start"
+        "the schedule never ramps: it is linear, and the layer drops 8.96 % of the units at the start"
     )
 
 
@@ -261,6 +262,15 @@ def test_a_block_that_covers_the_map_is_a_fault_and_a_larger_one_the_same(method
     audited = audit_of(*network(method, ("stage2",), block_size=7))
     assert faults(audited) == ["block 7 covers the whole 4×4 map at stage2"]
     assert "k = 7 and k = 9 are the same at stage2" in notes(audited)
+
+
+def test_a_block_that_covers_the_map_in_every_draw_is_no_less_a_fault():
+    audited = audit_of(*network("cutout", ("stage1", "stage2"), size=32))
+    assert faults(audited) == [
+        "block 32 covers the whole 16×16 map at stage1",
+        "block 32 covers the whole 4×4 map at stage2",
+    ]
+    assert "every unit was dropped, and nothing passes at stage1, stage2" in notes(audited)
 
 
 def test_a_block_that_is_wider_than_the_map_without_covering_it_always_is_a_note():

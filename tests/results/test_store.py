@@ -90,3 +90,8 @@ def test_a_result_that_no_run_wrote_is_refused(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(FolderError, match=r"result\.json"):
         RunFolder(tmp_path).read_result()
+
+
+def test_json_is_strict_at_any_depth():
+    text = to_json({"share": math.nan, "rows": [{"scale": math.inf, "n": 8}]})
+    assert json.loads(text) == {"share": None, "rows": [{"scale": None, "n": 8}]}
