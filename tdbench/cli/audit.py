@@ -51,9 +51,9 @@ def audit_command(
     from tdbench.results.store import to_csv, to_json, write_atomically
     from tdbench.training.run import Run
 
+    run = Run(run_config)
     if out is not None:
         make_folder(out)
-    run = Run(run_config)
     audited = audit(run.model, run.insertion, first_batches(run), num_batches=NUM_BATCHES, seed=run_config.seed)
     rows = audited.rows()
     if out is not None:

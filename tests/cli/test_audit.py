@@ -7,7 +7,7 @@ import pytest
 
 from tdbench.config import method_names
 
-SMALL = ("--batch-size", "16")
+SMALL = ("--batch-size", "8")
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -51,6 +51,7 @@ def test_a_site_that_the_model_lacks_is_refused_with_all_it_has(cli, tmp_path):
     assert (done.code, done.out) == (2, "")
     assert "unknown site 'stgae1'; did you mean stage1?" in done.err
     assert all(site in done.err for site in ("stage2.block1.conv1", "stage3.block1.branch", "input"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_is_no_folder_is_refused(cli, tmp_path):
@@ -104,6 +105,6 @@ def test_the_config_of_a_run_is_audited_in_fp32_and_uncompiled(cli, tmp_path):
 
 
 def test_a_training_set_of_fewer_batches_than_it_takes_is_seen_again(cli):
-    done = cli("audit", "--set", "train_fraction=0.02", "--json", *SMALL)
+    done = cli("audit", "--set", "train_fraction=0.01", "--json", *SMALL)
     assert done.code == 0
     assert json.loads(done.out)["sites"][0]["n"] == 8
