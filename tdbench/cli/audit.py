@@ -133,14 +133,14 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
     block = row["block_size"] and str(row["effective_block"]).replace("x", "×")
     if block and block != f"{row['block_size']}×{row['block_size']}":
         block = f"{row['block_size']} → {block}"
-    interval = row["ci95_low"] is not None and f" [{row['ci95_low']:.3g}, {row['ci95_high']:.3g}]"
+    interval = row["ci95_low"] is not None and f" [{row['ci95_low']:.4g}, {row['ci95_high']:.4g}]"
     return {
         "site": row["site"],
         "map": row["map"].replace("x", "×"),
         "block": block or "–",
         "nominal %": number(row["nominal_pct"]),
         "dropped % [95 %]": number(row["dropped_pct"]) + (interval or ""),
-        "scale": number(row["output_scale"], ".4g"),
+        "scale": number(row["output_scale"]),
         "eval": {True: "identity", False: "changed", None: "–"}[row["eval_identity"]],
         "gradient": row["gradient"],
         "random": {True: "yes", False: "no", None: "–"}[row["random"]],
@@ -148,6 +148,6 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def number(value: float | None, form: str = ".3g") -> str:
+def number(value: float | None) -> str:
     """Return a number, or a dash where there is none."""
-    return "–" if value is None else format(value, form)
+    return "–" if value is None else f"{value:.4g}"
