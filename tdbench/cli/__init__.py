@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tdbench.cli.ablate import ablate_command
+from tdbench.cli.audit import audit_command
 from tdbench.cli.list import list_command
 from tdbench.cli.train import train_command
 from tdbench.errors import TdbenchError
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("ablate")(ablate_command)
+app.command("audit")(audit_command)
 app.command("list")(list_command)
 
 

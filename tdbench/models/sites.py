@@ -24,6 +24,7 @@ class Insertion:
     """The layers that `insert` put into a network.
 
     Attributes:
+        regularizer: The method and its knobs, as configured.
         layers: Site name to layer, in the network's order.
         shapes: Site name to the (C, H, W) of its feature map, for the image shape that was probed.
     """
@@ -35,8 +36,8 @@ class Insertion:
         layers: dict[str, Regularizer],
         shapes: dict[str, tuple[int, int, int]],
     ) -> None:
-        self.layers, self.shapes = layers, shapes
-        self._regularizer, self._hosts = regularizer, hosts
+        self.regularizer, self.layers, self.shapes = regularizer, layers, shapes
+        self._hosts = hosts
         self._handles: list[Any] = []
         for name, host in hosts.items():
             host.add_module(_CHILD, layers[name])
@@ -56,14 +57,18 @@ class Insertion:
             del host._modules[_CHILD]
         self._handles, self._hosts = [], {}
 
+    def installed(self) -> dict[str, nn.Module | None]:
+        """Return what stands at each site now: its layer, or what took its place; None where it was taken out."""
+        return {name: getattr(self._hosts.get(name), _CHILD, None) for name in self.layers}
+
     def __repr__(self) -> str:
         sites = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in self.shapes.items())
-        return f"Insertion({self._regularizer.name} at {sites})"
+        return f"Insertion({self.regularizer.name} at {sites})"
 
     def set_progress(self, progress: float) -> None:
         """Tell the layers which share of the training steps is done, for schedules that rise with it."""
         for layer in self.layers.values():
-            layer.strength = self._regularizer.strength_at(progress)
+            layer.strength = self.regularizer.strength_at(progress)
 
     def meter(self, device: torch.device) -> None:
         """Begin to count, on the device that the network runs on, the units that each layer drops in training."""
@@ -129,10 +134,15 @@ def insert(
             raise ConfigError(f"sites {by_host[host]!r} and {name!r} are the same output; choose one of them")
         by_host[host] = name
     shapes = feature_shapes(model, hosts, image_shape)
-    layers = {
-        name: regularizer.build(shapes[name][0], depth=number / len(hosts)) for number, name in enumerate(hosts, 1)
+    return Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes)
+
+
+def build_layers(regularizer: RegularizerConfig, shapes: dict[str, tuple[int, int, int]]) -> dict[str, Regularizer]:
+    """Return a fresh layer for each site and its (C, H, W), the sites being in the network's order."""
+    return {
+        name: regularizer.build(shape[0], depth=number / len(shapes))
+        for number, (name, shape) in enumerate(shapes.items(), 1)
     }
-    return Insertion(regularizer, hosts, layers, shapes)
 
 
 def known_sites(model: nn.Module) -> dict[str, str]:

@@ -33,21 +33,22 @@ class AttentionDrop(Regularizer):
         check_rate("p", p)
         check_rate("threshold", threshold)
         check_block_size(block_size)
-        self.p, self.threshold, self.block_size = p, threshold, block_size
+        self.full_rate, self.threshold, self.block_size = p, threshold, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with attended blocks damped, and the number of units damped to zero."""
-        rate = self.p * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
         detached = x.detach().float()
         low, high = detached.amin(dim=1, keepdim=True), detached.amax(dim=1, keepdim=True)
         attention = (detached - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-        picked = (attention > self.threshold) & ~keep_mask(x, x.shape, rate / self.block_size**2)
+        picked = (attention > self.threshold) & ~keep_mask(x, x.shape, self.rate / self.block_size**2)
         blocks = F.max_pool2d(picked.float(), self.block_size, stride=1, padding=self.block_size // 2)
         mask = 1 - attention * blocks
         scale = mask.numel() / mask.sum().clamp(min=1)
         return x * (mask * scale).to(x.dtype), (mask == 0).sum()
+
+    def block(self) -> int:
+        """Return the side of the damped block."""
+        return self.block_size
 
 
 def check_block_size(block_size: int) -> None:

@@ -34,11 +34,13 @@ class Traits:
         drops: The smallest thing that is dropped whole.
         shared: One mask serves all channels of a sample.
         rescales: What is kept is scaled up for what was dropped.
+        share_varies: The share depends on the data, and `nominal_share` is what even data would give.
     """
 
     drops: Literal["units", "blocks", "maps", "samples"]
     shared: bool = False
     rescales: bool = True
+    share_varies: bool = False
 
 
 class Regularizer(nn.Module):
@@ -46,19 +48,27 @@ class Regularizer(nn.Module):
 
     Attributes:
         meter: None unless a caller wants the realised drop share; it then counts every training forward.
-        traits: What the method claims of its mask; None where it drops nothing.
-        strength: What the schedule has come to, in [0, 1]; methods multiply their rate by it.
+        traits: What the method claims of its mask; None: nothing.
+        full_rate: The knob that a rising schedule raises from 0, at its full value; 1 where the method names none.
+        strength: What the schedule has come to, in [0, 1].
     """
 
     traits: Traits | None = None
     meter: DropMeter | None = None
+    full_rate: float = 1.0
     strength: float = 1.0
+
+    @property
+    def rate(self) -> float:
+        """What the schedule has made of `full_rate`; at 0 the layer is the identity, and `drop` is not called."""
+        return self.full_rate * self.strength
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` itself in evaluation mode, the regularized feature map in training mode."""
         if not self.training:
             return x
-        out, num_dropped = self.drop(x)
+        is_off = self.rate == 0 or x.numel() == 0
+        out, num_dropped = self.untouched(x) if is_off else self.drop(x)
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
@@ -67,8 +77,8 @@ class Regularizer(nn.Module):
         """Return the share of units that the knobs aim to drop at full strength in a (C, H, W) map; None: unknown."""
         return None
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int] | None:
-        """Return (height, width) of what a configured block comes to in a (C, H, W) map; None: no blocks."""
+    def block(self) -> int | None:
+        """Return the side in pixels of the blocks that the knobs ask for; None: no blocks."""
         return None
 
     def remarks(self) -> list[str]:

@@ -31,13 +31,10 @@ class CorrDrop(Regularizer):
         check_rate("p", p)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
-        self.p, self.block_size = p, block_size
+        self.full_rate, self.block_size = p, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with regions dropped in all channels, and the number of units dropped."""
-        rate = self.p * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
         num_samples, num_channels, height, width = x.shape
         cell = min(self.block_size, height), min(self.block_size, width)
         cells = F.avg_pool2d(x.detach().float(), cell, ceil_mode=True)
@@ -48,7 +45,7 @@ class CorrDrop(Regularizer):
         # A map of one cell has nothing to correlate with; softmax would protect it always, and switch the layer off.
         protected = (torch.rand_like(scores) < scores.softmax(dim=1)) & (num_cells > 1)
         share = (~protected).float().mean(dim=1, keepdim=True).clamp(min=1 / num_cells)
-        dropped = ~protected & (torch.rand_like(scores) < rate / share)
+        dropped = ~protected & (torch.rand_like(scores) < self.rate / share)
         dropped = dropped.view(num_samples, 1, *cells.shape[2:]).float()
         whole = F.interpolate(dropped, scale_factor=cell, mode="nearest")[:, :, :height, :width] > 0
         num_dropped = whole.sum() * num_channels
@@ -57,11 +54,11 @@ class CorrDrop(Regularizer):
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return p."""
-        return self.p
+        return self.full_rate
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the block, cut to the map."""
-        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
+    def block(self) -> int:
+        """Return the side of a cell."""
+        return self.block_size
 
 
 class CorrDropConfig(RegularizerConfig):

@@ -31,14 +31,12 @@ class Cutout(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) with their holes, and the number of units in them."""
-        if self.strength == 0 or x.numel() == 0:
-            return self.untouched(x)
         num_samples, num_channels, height, width = x.shape
         down = self._in_hole(x, num_samples, height)[:, None, :, None]
         across = self._in_hole(x, num_samples, width)[:, None, None, :]
         hole = down & across
-        if self.strength < 1:
-            hole = hole & ~keep_mask(x, (num_samples, 1, 1, 1), self.strength)
+        if self.rate < 1:
+            hole = hole & ~keep_mask(x, (num_samples, 1, 1, 1), self.rate)
         return torch.where(hole, 0.0, x), hole.sum() * num_channels
 
     def _in_hole(self, x: Tensor, num_samples: int, length: int) -> Tensor:
@@ -51,9 +49,9 @@ class Cutout(Regularizer):
         """Return the mean masked area of a clipped hole, from its centre's uniform distribution."""
         return self._mean_extent(shape[1]) * self._mean_extent(shape[2])
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the hole, cut to the image."""
-        return min(self.size, shape[1]), min(self.size, shape[2])
+    def block(self) -> int:
+        """Return the side of the hole."""
+        return self.size
 
     def _mean_extent(self, length: int) -> float:
         """Return the mean share of a side that a hole covers."""

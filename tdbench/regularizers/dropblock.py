@@ -103,22 +103,19 @@ class DropBlock(Regularizer):
         check_rate("p", p)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
-        self.p, self.block_size = p, block_size
+        self.full_rate, self.block_size = p, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with blocks dropped, and the number of units dropped."""
-        rate = self.p * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
-        return drop_block2d(x, rate, self.block_size)
+        return drop_block2d(x, self.rate, self.block_size)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return p."""
-        return self.p
+        return self.full_rate
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the block, cut to the map."""
-        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
+    def block(self) -> int:
+        """Return the side of a block."""
+        return self.block_size
 
 
 class DropBlockConfig(RegularizerConfig):

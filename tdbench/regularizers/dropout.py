@@ -24,13 +24,11 @@ class Dropout(Regularizer):
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()
         check_rate("p", p)
-        self.p = p
+        self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map with units dropped, of any shape, and their number."""
-        rate = self.p * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
+        rate = self.rate
         if torch.compiler.is_compiling():  # the same, in a form that a rising rate does not compile anew
             keep = keep_mask(x, x.shape, rate)
             return torch.where(keep, x / (1 - rate) if rate < 1 else x, 0.0), x.numel() - keep.sum()
@@ -39,7 +37,7 @@ class Dropout(Regularizer):
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return p."""
-        return self.p
+        return self.full_rate
 
 
 class DropoutConfig(RegularizerConfig):

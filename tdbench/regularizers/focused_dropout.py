@@ -31,20 +31,18 @@ class FocusedDropout(Regularizer):
             check_rate(name, value)
         if low > high:
             raise ValueError(f"low must be at most high = {high}, got {low}")
-        self.participation, self.low, self.high = participation, low, high
+        self.full_rate, self.low, self.high = participation, low, high
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with unfocused positions dropped, and the number of units dropped."""
-        rate = self.participation * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
         num_samples, num_channels = x.shape[:2]
         detached = x.detach()
         strongest = detached.mean(dim=(2, 3), dtype=torch.float32).argmax(dim=1)
         reference = detached[torch.arange(num_samples, device=x.device), strongest].unsqueeze(1)
         share = self.low + (self.high - self.low) * torch.rand(num_samples, 1, 1, 1, device=x.device)
         keep = reference > share * reference.amax(dim=(2, 3), keepdim=True)
-        keep = keep | keep_mask(x, (1, 1, 1, 1), rate)  # the coin of the whole batch: a step that stays out keeps all
+        # The coin of the whole batch: a step that stays out keeps all.
+        keep = keep | keep_mask(x, (1, 1, 1, 1), self.rate)
         return torch.where(keep, x, 0.0), (~keep).sum() * num_channels
 
 

@@ -27,16 +27,13 @@ class MaxDropout(Regularizer):
     def __init__(self, p: float = 0.3) -> None:
         super().__init__()
         check_rate("p", p)
-        self.p = p
+        self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return a tensor of any shape without its largest values, and their number."""
-        rate = self.p * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
         values = x.detach().to(wide_dtype(x))
         low, high = values.aminmax()
-        dropped = values > low + (1 - rate) * (high - low)
+        dropped = values > low + (1 - self.rate) * (high - low)
         return torch.where(dropped, 0.0, x), dropped.sum()
 
 

@@ -16,6 +16,10 @@ class Identity(Regularizer):
         """Return `x` itself and a count of zero."""
         return self.untouched(x)
 
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return 0."""
+        return 0.0
+
 
 class NoneConfig(RegularizerConfig):
     """The baseline has no knobs."""

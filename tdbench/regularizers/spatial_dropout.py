@@ -23,19 +23,16 @@ class SpatialDropout(Regularizer):
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()
         check_rate("p", p)
-        self.p = p
+        self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with maps dropped, and the number of units dropped."""
-        rate = self.p * self.strength
-        if rate == 0 or x.numel() == 0:
-            return self.untouched(x)
-        keep = keep_mask(x, (*x.shape[:2], 1, 1), rate)
-        return scale_kept(x, keep, 1 - rate), (~keep).sum() * x.shape[2] * x.shape[3]
+        keep = keep_mask(x, (*x.shape[:2], 1, 1), self.rate)
+        return scale_kept(x, keep, 1 - self.rate), (~keep).sum() * x.shape[2] * x.shape[3]
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return p."""
-        return self.p
+        return self.full_rate
 
 
 class SpatialDropoutConfig(RegularizerConfig):

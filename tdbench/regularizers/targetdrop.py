@@ -145,7 +145,7 @@ class TargetDrop2d(Regularizer):
         ValueError: A knob is out of range.
     """
 
-    traits = Traits("blocks")
+    traits = Traits("blocks", share_varies=True)
 
     fc1: Tensor | None
     fc2: Tensor | None
@@ -179,7 +179,7 @@ class TargetDrop2d(Regularizer):
         self.drop_ratio, self.block_size, self.target_fraction = drop_ratio, block_size, target_fraction
         self.region, self.rescale, self.generator = region, rescale, generator
         if rescale == "none":
-            self.traits = Traits("blocks", rescales=False)
+            self.traits = Traits("blocks", rescales=False, share_varies=True)
         fc1 = fc2 = None
         if attention in ("se", "se_ste"):
             hidden = max(channels // reduction, 4)
@@ -224,9 +224,9 @@ class TargetDrop2d(Regularizer):
         mean_extents = [mean_extent(self.block_size, length) / length for length in shape[1:]]
         return share_of(self.drop_ratio, shape[0]) / shape[0] * mean_extents[0] * mean_extents[1]
 
-    def block_at(self, shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the largest window that a centre of the map can have."""
-        return min(self.block_size, shape[1]), min(self.block_size, shape[2])
+    def block(self) -> int:
+        """Return the side of a window."""
+        return self.block_size
 
     def remarks(self) -> list[str]:
         """Say that the paper's attention is not trained."""

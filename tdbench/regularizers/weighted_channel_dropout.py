@@ -38,7 +38,7 @@ class WeightedChannelDropout(Regularizer):
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with channels dropped, and the number of units dropped."""
         ratio, keep = (1 - (1 - share) * self.strength for share in (self.ratio, self.keep))
-        if ratio == keep == 1 or x.numel() == 0:
+        if ratio == keep == 1:
             return self.untouched(x)
         num_samples, num_channels, height, width = x.shape
         scores = x.detach().mean(dim=(2, 3), dtype=torch.float32).clamp(min=SMALLEST_SCORE)

@@ -186,7 +186,7 @@ class SweepFolder:
         write_atomically(self / SWEEP, to_yaml(sweep).encode())
 
     def write_trials(self, keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Write a row per trial: which, the swept keys, then what `result.json` says; return whether the table is new."""
+        """Write a row per trial: which, swept keys, then what `result.json` says; return whether the table is new."""
         fields = [field for field in RESULT_FIELDS if field not in ("status", "seed")]
         return write_if_new(self / TRIALS_TABLE, to_csv(rows, ["trial", "status", "seed", *keys, *fields]).encode())
 
@@ -262,8 +262,15 @@ class RunFolder:
 
 def to_json(value: Mapping[str, Any]) -> str:
     """Return strict JSON, one field a line; NaN and infinity, which JSON lacks, become null."""
-    finite = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in value.items()}
-    return json.dumps(finite, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -103,6 +103,15 @@ def test_the_state_of_the_layers_travels_apart(network):
     assert torch.equal(other.layers["stage1"].fc1, insertion.layers["stage1"].fc1)
 
 
+def test_what_stands_at_a_site_is_told_even_where_another_layer_took_its_place(network):
+    insertion = insert(network, "dropout", ["stage1", "stage3"])
+    assert insertion.installed() == insertion.layers
+    network.stage3.block1.tdbench_regularizer = other = nn.Identity()
+    assert insertion.installed() == {"stage1": insertion.layers["stage1"], "stage3": other}
+    insertion.remove()
+    assert insertion.installed() == {"stage1": None, "stage3": None}
+
+
 def test_modes_and_batch_statistics_survive_the_insertion(network):
     network.train()
     network.stage2.eval()

@@ -62,7 +62,7 @@ def test_dropping_everything_gives_zeros_and_no_nan():
 
 def test_the_rate_rises_linearly_with_depth_up_to_p():
     config = DropPathConfig(p=0.4)
-    rates = [config.build(8, depth=branch / 5).p for branch in range(1, 6)]
+    rates = [config.build(8, depth=branch / 5).full_rate for branch in range(1, 6)]
     assert rates == pytest.approx([0.08, 0.16, 0.24, 0.32, 0.4])
 
 

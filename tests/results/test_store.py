@@ -117,3 +117,8 @@ def test_a_result_that_no_run_wrote_is_refused(tmp_path, text):
 )
 def test_a_value_is_labelled_as_flags_and_files_write_it(value, text):
     assert label(value) == text
+
+
+def test_json_is_strict_at_any_depth():
+    text = to_json({"share": math.nan, "rows": [{"scale": math.inf, "n": 8}]})
+    assert json.loads(text) == {"share": None, "rows": [{"scale": None, "n": 8}]}

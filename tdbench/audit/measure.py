@@ -1,0 +1,214 @@
+"""Measures what stands at each site, whatever it is, on the real input that a training forward gives it.
+
+The gradient of sum(layer(x)) with respect to x is the mask times the output scale. It tells a unit that was dropped
+from one that was 0 after a ReLU, and it asks nothing of the layer's code. The input is detached, so that the rest of
+the network has no part in it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tdbench.audit.site import Draw, Mask
+from tdbench.models.sites import Insertion
+from tdbench.regularizers.base import DropMeter, Regularizer
+
+MOST_UNITS = 2**19  # of a batch that are looked at in a draw; the first samples stand for the others
+MOST_MAPS = 64  # of a draw in which blocks are measured
+NUM_TRIES = 500  # before a layer that has dropped nothing yet is called off
+
+
+class Call(NamedTuple):
+    """One call of a layer by the network."""
+
+    is_training: bool
+    x: Tensor
+    is_identity: bool
+
+
+@dataclass
+class Observed:
+    """What was seen at one site."""
+
+    layer: nn.Module | None
+    calls_train: list[Call] = field(default_factory=list)  # of one forward, as are the next
+    calls_eval: list[Call] = field(default_factory=list)
+    x: Tensor | None = None  # (N, C, H, W), the layer's input in the last training forward that called it
+    batches: list[tuple[Draw, ...]] = field(default_factory=list)
+    start: tuple[Draw, ...] = ()
+    num_counted: int | None = None
+    is_off: bool = False
+    is_random: bool = False
+
+    def gradient(self) -> Literal["yes", "no", "none"]:
+        """Return whether a gradient has reached the layer's own parameters."""
+        trained = [weight for weight in self.layer.parameters() if weight.requires_grad] if self.layer else []
+        if not trained:
+            return "none"
+        return "yes" if any(weight.grad is not None and weight.grad.any() for weight in trained) else "no"
+
+    def mask(self) -> Mask | None:
+        """Return the masks that were drawn; None where the layer was not called in training."""
+        if not self.batches:
+            return None
+        return Mask(tuple(self.batches), self.start, self.num_counted, self.is_off, self.is_random)
+
+
+def observe(
+    model: nn.Module, insertion: Insertion, batches: list[tuple[Tensor, Tensor]], num_draws: int
+) -> dict[str, Observed]:
+    """Run the network over the batches, in training and in evaluation mode, and return what was seen at each site.
+
+    The network is used up: its batch statistics, gradients and schedule are not put back.
+    """
+    seen = {name: Observed(layer) for name, layer in insertion.installed().items()}
+    layers = {name: site.layer for name, site in seen.items() if site.layer is not None}
+    has_weights = any(list(layer.parameters()) for layer in layers.values())
+    model.train()
+    insertion.set_progress(1.0)
+    for number, (images, labels) in enumerate(batches):
+        with noted_calls(layers) as calls, torch.set_grad_enabled(number == 0 or has_weights):
+            loss = F.cross_entropy(model(images).float(), labels)
+        if loss.requires_grad:
+            loss.backward()
+        for name, noted in calls.items():
+            if noted:
+                x = portion(noted[0].x)
+                seen[name].calls_train, seen[name].x = noted, x
+                draw_masks(seen[name], layers[name], x, num_draws)
+    called = [(site, layers[name], site.x) for name, site in seen.items() if site.x is not None]
+    for site, layer, x in called:
+        acted = any(drawn.changes or drawn.num_dropped for batch in site.batches for drawn in batch)
+        site.is_off = not acted and is_off(layer, x)
+    insertion.set_progress(0.0)
+    for site, layer, x in called:
+        site.start = tuple(draw(layer, x) for _ in range(num_draws))
+    insertion.set_progress(1.0)
+    model.eval()
+    with noted_calls(layers) as calls, torch.no_grad():
+        model(batches[0][0])
+    for name, noted in calls.items():
+        seen[name].calls_eval = noted
+    return seen
+
+
+@contextmanager
+def noted_calls(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
+    """Note the calls of each layer: its own mode, its input, and whether it returned that, bit for bit."""
+    calls: dict[str, list[Call]] = {name: [] for name in layers}
+    inputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any) -> None:
+        inputs.append(args[0].detach().clone())  # the layer might write into its input
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            x = inputs.pop()
+            calls[name].append(Call(module.training, x, same(output, x)))
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(keep) for layer in layers.values()]
+    handles += [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def draw_masks(site: Observed, layer: nn.Module, x: Tensor, num_draws: int) -> None:
+    """Let a layer draw masks for one batch of its input, and note them."""
+    meter = DropMeter(x.device)
+    if isinstance(layer, Regularizer):
+        layer.meter = meter
+    before = random_state(x.device)
+    drawn = tuple(draw(layer, x) for _ in range(num_draws))
+    site.is_random |= before != random_state(x.device)
+    site.batches.append(drawn)
+    if isinstance(layer, Regularizer):
+        site.num_counted = (site.num_counted or 0) + meter.read()[0]
+        layer.meter = None
+
+
+@torch.no_grad()
+def is_off(layer: nn.Module, x: Tensor) -> bool:
+    """Return whether a layer always returns its input; one that takes part in few of the steps is not off."""
+    few = x[:2]
+    return all(same(layer(few.clone()), few) for _ in range(NUM_TRIES))
+
+
+def portion(x: Tensor) -> Tensor:
+    """Return the first samples of a batch, at least two where there are two, with at most about MOST_UNITS units."""
+    return x[: max(2, MOST_UNITS // max(1, x[0].numel()))]
+
+
+def random_state(device: torch.device) -> bytes:
+    """Return the state of the random numbers that a layer on this device may draw from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return b"".join(state.numpy().tobytes() for state in states)
+
+
+def same(output: Tensor, x: Tensor) -> bool:
+    """Return whether a tensor is another one, bit for bit, NaN included."""
+    as_bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return output.dtype == x.dtype and torch.equal(output.view(as_bits), x.view(as_bits))
+
+
+def draw(layer: nn.Module, x: Tensor) -> Draw:
+    """Let a layer draw one mask for `x` (N, C, H, W), and return its figures."""
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        out = layer(leaf.clone())  # no leaf, so that a layer may work in place
+        total = out.sum()
+    if not total.requires_grad:
+        return read(torch.zeros_like(x), x, out)
+    (mask,) = torch.autograd.grad(total, leaf, materialize_grads=True)
+    return read(mask, x, out.detach())
+
+
+def read(mask: Tensor, x: Tensor, out: Tensor) -> Draw:
+    """Return the figures of one mask (N, C, H, W), 0 where a unit is dropped and its scale elsewhere."""
+    dropped = mask == 0
+    num_samples, num_channels, height, width = mask.shape
+    per_map = dropped.sum(dim=(2, 3))
+    per_sample = per_map.sum(dim=1)
+    num_dropped, num_units = int(per_sample.sum()), mask.numel()
+    in_part = (per_sample > 0) & (per_sample < num_units // num_samples)
+    parted = dropped[in_part]
+    tells_channels = num_channels > 1 and len(parted) > 0
+    maps = dropped[(per_map > 0) & (per_map < height * width)]
+    a_few = maps[:MOST_MAPS]
+    return Draw(
+        num_dropped=num_dropped,
+        num_units=num_units,
+        kept_scale=float(mask.sum(dtype=torch.float64)) / max(1, num_units - num_dropped),
+        top_scale=float(mask.max()),
+        whole_maps=len(maps) == 0,
+        whole_samples=len(parted) == 0,
+        one_for_channels=bool((parted == parted[:, :1]).all()) if tells_channels else None,
+        one_for_batch=bool((dropped == dropped[:1]).all()) if len(parted) > 1 else None,
+        window=(shortest_run(a_few.transpose(1, 2)), shortest_run(a_few)),
+        changes=not same(out, x),
+        is_product=bool(((out - mask * x).abs() <= 1e-3 * x.abs().max()).all()),
+    )
+
+
+def shortest_run(dropped: Tensor) -> int | None:
+    """Return the length of the shortest run of True in the rows of (K, H, W) that touches neither end of its row.
+
+    Blocks may overlap, which makes runs longer, never shorter: the shortest one is a block's side.
+    """
+    edges = F.pad(dropped.to(torch.int8), (1, 1)).diff(dim=2)
+    first, past = (edges == 1).nonzero()[:, 2], (edges == -1).nonzero()[:, 2]  # paired: both go row by row
+    lengths = (past - first)[(first > 0) & (past < dropped.shape[2])]
+    return int(lengths.min()) if len(lengths) else None

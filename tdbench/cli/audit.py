@@ -1,0 +1,155 @@
+"""`tdbench audit`: is the regularizer doing what its configuration says?"""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tdbench.cli import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tdbench.audit import Audit
+    from tdbench.training.run import Run
+
+NUM_BATCHES = 8
+
+
+def audit_command(
+    context: typer.Context,
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    model: options.Model = None,
+    regularizer: options.Regularizer = None,
+    sites: options.Sites = None,
+    match: options.Match = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = None,
+    assignments: options.Set = None,
+    device: options.Device = None,
+    out: options.Out = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Hold a regularizer against its configuration, site by site, on a few real batches; nothing is trained.
+
+    It takes what `tdbench train` takes, builds the same network, and measures in fp32, with schedules at full strength,
+    what the masks really drop. The exit code is 1 where the regularizer is not doing what its configuration says.
+    """
+    from tdbench.config import FLAGS, load_config
+
+    flags = {name: context.params[name] for name in FLAGS if name in context.params}
+    given = options.overrides(flags, assignments)
+    # A half type would round a scale of 1.001 to 1.
+    run_config = load_config(config, {**given, "hardware.precision": "fp32", "hardware.compile": False})
+
+    from tdbench.audit import audit
+    from tdbench.cli.list import make_folder
+    from tdbench.cli.terminal import say
+    from tdbench.results.store import to_csv, to_json, write_atomically
+    from tdbench.training.matching import solve_match
+    from tdbench.training.run import Run
+
+    run = Run(solve_match(run_config))
+    if out is not None:
+        make_folder(out)
+    audited = audit(run.model, run.insertion, first_batches(run), num_batches=NUM_BATCHES, seed=run_config.seed)
+    rows = audited.rows()
+    if out is not None:
+        write_atomically(out / "audit.csv", to_csv(rows, list(rows[0])).encode())
+    if json:
+        findings = [{"level": one.level, "text": one.text, "sites": one.sites} for one in audited.findings]
+        say(to_json({"sites": rows, "findings": findings}).rstrip())
+    elif quiet:
+        say(closing_line(audited))
+    else:
+        print_audit(audited, rows, run)
+    if audited.faults:
+        raise typer.Exit(1)
+
+
+def first_batches(run: "Run") -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Yield the first batches that a training would see, of as many epochs as it takes."""
+    epoch, left = 1, NUM_BATCHES
+    while left:
+        num = min(left, len(run.batches))
+        yield from run.batches.epoch(epoch, 0, num)
+        epoch, left = epoch + 1, left - num
+
+
+def closing_line(audited: "Audit") -> str:
+    """Return the outcome in one line."""
+    num_faults = len(audited.faults)
+    num_notes = len(audited.findings) - num_faults
+    verdict = "does what its configuration says" if not num_faults else "does not do what its configuration says"
+    counts = f"{counted(num_faults, 'fault')}, {counted(num_notes, 'note')} at {counted(len(audited.sites), 'site')}"
+    return f"{audited.sites[0].claims.method} {verdict}: {counts}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def print_audit(audited: "Audit", rows: list[dict[str, Any]], run: "Run") -> None:
+    """Print the table, the findings and the outcome."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+    from tabulate import tabulate
+
+    from tdbench.cli.terminal import say
+
+    for name in ("model", "data", "regularizer"):
+        say(f"{name:<12} {run.facts[name]}")
+    shown = [readable(row) for row in rows]
+    if sys.stdout.isatty():
+        table = Table(
+            *(Column(name, overflow="fold") for name in shown[0]),
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for cells in shown:
+            table.add_row(*cells.values())
+        Console().print(table)
+    else:
+        say("\n" + tabulate(shown, headers="keys", tablefmt="plain", disable_numparse=True) + "\n")
+    num_images = run.config.training.batch_size
+    say(f"95 % intervals over n = {NUM_BATCHES} batches of {num_images} images, schedules at full strength;")
+    say("gradient: to the layer's own weights; random: it draws random numbers; calls: in training + in evaluation")
+    for finding in audited.findings:
+        if sys.stdout.isatty():
+            Console().print(Text(str(finding), style="red" if finding.level == "fault" else "yellow"))
+        else:
+            say(str(finding))
+    say(closing_line(audited))
+
+
+def readable(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row of `audit.csv` for people."""
+    block = row["block_size"] and str(row["effective_block"]).replace("x", "×")
+    if block and block != f"{row['block_size']}×{row['block_size']}":
+        block = f"{row['block_size']} → {block}"
+    interval = row["ci95_low"] is not None and f" [{row['ci95_low']:.4g}, {row['ci95_high']:.4g}]"
+    return {
+        "site": row["site"],
+        "map": row["map"].replace("x", "×"),
+        "block": block or "–",
+        "nominal %": number(row["nominal_pct"]),
+        "dropped % [95 %]": number(row["dropped_pct"]) + (interval or ""),
+        "scale": number(row["output_scale"]),
+        "eval": {True: "identity", False: "changed", None: "–"}[row["eval_identity"]],
+        "gradient": row["gradient"],
+        "random": {True: "yes", False: "no", None: "–"}[row["random"]],
+        "calls": f"{row['calls_train']} + {row['calls_eval']}",
+    }
+
+
+def number(value: float | None) -> str:
+    """Return a number, or a dash where there is none."""
+    return "–" if value is None else f"{value:.4g}"
