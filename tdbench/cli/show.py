@@ -75,17 +75,22 @@ def show_command(
 
     if run is not None and config is not None:
         raise ConfigError(f"give CONFIG.yaml or --run, not both: {run} has a configuration of its own")
+    trained = None
+    if run is not None:
+        from tdbench.training.trained import open_run
+
+        trained = open_run(run)
+        config = run / "config.yaml"
     flags = {name: context.params[name] for name in FLAGS if context.params.get(name) is not None}
-    configs = configs_of(config if run is None else run / "config.yaml", flags, assignments)
+    configs = configs_of(config, flags, assignments)
 
     from tdbench.cli.list import make_folder
     from tdbench.cli.terminal import say
     from tdbench.results.gallery import ROW_COLUMNS, collect
     from tdbench.results.picture import render
     from tdbench.results.store import to_csv, to_json, write_atomically
-    from tdbench.training.trained import open_run
 
-    gallery = collect(configs, images, None if run is None else open_run(run))
+    gallery = collect(configs, images, trained)
     files = render(gallery) | {"show.csv": to_csv(gallery.rows(), ROW_COLUMNS).encode()}
     folder = out or DEFAULT_FOLDER
     make_folder(folder)
@@ -116,11 +121,10 @@ def configs_of(path: Path | None, flags: dict[str, Any], assignments: list[str] 
     from tdbench.config import find_method, load_config, resolve_key
     from tdbench.errors import ConfigError
 
-    own = load_config(path).regularizer.name
-    chosen = flags.pop("regularizer", None)
+    chosen, site = flags.pop("regularizer", None), flags.pop("sites", None)
+    own = load_config(path, flags).regularizer.name
     names = list(dict.fromkeys((own, *COMPARED) if chosen is None else (name.strip() for name in chosen.split(","))))
     methods = {name: find_method(name) for name in names}
-    site = flags.pop("sites", None)
     if site is not None and "," in site:
         raise ConfigError(f"--sites must name the one site that is shown, got {site!r}")
     given = {method: {"regularizer": method, **flags} for method in names}
@@ -138,7 +142,13 @@ def configs_of(path: Path | None, flags: dict[str, Any], assignments: list[str] 
             overrides["regularizer.sites"] = site
         elif stays and method != own:
             overrides["regularizer.sites"] = None
-    return [load_config(path, overrides) for overrides in given.values()]
+    configs = []
+    for method, overrides in given.items():
+        try:
+            configs.append(load_config(path, overrides))
+        except ConfigError as error:
+            raise ConfigError(f"{method}: {error}") from error
+    return configs
 
 
 def has_key(method: Any, key: str) -> bool:

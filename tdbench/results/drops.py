@@ -4,8 +4,8 @@ The gradient of sum(layer(x)) with respect to x is the mask times its scale, wha
 is zero: 0 where a unit is dropped, between 0 and 1 where it is damped, 1 or more where it is kept.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, FolderError
 from tdbench.models.sites import Insertion
+from tdbench.regularizers.base import Regularizer
 from tdbench.training.network import seeded_insertion
 from tdbench.training.precision import Hardware
 from tdbench.training.trained import TrainedRun
@@ -30,6 +31,7 @@ class Drops:
         scores: (N, C), larger is more attended.
         ranked_by: What the scores are, in words.
         has_attention: They are the method's own attention, not the mean of each map.
+        is_shared: One mask serves all channels of an image.
         dropped_pct: Share of the whole batch's units at the site that the layer set to zero.
     """
 
@@ -40,6 +42,7 @@ class Drops:
     scores: Tensor
     ranked_by: str
     has_attention: bool
+    is_shared: bool
     dropped_pct: float
 
     @property
@@ -87,14 +90,13 @@ def observe_drops(
         model.to(images.device)  # what was inserted
         site = shown_site(config, insertion)
         restored = trained is not None and trained.load_regularizer(insertion, config.regularizer.name)
-        layer, seen = insertion.layers[site], _Observation()
-        layer.register_forward_pre_hook(seen.begin)
-        layer.register_forward_hook(seen.end)
-        with hardware.autocast():
+        layer = insertion.layers[site]
+        seen = _Observation()
+        layer.register_forward_pre_hook(seen.look)
+        with suppress(_Stop), torch.no_grad(), hardware.autocast():
             model.train()(images)
     finally:
         insertion.remove()
-    dropped_pct = 100 * float((seen.gain == 0).double().mean())
     maps, gain = (tensor[:num_kept].float().cpu() for tensor in (seen.maps, seen.gain))
     if not maps.isfinite().all():
         raise FolderError(
@@ -105,7 +107,17 @@ def observe_drops(
         scores, ranked_by = seen.scores[:num_kept].float().cpu(), f"{config.regularizer.name}'s attention"
         if layer.state_dict():
             ranked_by += ", weights of the run" if restored else ", initial weights"
-    return Drops(config, site, maps, gain, scores, ranked_by, seen.scores is not None, dropped_pct)
+    return Drops(
+        config=config,
+        site=site,
+        maps=maps,
+        gain=gain,
+        scores=scores,
+        ranked_by=ranked_by,
+        has_attention=seen.scores is not None,
+        is_shared=maps.shape[1] == 1 or (layer.traits is not None and layer.traits.shared),
+        dropped_pct=100 * float((seen.gain == 0).double().mean()),
+    )
 
 
 def shown_site(config: RunConfig, insertion: Insertion) -> str:
@@ -121,24 +133,24 @@ def shown_site(config: RunConfig, insertion: Insertion) -> str:
     return site
 
 
+class _Stop(Exception):
+    """Ends a forward early."""
+
+
 class _Observation:
-    """Hooks of a layer that note what goes in, how the layer ranks it, and what the layer multiplies it by."""
+    """What goes into a layer, how the layer ranks it, and what the layer multiplies it by."""
 
     maps: Tensor
     gain: Tensor
     scores: Tensor | None
 
-    def begin(self, layer: Any, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Note the input, and cut it off from what came before."""
+    def look(self, layer: Regularizer, args: tuple[Tensor]) -> None:
+        """Call the layer in place of the network, and end the forward: what comes after the site has no say in it."""
         self.maps = args[0].detach()
-        kind, devices = self.maps.device.type, [self.maps.device.index or 0] if self.maps.device.type != "cpu" else []
-        # A ranking at random draws the numbers that the layer itself will draw.
-        with torch.random.fork_rng(devices, device_type=kind), torch.autocast(kind, enabled=False), torch.no_grad():
+        same_draws = torch.random.fork_rng([self.maps.device] if self.maps.is_cuda else [])
+        with same_draws, torch.autocast(self.maps.device.type, enabled=False):  # a ranking may be drawn at random
             self.scores = layer.scores(self.maps)
-        return (self.maps.requires_grad_(),)
-
-    def end(self, layer: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
-        """Note the gain, and hand the output on."""
-        (self.gain,) = torch.autograd.grad(output.sum(), args[0])
-        self.maps = self.maps.detach()
-        return output.detach()
+        with torch.enable_grad():
+            x = self.maps.detach().requires_grad_()
+            (self.gain,) = torch.autograd.grad(layer.forward(x).sum(), x)
+        raise _Stop

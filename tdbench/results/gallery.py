@@ -76,7 +76,7 @@ class Gallery:
     predicted: list[str] | None = None
 
     def on_image(self) -> list[Drops]:
-        """Return what cuts the same hole into all channels of the images themselves, and so needs no maps."""
+        """Return what cuts holes into the images themselves."""
         return [drops for drops in self.drops if is_on_image(drops)]
 
     def by_site(self) -> dict[str, list[Drops]]:
@@ -176,8 +176,8 @@ class Gallery:
 
 
 def is_on_image(drops: Drops) -> bool:
-    """Return whether a method dropped the same pixels in all channels of the images."""
-    return drops.site == INPUT and bool((drops.dropped == drops.dropped[:, :1]).all())
+    """Return whether a method drops the same pixels in all channels of the images, and so needs no maps."""
+    return drops.site == INPUT and drops.is_shared
 
 
 def collect(configs: Sequence[RunConfig], num_images: int | None = None, trained: TrainedRun | None = None) -> Gallery:

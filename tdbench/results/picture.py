@@ -35,7 +35,7 @@ DPI = 200
 
 DROPPED: dict[str, Any] = {"facecolor": "#D55E00", "edgecolor": "white", "hatch": "//////", "linewidth": 0}
 DAMPED: dict[str, Any] = {"facecolor": "#56B4E9", "edgecolor": "white", "hatch": "......", "linewidth": 0}
-GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#8c8c8c"])  # no map is as dark as what is marked
+GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#969696"])  # no map is as dark as what is marked
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": SMALL,
@@ -85,16 +85,19 @@ class Sheet:
             self.figure.text(x / WIDTH, 1 - (top + (number + 0.75) * LINE) / self.height, line, **look)
 
 
+in_own_style = style.context(["default", STYLE])  # whatever the user's matplotlibrc says
+
+
+@in_own_style
 def render(gallery: Gallery) -> dict[str, bytes]:
-    """Return the content of `show.png` and `show.svg`, in the same style whatever the user's own settings are."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    with style.context(["default", STYLE]):
-        figure = draw(gallery)
-        FigureCanvasAgg(figure).print_figure(png, format="png", dpi=DPI)
-        FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None})
+    """Return the content of `show.png` and `show.svg`."""
+    figure, png, svg = draw(gallery), io.BytesIO(), io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(png, format="png", dpi=DPI)
+    FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None})
     return {"show.png": png.getvalue(), "show.svg": svg.getvalue()}
 
 
+@in_own_style
 def draw(gallery: Gallery) -> Figure:
     """Return the figure; each panel's axes have the panel's name as their label."""
     groups = groups_of(gallery)
