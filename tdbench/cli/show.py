@@ -8,7 +8,7 @@ import typer
 from tdbench.cli import options
 
 if TYPE_CHECKING:
-    from tdbench.config import RunConfig
+    from tdbench.config import RegularizerConfig, RunConfig
 
 COMPARED = ("targetdrop", "dropblock", "spatial_dropout")
 DEFAULT_FOLDER = Path("show")
@@ -85,10 +85,9 @@ def show_command(
     configs = configs_of(config, flags, assignments)
 
     from tdbench.cli.list import make_folder
-    from tdbench.cli.terminal import say
     from tdbench.results.gallery import ROW_COLUMNS, collect
     from tdbench.results.picture import render
-    from tdbench.results.store import to_csv, to_json, write_atomically
+    from tdbench.results.store import to_csv, write_atomically
 
     gallery = collect(configs, images, trained)
     files = render(gallery) | {"show.csv": to_csv(gallery.rows(), ROW_COLUMNS).encode()}
@@ -96,8 +95,15 @@ def show_command(
     make_folder(folder)
     for name, content in files.items():
         write_atomically(folder / name, content)
-    summary = gallery.summary()
-    if json:
+    report(gallery.summary(), folder, list(files), quiet, json)
+
+
+def report(summary: dict[str, Any], folder: Path, files: list[str], quiet: bool, as_json: bool) -> None:
+    """Print what was drawn, and where the files are."""
+    from tdbench.cli.terminal import say
+    from tdbench.results.store import to_json
+
+    if as_json:
         say(to_json(summary | {"files": [str(folder / name) for name in files]}).rstrip())
         return
     shares = [(row["method"], row["site"], f"{row['dropped_pct']:.3g} %") for row in summary["methods"]]
@@ -106,7 +112,7 @@ def show_command(
         return
     say(f"{summary['model']} on {summary['data']}, {summary['weights']}; dropped units, seed {summary['seed']}:")
     for method, site, share in shares:
-        say(f"  {method:<24} {site:<16} {share:>8}")
+        say(f"  {method:<24} {site:<24} {share:>8}")
     for note in summary["notes"]:
         say(f"note: {note}")
     say(f"files in {folder}: {' '.join(files)}")
@@ -118,46 +124,57 @@ def configs_of(path: Path | None, flags: dict[str, Any], assignments: list[str] 
     Raises:
         ConfigError: A flag, a setting or a method is unknown or out of range.
     """
-    from tdbench.config import find_method, load_config, resolve_key
+    from tdbench.config import find_method, load_config
     from tdbench.errors import ConfigError
 
-    chosen, site = flags.pop("regularizer", None), flags.pop("sites", None)
-    own = load_config(path, flags).regularizer.name
-    names = list(dict.fromkeys((own, *COMPARED) if chosen is None else (name.strip() for name in chosen.split(","))))
+    general = {name: value for name, value in flags.items() if name not in ("regularizer", "sites")}
+    chosen, site = flags.get("regularizer"), flags.get("sites")
+    own = load_config(path, general).regularizer.name
+    names = dict.fromkeys((own, *COMPARED) if chosen is None else (name.strip() for name in chosen.split(",")))
     methods = {name: find_method(name) for name in names}
     if site is not None and "," in site:
         raise ConfigError(f"--sites must name the one site that is shown, got {site!r}")
-    given = {method: {"regularizer": method, **flags} for method in names}
-    for key, value in options.overrides({}, assignments).items():
-        takers = [method for method in names if has_key(methods[method], key)]
-        if "regularizer.name" in {resolve_key(key, methods[method]) for method in takers or names[:1]}:
-            raise ConfigError(f"--regularizer names the methods that are shown, not --set {key}")
-        for method in takers:
-            given[method][key] = value
-    for method, overrides in given.items():
+    settings = settings_of(methods, assignments)
+    shares_site = any(method.placement == "feature_map" for method in methods.values())
+    configs = []
+    for name, method in methods.items():
+        overrides = {"regularizer": name, **general, **settings[name]}
         # A method that belongs elsewhere, as cutout does, stays there beside others that are put at the site.
-        elsewhere = methods[method].placement != "feature_map"
-        stays = elsewhere and any(other.placement == "feature_map" for other in methods.values())
+        stays = shares_site and method.placement != "feature_map"
         if site is not None and not stays:
             overrides["regularizer.sites"] = site
-        elif stays and method != own:
+        elif stays and name != own:
             overrides["regularizer.sites"] = None
-    configs = []
-    for method, overrides in given.items():
         try:
             configs.append(load_config(path, overrides))
         except ConfigError as error:
-            raise ConfigError(f"{method}: {error}") from error
+            raise ConfigError(f"{name}: {error}") from error
     return configs
 
 
-def has_key(method: Any, key: str) -> bool:
-    """Return whether a key of `--set` means something to a run with this method."""
+def settings_of(
+    methods: dict[str, type["RegularizerConfig"]], assignments: list[str] | None
+) -> dict[str, dict[str, Any]]:
+    """Return what `--set` says to each method: the keys that mean something to a run with it.
+
+    Raises:
+        ConfigError: A key means nothing to any of them, or would replace the method.
+    """
     from tdbench.config import resolve_key
     from tdbench.errors import ConfigError
 
-    try:
-        resolve_key(key, method)
-    except ConfigError:
-        return False
-    return True
+    settings: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    for key, value in options.overrides({}, assignments).items():
+        unknown: list[ConfigError] = []
+        for name, method in methods.items():
+            try:
+                resolved = resolve_key(key, method)
+            except ConfigError as error:
+                unknown.append(error)
+                continue
+            if resolved == "regularizer.name":
+                raise ConfigError(f"--regularizer names the methods that are shown, not --set {key}")
+            settings[name][key] = value
+        if len(unknown) == len(methods):
+            raise unknown[0]
+    return settings

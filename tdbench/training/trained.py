@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tdbench.config import RunConfig, load_config
 from tdbench.errors import ConfigError, FolderError
@@ -26,7 +27,7 @@ class TrainedRun:
         rows = self.state["rows"]
         tested = [row["test_error_pct"] for row in rows if row["test_error_pct"] is not None]
         error = f", test error {tested[-1]:.2f} %" if tested else ""
-        return f"{self.path}, {len(rows)} epochs ({self.state['step']} steps){error}"
+        return f"{self.path}, epoch {len(rows)}, step {self.state['step']}{error}"
 
     def check_fits(self, config: RunConfig) -> None:
         """Raise ConfigError unless a configuration has the network and the data set that were trained."""
@@ -55,11 +56,15 @@ class TrainedRun:
             return False
         stored = self.state["regularizer"]
         for site, state in insertion.state_dict().items():
-            there = stored.get(site, {})
-            if {name: value.shape for name, value in state.items()} != {name: v.shape for name, v in there.items()}:
+            if site not in stored or shapes_of(state) != shapes_of(stored[site]):
                 return False
         insertion.load_state_dict(stored)
         return True
+
+
+def shapes_of(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor of a state."""
+    return {name: value.shape for name, value in state.items()}
 
 
 def open_run(path: Path) -> TrainedRun:

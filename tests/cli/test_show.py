@@ -119,7 +119,7 @@ def test_a_configuration_brings_its_method_and_its_sites(tmp_path):
 
 def test_a_run_brings_its_weights_and_class_activations(shown, run, tmp_path):
     result = shown("--run", str(run), "--regularizer", "targetdrop")
-    assert result["weights"].startswith(f"{run}, 1 epochs (3 steps), test error ")
+    assert result["weights"].startswith(f"{run}, epoch 1, step 3, test error ")
     assert result["images"][0]["predicted"] in {str(digit) for digit in range(10)}
     assert "Grad-CAM" in (tmp_path / "show" / "show.svg").read_text(encoding="utf-8")
 

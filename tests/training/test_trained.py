@@ -49,7 +49,12 @@ def test_a_trained_attention_goes_with_the_weights(run):
 
 @pytest.mark.parametrize(
     ("method", "sites", "knobs"),
-    [("targetdrop", ["stage3"], {}), ("targetdrop", ["stage1"], {"attention": "gap"}), ("dropout", ["stage1"], {})],
+    [
+        ("targetdrop", ["stage3"], {}),
+        ("targetdrop", ["stage1"], {"attention": "gap"}),
+        ("targetdrop", ["stage3"], {"attention": "gap"}),
+        ("dropout", ["stage1"], {}),
+    ],
 )
 def test_layers_that_the_run_did_not_train_keep_their_own_state(run, method, sites, knobs):
     insertion = insert(network(), method, sites, **knobs)
@@ -60,9 +65,9 @@ def test_layers_that_the_run_did_not_train_keep_their_own_state(run, method, sit
 
 def test_it_says_how_far_it_is(run):
     error = run.state["rows"][0]["test_error_pct"]
-    assert run.describe() == f"{run.path}, 1 epochs (2 steps), test error {error:.2f} %"
+    assert run.describe() == f"{run.path}, epoch 1, step 2, test error {error:.2f} %"
     early = TrainedRun(run.path, run.config, {"rows": [], "step": 1})
-    assert early.describe() == f"{run.path}, 0 epochs (1 steps)"
+    assert early.describe() == f"{run.path}, epoch 0, step 1"
 
 
 def test_another_network_or_data_set_is_told_apart(run):
