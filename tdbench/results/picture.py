@@ -127,7 +127,7 @@ def draw(gallery: Gallery) -> Figure:
                 axes = sheet.axes(left + column * (side + GAP), top, side, side, panel.name)
                 draw_panel(axes, panel)
         left += width + GROUP_GAP
-    draw_keys(sheet, gallery, footer_top)
+    draw_keys(sheet, gallery, groups, footer_top)
     sheet.write(MARGIN, caption_top, caption)
     return sheet.figure
 
@@ -154,10 +154,11 @@ def outline(mask: Tensor) -> Path:
     return Path(np.stack([across, down], axis=2).reshape(-1, 2) - 0.5, np.tile(box, len(rows)))
 
 
-def draw_keys(sheet: Sheet, gallery: Gallery, top: float) -> None:
-    """Draw the legend of the marks at the left, and a colour bar per scale at the right."""
+def draw_keys(sheet: Sheet, gallery: Gallery, groups: list[Group], top: float) -> None:
+    """Draw the legend of the marks that there are at the left, and a colour bar per scale at the right."""
     marks = [Patch(label="dropped: set to zero", **DROPPED)]
-    if any(bool(drops.damped.any()) for drops in gallery.drops):
+    panels = [panel for group in groups for row in group.panels for panel in row]
+    if any(panel.drops is not None and panel.drops.damped[panel.marked].any() for panel in panels):
         marks.append(Patch(label="damped: scaled down", **DAMPED))
     corner = (0.05 / WIDTH, 1 - (top + 0.03) / sheet.height)
     legend: dict[str, Any] = {

@@ -24,7 +24,8 @@ def configs_of(*methods, **overrides):
 @pytest.fixture(scope="module")
 def gallery():
     """Return one with all kinds of columns; its class activations are made up."""
-    gallery = collect(configs_of("targetdrop", "cutout", "drop_path", "attentiondrop"), 2)
+    methods = [*configs_of("targetdrop", "cutout", "drop_path"), *configs_of("attentiondrop", p=1)]
+    gallery = collect(methods, 2)
     heat = torch.linspace(0, 1, 128).view(2, 8, 8)
     return Gallery(**{**vars(gallery), "activation": heat, "predicted": ["7", "x" * 40], "weights": "runs/a"})
 
@@ -117,6 +118,15 @@ def svg_texts(content):
     root = ElementTree.fromstring(content)
     texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
     return [*texts, *(f"{first} {second}" for first, second in pairwise(texts))]
+
+
+def test_the_legend_names_only_marks_that_there_are(figure):
+    assert legend_of(figure) == ["dropped: set to zero", "damped: scaled down"]
+    assert legend_of(draw(collect(configs_of("dropblock"), 1))) == ["dropped: set to zero"]
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_the_caption_says_where_the_weights_come_from(gallery, figure):
