@@ -144,7 +144,7 @@ class Gallery:
     def notes(self) -> list[str]:
         """Return what the picture alone might leave unexplained, in plain sentences."""
         notes = [
-            f"{drops.method} dropped nothing in this forward; another --seed draws anew"
+            f"{drops.method} dropped nothing: it is off, or sat this step out (another --seed draws anew)"
             for drops in self.drops
             if drops.dropped_pct == 0 and drops.config.regularizer.knobs()
         ]

@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -196,14 +197,14 @@ def groups_of(gallery: Gallery) -> list[Group]:
         groups.append(Group("Grad-CAM", "predicted class", looks))
     for drops in gallery.on_image():
         holes = [[image_panel(gallery, sample, "", drops)] for sample in samples]
-        groups.append(Group(drops.method, share(drops), holes))
+        groups.append(Group(PurePath(drops.method).name, share(drops), holes))
     for site, here in gallery.by_site().items():
         shape, ranking = "×".join(map(str, here[0].maps.shape[1:])), gallery.ranking(site)
         maps = [map_panels(gallery, here[0], sample, marked=False) for sample in samples]
         groups.append(Group(f"{site}, {shape}", f"ranked by {ranking.ranked_by}", maps))
         for drops in here:
             maps = [map_panels(gallery, drops, sample, marked=True) for sample in samples]
-            groups.append(Group(drops.method, share(drops), maps))
+            groups.append(Group(PurePath(drops.method).name, share(drops), maps))
     return groups
 
 
@@ -245,7 +246,7 @@ def title_of(gallery: Gallery) -> str:
     """Return the headline."""
     config, sites = gallery.config, ", ".join(dict.fromkeys(drops.site for drops in gallery.drops))
     data = config.data.name if config.data.name != "folder" else f"folder {config.data.root.name}"
-    return f"What each method drops at {sites} of {config.model.name}, on {data}"
+    return f"What each method drops at {sites} of {PurePath(config.model.name).name}, on {data}"
 
 
 def caption_of(gallery: Gallery) -> str:
@@ -253,7 +254,7 @@ def caption_of(gallery: Gallery) -> str:
     config = gallery.config
     network = "untrained network" if gallery.weights is None else f"trained: {gallery.weights}"
     return (
-        f"{config.model.name}, {network}. One training forward of {gallery.batch_size} test images per method, at full "
+        f"{PurePath(config.model.name).name}, {network}. One training forward of {gallery.batch_size} test images per method, at full "
         f"strength, seed {config.seed}. Percentages: below a method's name, of all the batch's units at the site; "
         f"above a map, of that map's units. {'; '.join(map(knobs_of, gallery.drops))}."
     )
@@ -266,7 +267,8 @@ def knobs_of(drops: Drops) -> str:
         for knob, value in drops.config.regularizer.knobs().items()
         if value is not None
     ]
-    return f"{drops.method}: {', '.join(knobs)}" if knobs else drops.method
+    name = PurePath(drops.method).name
+    return f"{name}: {', '.join(knobs)}" if knobs else name
 
 
 def shortened(name: str) -> str:
