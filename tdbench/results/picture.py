@@ -252,9 +252,10 @@ def title_of(gallery: Gallery) -> str:
 def caption_of(gallery: Gallery) -> str:
     """Return how the picture came about."""
     config = gallery.config
+    model = PurePath(config.model.name).name
     network = "untrained network" if gallery.weights is None else f"trained: {gallery.weights}"
     return (
-        f"{PurePath(config.model.name).name}, {network}. One training forward of {gallery.batch_size} test images per method, at full "
+        f"{model}, {network}. One training forward of {gallery.batch_size} test images per method, at full "
         f"strength, seed {config.seed}. Percentages: below a method's name, of all the batch's units at the site; "
         f"above a map, of that map's units. {'; '.join(map(knobs_of, gallery.drops))}."
     )
