@@ -85,6 +85,10 @@ class Regularizer(nn.Module):
         """Return what a user should know of this layer, in plain sentences."""
         return []
 
+    def scores(self, x: Tensor) -> Tensor | None:
+        """Return the attention (N, C), larger is more, by which the method ranks the channels of `x`, if it does."""
+        return None
+
     def untouched(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `drop` returns where there is nothing to drop: `x` itself, and a count of zero."""
         return x, torch.zeros((), dtype=torch.int64, device=x.device)

@@ -23,13 +23,19 @@ def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
+def load_checkpoint(
+    path: Path, digest: str, hint: str = "use --fresh to start over, or another --out"
+) -> dict[str, Any] | None:
     """Return the state of the run `digest` on the CPU, or None where there is no checkpoint.
+
+    Args:
+        path: The file.
+        digest: Of the run's configuration.
+        hint: What the user can do where the file is of no use.
 
     Raises:
         FolderError: The file is cut short, damaged, no checkpoint of tdbench's, or of another run.
     """
-    hint = "use --fresh to start over, or another --out"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
+from tdbench.data.batches import TestBatches, TrainBatches
 from tdbench.data.sources import load_data
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.models.build import build, find_network
-from tdbench.models.sites import insert
+from tdbench.models.build import find_network
 from tdbench.training.clock import StepClock
 from tdbench.training.facts import describe
+from tdbench.training.network import seeded_insertion, seeded_network
 from tdbench.training.precision import activate, resolve
 from tdbench.training.schedule import lr_at
 
@@ -54,10 +54,8 @@ class Run:
         self.hardware = resolve(config.hardware)
         data = load_data(config.data, config.seed)
         activate(self.hardware, config.hardware.deterministic)
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        self.model = build(config.model.name, data.num_classes, data.image_shape[0])
-        torch.manual_seed(derive_seed(config.seed, "regularizer"))
-        self.insertion = insert(self.model, config.regularizer, image_shape=data.image_shape)
+        self.model = seeded_network(config, data)
+        self.insertion = seeded_insertion(self.model, config, data.image_shape)
         device, layout = self.hardware.device, self.hardware.memory_format
         self.batches = TrainBatches(data, config, device, layout)
         self.test_batches = TestBatches(data, config, device, layout)

@@ -1,0 +1,84 @@
+"""What a run has trained so far: its weights, read from its folder by whoever wants to look at them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tdbench.config import RunConfig, load_config
+from tdbench.errors import ConfigError, FolderError
+from tdbench.models.sites import Insertion
+from tdbench.results.store import CHECKPOINT, CONFIG
+from tdbench.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A run folder's configuration and the state in its checkpoint; `open_run` reads it."""
+
+    path: Path
+    config: RunConfig
+    state: dict[str, Any]  # as Run.state_dict returns it
+
+    def describe(self) -> str:
+        """Return where the weights come from and how far they are, in a few words."""
+        rows = self.state["rows"]
+        tested = [row["test_error_pct"] for row in rows if row["test_error_pct"] is not None]
+        error = f", test error {tested[-1]:.2f} %" if tested else ""
+        return f"{self.path}, epoch {len(rows)}, step {self.state['step']}{error}"
+
+    def check_fits(self, config: RunConfig) -> None:
+        """Raise ConfigError unless a configuration has the network and the data set that were trained."""
+        ours, theirs = config.identity(), self.config.identity()
+        for key in ("model.name", "data.name"):
+            if ours[key] != theirs[key]:
+                raise ConfigError(
+                    f"{key} must be {theirs[key]!r}, with which {self.path} was trained, got {ours[key]!r}"
+                )
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Load the trained weights into a network.
+
+        Raises:
+            ConfigError: The network is another one.
+        """
+        try:
+            model.load_state_dict(self.state["model"])
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ConfigError(f"the weights in {self.path} do not fit this network and data set: {reason}") from error
+
+    def load_regularizer(self, insertion: Insertion, method: str) -> bool:
+        """Load the state of the run's own layers, such as a trained attention, where it fits; return whether it did."""
+        if method != self.config.regularizer.name:
+            return False
+        stored = self.state["regularizer"]
+        for site, state in insertion.state_dict().items():
+            if site not in stored or shapes_of(state) != shapes_of(stored[site]):
+                return False
+        insertion.load_state_dict(stored)
+        return True
+
+
+def shapes_of(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor of a state."""
+    return {name: value.shape for name, value in state.items()}
+
+
+def open_run(path: Path) -> TrainedRun:
+    """Return what the run in a folder has trained so far, finished or not.
+
+    Raises:
+        FolderError: The folder holds no run, or no checkpoint, or a damaged one.
+        ConfigError: Its configuration is not valid.
+    """
+    missing = [name for name in (CONFIG, CHECKPOINT) if not (path / name).is_file()]
+    if missing:
+        lacks = " and ".join(missing)
+        raise FolderError(f"{path} must be a run folder of `tdbench train`, and lacks {lacks}; name another folder")
+    config = load_config(path / CONFIG)
+    state = load_checkpoint(path / CHECKPOINT, config.digest(), hint="name another run folder")
+    assert state is not None, "the file is there"
+    return TrainedRun(path, config, state)
