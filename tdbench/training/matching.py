@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from tdbench.config import RegularizerConfig, RunConfig
-from tdbench.data.batches import derive_seed
+from tdbench.config import RunConfig
 from tdbench.errors import ConfigError
-from tdbench.models.sites import insert
+from tdbench.training.network import seeded_insertion
 from tdbench.training.run import Run
 
 NUM_BATCHES = 8
@@ -69,7 +68,8 @@ class Calibration:
         self.method = config.regularizer
         number = min(NUM_BATCHES, len(self.run.batches))
         self.images = [images for images, _ in self.run.batches.epoch(1, 0, number)]
-        self.image_shape = tuple(self.images[0].shape[1:])
+        channels, height, width = self.images[0].shape[1:]
+        self.image_shape = channels, height, width
         self.seen: dict[float, float] = {}
 
     def rounded(self, value: float) -> float:
@@ -84,9 +84,7 @@ class Calibration:
         if value not in self.seen:
             run, device = self.run, self.run.hardware.device
             run.insertion.remove()
-            torch.manual_seed(derive_seed(run.config.seed, "regularizer"))
-            method = changed(self.method, {str(self.method.strength_knob): value})
-            run.insertion = insert(run.model, method, image_shape=self.image_shape)  # type: ignore[arg-type]
+            run.insertion = seeded_insertion(run.model, with_knob(run.config, value), self.image_shape)
             for layer in run.insertion.layers.values():
                 layer.to(device)
             run.insertion.meter(device)
@@ -102,10 +100,6 @@ class Calibration:
 
 def with_knob(config: RunConfig, value: Any) -> RunConfig:
     """Return the configuration with another value of its method's strength knob."""
-    method = changed(config.regularizer, {str(config.regularizer.strength_knob): value})
-    return config.model_copy(update={"regularizer": method})
-
-
-def changed(method: RegularizerConfig, knobs: dict[str, Any]) -> RegularizerConfig:
-    """Return a method's configuration with other knobs, checked like any other."""
-    return type(method).model_validate(method.model_dump() | knobs)
+    method = config.regularizer
+    solved = method.model_dump() | {str(method.strength_knob): value}
+    return config.model_copy(update={"regularizer": type(method).model_validate(solved)})
