@@ -6,6 +6,8 @@ runs it again after a lost node. Elsewhere it works in a folder of its own, and 
 
 import hashlib
 import logging
+import re
+import socket
 import tempfile
 import time
 from contextlib import suppress
@@ -19,6 +21,7 @@ from tdbench.sweep.slots import Slots
 from tdbench.sweep.worker import Assignment, Ended, Event, run_assignment
 
 MAX_RETRIES = 3  # of a trial whose worker or node was lost
+CONNECT_S = 5.0
 ASK_EVERY_S = 1.0  # how often a trial asks whether it should stop
 
 Files = dict[str, bytes]
@@ -108,6 +111,17 @@ class RayExecutor:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(task, force=True)
         self._ray.shutdown()
+
+
+def check_reachable(address: str | None) -> None:
+    """Raise ConfigError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address or "")
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--ray-address {address}: no Ray can be reached there ({error})") from error
 
 
 class Board:

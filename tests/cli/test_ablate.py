@@ -241,3 +241,37 @@ def test_kill_9_at_any_moment_of_any_process_loses_nothing_and_changes_nothing(c
             assert time.monotonic() < end, (turn, kind)
             time.sleep(0.1)
         shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_ray_runs_the_same_trials_and_a_worker_that_is_lost_changes_nothing(cli, tmp_path):
+    pytest.importorskip("ray")
+    command = (*TWO, *SWEPT, "--jobs", "2", "--threads", "1")
+    assert cli.finish(cli.start(*command, "--out", tmp_path / "here")).code == 0
+    there = tmp_path / "there"
+    process = cli.start(*command, "--executor", "ray", "--out", there)
+    cli.wait_for(lambda: list(there.glob("trials/*/checkpoint.pt")), process)
+    os.kill(workers_of(there / "trials")[0], signal.SIGKILL)
+    outcome = cli.finish(process)
+    assert outcome.code == 0, outcome.err
+    assert table(there / "summary.csv") == table(tmp_path / "here" / "summary.csv")
+    assert len(list((there / "trials").iterdir())) == 6
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_trials_on_ray_too(cli, tmp_path):
+    pytest.importorskip("ray")
+    long = ("--train-fraction", "0.3", "--epochs", "400", "--batch-size", "32", "--jobs", "2", "--threads", "1")
+    process = cli.start(*TWO, *long, "--executor", "ray", "--out", tmp_path)
+    cli.wait_for(lambda: list(tmp_path.glob("trials/*/checkpoint.pt")), process)
+    process.send_signal(signal.SIGINT)
+    outcome = cli.finish(process)
+    assert outcome.code == 130, outcome.err
+    assert not list(tmp_path.glob("trials/*/result.json"))
+
+
+def test_a_ray_that_is_not_there_is_one_message(cli, tmp_path):
+    pytest.importorskip("ray")
+    outcome = cli(*TWO, *cli.tiny, "--executor", "ray", "--ray-address", "127.0.0.1:1", "--out", tmp_path)
+    assert outcome.code == 2
+    assert "--ray-address 127.0.0.1:1: no Ray can be reached there" in outcome.err
