@@ -45,10 +45,9 @@ class RayExecutor:
         except ImportError:
             raise ConfigError('--executor ray needs Ray, which is not installed: pip install "tdbench[ray]"') from None
         local: dict[str, Any] = {"num_cpus": (slots.threads or 1) * len(slots.environments)} if address is None else {}
+        check_reachable(address)
         try:
-            ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local
-            )
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
         except Exception as error:  # whatever keeps it from a cluster
             raise ConfigError(f"--ray-address {address}: no Ray can be reached there ({error})") from error
         self._ray: Any = ray
