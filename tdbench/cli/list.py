@@ -1,4 +1,4 @@
-"""`tdbench list`: the methods with their knobs, the networks, the data sets."""
+"""`tdbench list`: the methods with their knobs, the networks, the data sets, the ready experiments."""
 
 import sys
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -16,7 +16,7 @@ def list_command(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Show the methods and their knobs (range, default, source), all settings, the networks and the data sets."""
+    """Show the methods and their knobs (range, default, source), all settings, networks, data sets and experiments."""
     from tdbench.results.store import to_csv, write_atomically
 
     tables = {
@@ -25,6 +25,7 @@ def list_command(
         "settings": settings(),
         "models": models(),
         "data": data_sets(),
+        "experiments": experiments(),
     }
     if out is not None:
         make_folder(out)
@@ -123,6 +124,14 @@ def data_sets() -> list[dict[str, Any]]:
     ]
 
 
+def experiments() -> list[dict[str, Any]]:
+    """Return a row per experiment that comes with tdbench."""
+    from tdbench.sweep.experiment import read_experiment, ready_experiments
+
+    read = {f"ablations/{path.name}": read_experiment(path) for path in ready_experiments()}
+    return [{"experiment": name, "what it asks": one.title} for name, one in read.items() if one is not None]
+
+
 def allowed(field: "FieldInfo") -> str:
     """Return the values that a field takes, in a few signs."""
     from tdbench.config import about
@@ -150,7 +159,9 @@ def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:
     for name, rows in tables.items():
         table = Table(title=name, title_justify="left", title_style="bold")
         for column in rows[0]:
-            table.add_column(column, overflow="fold", no_wrap=column in ("method", "knob", "key", "model", "data"))
+            table.add_column(
+                column, overflow="fold", no_wrap=column in ("method", "knob", "key", "model", "data", "experiment")
+            )
         for row in rows:
             table.add_row(*map(str, row.values()))
         console.print(table)

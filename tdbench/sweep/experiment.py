@@ -2,7 +2,6 @@
 
 import re
 from decimal import Decimal
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
@@ -83,9 +82,13 @@ def packaged(path: Path) -> Path:
     """Return the path of an experiment that comes with tdbench where there is no such file here."""
     if path.exists() or path.parent not in (Path("ablations"), Path()):
         return path
-    ours = Path(str(files("tdbench").joinpath("ablations", path.name)))
-    checkout = Path(__file__).parents[2] / "ablations" / path.name
-    return next((place for place in (ours, checkout) if place.is_file()), path)
+    return next((file for file in ready_experiments() if file.name == path.name), path)
+
+
+def ready_experiments() -> list[Path]:
+    """Return the experiments that come with tdbench: in its package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return sorted([*package.glob("ablations/*.yaml"), *package.parent.glob("ablations/*.yaml")])
 
 
 def complaint(error: Any) -> str:

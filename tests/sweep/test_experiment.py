@@ -13,8 +13,10 @@ from tdbench.sweep.experiment import (
     from_flags,
     parse_values,
     read_experiment,
+    ready_experiments,
     resolve_param,
 )
+from tdbench.sweep.plan import make_plan
 
 BASE = load_config()
 
@@ -141,3 +143,20 @@ def test_flags_go_on_top_of_a_file(tmp_path):
 
 def test_no_argument_at_all_sweeps_the_block_size():
     assert from_flags(None, {}, [], [], None, None).sweep == {"block_size": ()}
+
+
+@pytest.mark.parametrize("path", ready_experiments(), ids=lambda path: path.stem)
+def test_every_ready_experiment_is_a_plan(path):
+    experiment = read_experiment(Path("ablations") / path.name)
+    plan = make_plan(experiment)
+    assert len(experiment.seeds) >= 5
+    assert len(plan.points) >= 3
+    assert experiment.title
+    assert set(experiment.published) <= set(experiment.arms)
+
+
+def test_there_is_an_experiment_for_each_question_on_embedded_data_and_on_fashion_mnist():
+    names = {path.stem for path in ready_experiments()}
+    for question in ("drop_ratio", "block_size", "target_fraction", "knock_outs", "methods", "sites", "train_fraction"):
+        assert {question, f"{question}_fashion_mnist"} <= names
+    assert {"published_cifar10", "published_cifar100"} <= names
