@@ -1,6 +1,5 @@
 """What a sweep leaves for people: `summary.md` and the plot, beside the tables for programs."""
 
-from tdbench.config import RunConfig
 from tdbench.config.user_code import label
 from tdbench.results.plots import plot_sweep
 from tdbench.results.store import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT, write_atomically
@@ -34,15 +33,13 @@ def write_report(sweep: Sweep) -> None:
 
 def subject(sweep: Sweep) -> str:
     """Return what the trials of a sweep share, in a line."""
-    base, keys = sweep.plan.base, sweep.plan.keys
+    base, keys = sweep.plan.base, set(sweep.plan.keys)
+    method = "" if {"regularizer", "arm"} & keys else label(base.regularizer.name)
     network = "" if "model" in keys else label(base.model.name)
-    data = "" if "data" in keys else f"on {base.data.name}"
-    method = "" if {"regularizer", "arm"} & set(keys) else label(base.regularizer.name)
-    parts = [method, f"{network} {data}".strip(), length(base)]
-    return sweep.plan.experiment.title or ", ".join(part for part in parts if part)
-
-
-def length(config: RunConfig) -> str:
-    """Return how long a run trains, in words."""
-    steps = config.training.max_steps
-    return f"{config.training.epochs} epochs" if steps is None else f"at most {steps} steps"
+    share = base.data.train_fraction
+    part = "" if share == 1 or "train_fraction" in keys else f"{100 * share:g} % of "
+    data = "" if "data" in keys else f"on {part}{base.data.name}"
+    steps = base.training.max_steps
+    length = f"{base.training.epochs} epochs" if steps is None else f"at most {steps} steps"
+    parts = (sweep.plan.experiment.title, method, f"{network} {data}".strip(), length)
+    return ", ".join(part for part in parts if part)
