@@ -179,6 +179,7 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
     """Run what is missing and write all tables; return whether it was stopped before the end."""
     from tdbench.cli.signals import stop_signals
     from tdbench.cli.sweep_terminal import watch_sweep
+    from tdbench.cli.terminal import say
     from tdbench.results.store import held
     from tdbench.sweep.preflight import check_trials
     from tdbench.sweep.report import write_report
@@ -189,6 +190,8 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
         sweep.folder.write_sweep(sweep.plan.tree())
         missing = sweep.missing(arguments["retry_failed"])
         if missing:
+            if not (arguments["quiet"] or arguments["json"]):
+                say("checking the data, networks and sites of the trials ...")
             check_trials(sweep.plan.trials[digest] for digest in missing)
             signals.be_graceful()
             with watch_sweep(arguments["quiet"] or arguments["json"], sweep, slots) as watcher:

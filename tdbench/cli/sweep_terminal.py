@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -135,16 +135,16 @@ class LiveTally(Tally):
     def looked(self) -> None:
         """Draw anew."""
         grid = Table.grid(padding=(0, 2), expand=True)
-        for column in (1, 2, None):
-            grid.add_column(ratio=column, no_wrap=True)
+        for ratio in (None, 1, None):  # the bar takes what the words leave
+            grid.add_column(ratio=ratio, no_wrap=True)
         for digest, progress in self.running.items():
             if progress is None:
                 grid.add_row(self.names[digest], Text("starting", style="dim"), "")
             else:
                 bar = ProgressBar(total=progress.num_steps, completed=progress.step)
                 grid.add_row(self.names[digest], bar, position(progress))
-        bar = ProgressBar(total=len(self.sweep.records), completed=len(self.sweep.done()))
-        self._live.update(Group(grid, bar, Text(self.counts(), style="bold")), refresh=True)
+        grid.add_row("all", ProgressBar(total=len(self.sweep.records), completed=len(self.sweep.done())), self.counts())
+        self._live.update(grid, refresh=True)
 
     def stop(self) -> None:
         """Take the drawing away."""
@@ -170,7 +170,7 @@ def names(plan: Plan) -> dict[str, str]:
     """Return digest to what a person calls the trial: the first point that it belongs to, and its seed."""
     found: dict[str, str] = {}
     for point in plan.points:
-        value = ", ".join(f"{key} {value}" for key, value in point.values.items())
+        value = ", ".join(map(str, point.values.values()))
         for seed, digest in point.trials.items():
             found.setdefault(digest, f"{value}, seed {seed}")
     return found
@@ -180,7 +180,8 @@ def heading(sweep: Sweep, num_missing: int, num_at_once: int) -> str:
     """Return what there is to do, in a line."""
     num_done, num_trials = len(sweep.done()), len(sweep.records)
     return (
-        f"{len(sweep.plan.points)} values, {len(sweep.plan.experiment.seeds)} seeds: {num_trials} trials, "
+        f"{len(sweep.plan.points)} values of {', '.join(sweep.plan.keys)}, {len(sweep.plan.experiment.seeds)} seeds: "
+        f"{num_trials} trials, "
         f"{num_done} done before, {num_missing} to run, {num_at_once} at once; {sweep.folder.path}"
     )
 

@@ -53,7 +53,7 @@ def test_a_sweep_leaves_its_tables_under_their_fixed_names(finished):
     assert table(folder / "summary.csv")[0]["verdict"] == "baseline"
     assert "verdict" in outcome.out
     assert "\x1b" not in outcome.out
-    assert "block_size 3, seed 1: test error" in outcome.out
+    assert "3, seed 1: test error" in outcome.out
 
 
 def test_the_same_command_again_trains_nothing_and_says_the_same(cli, copied):
