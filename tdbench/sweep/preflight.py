@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tdbench.config import RunConfig
 from tdbench.errors import TdbenchError
 from tdbench.sweep.executors import main_module_hidden, trial_context
+from tdbench.sweep.worker import watch_parent
 
 WARMUP_STEPS, TIMED_STEPS = 3, 5
 
@@ -23,7 +24,8 @@ T = TypeVar("T")
 
 def in_another_process(function: Callable[..., T], *arguments: Any) -> T:
     """Return what a function returns, or raise what it raises, in a process like that of a trial."""
-    with main_module_hidden(), ProcessPoolExecutor(1, mp_context=trial_context()) as pool:
+    pool = ProcessPoolExecutor(1, mp_context=trial_context(), initializer=watch_parent)
+    with main_module_hidden(), pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:

@@ -121,7 +121,7 @@ def observer_of(assignment: Assignment, config: RunConfig) -> Observer:
 def work(assignment: Assignment, link: Connection) -> None:
     """Run a trial as the main function of a process; a message over the link asks it to save and stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides what it means
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    watch_parent()
     os.environ.update(assignment.environment)
     assignment.folder.mkdir(parents=True, exist_ok=True)
     with (assignment.folder / LOG).open("a", buffering=1, encoding="utf-8") as log:
@@ -135,9 +135,13 @@ def work(assignment: Assignment, link: Connection) -> None:
         send(run_assignment(assignment, send, should_stop=link.poll))
 
 
-def die_with_parent() -> None:
+def watch_parent() -> None:
     """End this process when the one that drives the sweep is gone, however it went."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "a trial's process is a child"
-    parent.join()
-    os._exit(1)
+
+    def die_with_it() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=die_with_it, daemon=True).start()
