@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tdbench.cli.list import list_command
+from tdbench.cli.profile import profile_command
 from tdbench.cli.train import train_command
 from tdbench.errors import TdbenchError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train_command)
+app.command("profile")(profile_command)
 app.command("list")(list_command)
 
 

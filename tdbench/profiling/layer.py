@@ -1,0 +1,253 @@
+"""One layer alone, forward and backward, against the floor: a multiplication by a scalar, measured in the same run.
+
+A layer reads a map and writes one, forward and backward; so does `x * 1.5`, and nothing that returns a new map can do
+with less traffic. The inputs rotate through more memory than the last cache holds, so that each call finds its input
+in memory, as a layer of a network does after a large batch.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tdbench.profiling.memory import OOM, available_bytes, is_out_of_memory, last_cache_bytes, memory_limit, release
+from tdbench.profiling.timing import TURNS, Report, paired_ratio, silent, spread, take_turns
+from tdbench.profiling.trace import graph_breaks, trace
+
+FLOOR = "floor"
+
+LAYER_COLUMNS = (
+    "method",
+    "shape",
+    "dtype",
+    "memory_format",
+    "device",
+    "forward_ms",
+    "backward_ms",
+    "total_ms",
+    "p20_ms",
+    "p80_ms",
+    "floor_ratio",
+    "gb_per_s",
+    "peak_mem_mib",
+    "launches",
+    "host_syncs",
+    "graph_breaks",
+    "n",
+    "status",
+)
+
+Factory = Callable[[int], nn.Module]  # channels -> layer
+
+
+class Floor(nn.Module):
+    """The least that a layer can do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x * 1.5`."""
+        return x * 1.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """In which form the maps come, and whether layers are compiled."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
+    compile: bool = False
+
+
+@dataclass
+class LayerCost:
+    """What one layer costs at one shape; `status` is `ok`, or OOM, and then the rest is empty.
+
+    Attributes:
+        total_ms: Forward and backward, the median of each turn; those of one run are pairs.
+        floor_ratio: Median of the ratios of `total_ms` to the floor's.
+        gb_per_s: Useful bytes, which are a map read and written forward and again backward, over the total time; None
+            for a layer that hands on its input itself.
+        peak_mem_mib, launches, host_syncs: See `Trace`; of forward and backward.
+        graph_breaks: Under torch.compile.
+    """
+
+    method: str
+    status: str = "ok"
+    forward_ms: list[float] = field(default_factory=list)
+    total_ms: list[float] = field(default_factory=list)
+    floor_ratio: float | None = None
+    gb_per_s: float | None = None
+    peak_mem_mib: float | None = None
+    launches: int | None = None
+    host_syncs: int | None = None
+    graph_breaks: int | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the cells of `LAYER_COLUMNS` that belong to the layer."""
+        cells: dict[str, Any] = {"method": self.method, "status": self.status, "n": len(self.total_ms)}
+        if self.status != "ok":
+            return cells
+        low, middle, high = spread(self.total_ms)
+        _, forward_ms, _ = spread(self.forward_ms)
+        # Forward is inside the total; what is over is backward. With noise, next to nothing may come out below nothing.
+        backward = [total - forward for total, forward in zip(self.total_ms, self.forward_ms, strict=True)]
+        return cells | {
+            "forward_ms": round(forward_ms, 4),
+            "backward_ms": round(max(0.0, spread(backward)[1]), 4),
+            "total_ms": round(middle, 4),
+            "p20_ms": round(low, 4),
+            "p80_ms": round(high, 4),
+            "floor_ratio": None if self.floor_ratio is None else round(self.floor_ratio, 4),
+            "gb_per_s": None if self.gb_per_s is None else round(self.gb_per_s, 2),
+            "peak_mem_mib": None if self.peak_mem_mib is None else round(self.peak_mem_mib, 3),
+            "launches": self.launches,
+            "host_syncs": self.host_syncs,
+            "graph_breaks": self.graph_breaks,
+        }
+
+
+class _Inputs:
+    """Maps and gradients that rotate through more memory than the last cache holds."""
+
+    def __init__(self, shape: tuple[int, ...], setting: Setting) -> None:
+        pair_bytes = 2 * math.prod(shape) * setting.dtype.itemsize
+        wanted = 2 * last_cache_bytes(setting.device)
+        free = available_bytes(setting.device)
+        if free is not None:
+            wanted = min(wanted, free // 4)  # a cache may be larger than what a small machine can spare
+        num_pairs = max(2, -(-wanted // pair_bytes))
+        self.pairs = [(self._map(shape, setting).relu(), self._map(shape, setting)) for _ in range(num_pairs)]
+        for x, _ in self.pairs:
+            x.requires_grad_()
+        self._rotation = itertools.cycle(self.pairs)
+
+    @staticmethod
+    def _map(shape: tuple[int, ...], setting: Setting) -> Tensor:
+        values = torch.randn(shape, dtype=setting.dtype, device=setting.device)
+        return values.contiguous(memory_format=setting.memory_format)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the next map and the gradient of what a layer makes of it."""
+        return next(self._rotation)
+
+
+class _Cell:
+    """One layer at one shape, as calls to be timed."""
+
+    def __init__(self, layer: nn.Module, inputs: _Inputs, setting: Setting) -> None:
+        self._layer = layer.to(setting.device).train()
+        self.graph_breaks = graph_breaks(self._layer, inputs.pairs[0][0])
+        self.hands_on_its_input = self._layer(inputs.pairs[0][0]) is inputs.pairs[0][0]
+        self._weights = [weight for weight in layer.parameters() if weight.requires_grad]
+        self._inputs, self._setting = inputs, setting
+        if setting.compile:
+            self._layer.compile(dynamic=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self._setting.dtype not in (torch.bfloat16, torch.float16):
+            return self._layer(x)
+        with torch.autocast(self._setting.device.type, dtype=self._setting.dtype):  # as in training
+            return self._layer(x)
+
+    def forward(self) -> None:
+        """Do a forward with everything that a backward needs."""
+        self._forward(self._inputs.next()[0])
+
+    def forward_and_backward(self) -> None:
+        """Do both."""
+        x, grad = self._inputs.next()
+        torch.autograd.grad(self._forward(x), [x, *self._weights], grad, allow_unused=True)
+
+
+def profile_layers(
+    factories: Mapping[str, Factory],
+    shape: tuple[int, int, int, int],
+    setting: Setting,
+    seconds: float,
+    turns: int = TURNS,
+    report: Report = silent,
+) -> list[LayerCost]:
+    """Measure layers on random maps after a ReLU, the floor first.
+
+    Args:
+        factories: Channels to layer, by method.
+        shape: (N, C, H, W).
+        setting: Form of the maps.
+        seconds: Time for each layer, all turns of its forward and of its forward and backward together.
+        turns: See `take_turns`.
+        report: Told how far it is.
+    """
+    every = {FLOOR: lambda channels: Floor(), **factories}
+    with memory_limit(setting.device):
+        try:
+            inputs = _Inputs(shape, setting)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            release(setting.device)
+            return [LayerCost(method, OOM) for method in every]
+        return _profile(every, inputs, shape[1], setting, seconds, turns, report)
+
+
+def _profile(
+    every: Mapping[str, Factory],
+    inputs: _Inputs,
+    channels: int,
+    setting: Setting,
+    seconds: float,
+    turns: int,
+    report: Report,
+) -> list[LayerCost]:
+    costs = {method: LayerCost(method) for method in every}
+    cells: dict[str, _Cell] = {}
+    for number, (method, factory) in enumerate(every.items()):
+        report(0.1 * number / len(every), method)
+        try:
+            cells[method] = _Cell(factory(channels), inputs, setting)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            release(setting.device)
+    _time(cells, costs, setting.device, seconds, turns, lambda share, what: report(0.1 + 0.85 * share, what))
+    for number, (method, cost) in enumerate(costs.items()):
+        report(0.95 + 0.05 * number / len(costs), method)
+        if cost.total_ms:
+            _complete(cost, cells[method], costs[FLOOR], inputs, setting.device)
+        else:
+            cost.status = OOM
+    return list(costs.values())
+
+
+def _time(
+    cells: dict[str, _Cell],
+    costs: dict[str, LayerCost],
+    device: torch.device,
+    seconds: float,
+    turns: int,
+    report: Report,
+) -> None:
+    """Fill in the times of what does not run out of memory."""
+    calls = {}
+    for method, cell in cells.items():
+        calls[f"{method} forward"] = cell.forward
+        calls[f"{method} both ways"] = cell.forward_and_backward
+    times = take_turns(calls, device, seconds / 2, turns, report)
+    for method in cells:
+        forward_ms, total_ms = times.get(f"{method} forward"), times.get(f"{method} both ways")
+        if forward_ms and total_ms:
+            costs[method].forward_ms, costs[method].total_ms = forward_ms, total_ms
+
+
+def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost, inputs: _Inputs, device: torch.device) -> None:
+    """Fill in what is not a time."""
+    if floor.total_ms:
+        cost.floor_ratio = paired_ratio(cost.total_ms, floor.total_ms)
+    if not cell.hands_on_its_input:
+        cost.gb_per_s = 4 * inputs.pairs[0][0].nbytes / spread(cost.total_ms)[1] / 1e6
+    seen = trace(cell.forward_and_backward, device)
+    cost.launches, cost.host_syncs, cost.peak_mem_mib = seen.launches, seen.host_syncs, seen.peak_mem_mib
+    cost.graph_breaks = cell.graph_breaks
