@@ -32,7 +32,6 @@ def factories():
 
 def rows_of(shape, dtype, layout, device, seconds, turns):
     hardware = Hardware(device, "", FORMATS[layout], False, torch.get_num_threads())
-    torch.manual_seed(0)
     costs = profile_layers(factories(), shape, Setting(device, dtype, FORMATS[layout]), seconds, turns)
     rival_ms = next(cost.total_ms for cost in costs if cost.method == RIVAL)
     common = {

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tdbench.cli.progress import Report, part
 from tdbench.config import RunConfig, find_method, load_config, method_names, resolve_key
@@ -20,8 +18,11 @@ from tdbench.profiling.tables import markdown
 from tdbench.profiling.trace import count_work
 from tdbench.results.store import ENVIRONMENT, to_csv, to_json, write_atomically
 from tdbench.training.environment import describe_environment
-from tdbench.training.precision import DTYPES, Hardware, activate, resolve
+from tdbench.training.precision import DTYPES, Hardware, activate, describe_machine, resolve
 from tdbench.training.repeat import RepeatedStep
+
+if TYPE_CHECKING:
+    import torch
 
 Shape = tuple[int, int, int, int]
 
@@ -62,7 +63,7 @@ class Profile:
         return self.baseline.training.batch_size
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """Type of the feature maps."""
         return DTYPES[self.hardware.precision]
 
@@ -74,7 +75,7 @@ class Profile:
             "device": self.hardware.name(),
             "precision": f"{self.hardware.precision}, {self.baseline.hardware.memory_format}{compiled}",
             "threads": str(self.hardware.threads),
-            "torch": torch.__version__,
+            "torch": describe_machine(self.hardware)["torch"],
         }
 
     def save(self, folder: Path) -> None:
@@ -101,7 +102,7 @@ def prepare(path: Path | None, overrides: Mapping[str, Any], named: list[str] | 
         TdbenchError: An option is wrong, or a method that was asked for has no place in the network.
     """
     methods = named or method_names()
-    configs = {name: configure(path, overrides, name, methods) for name in dict.fromkeys([BASELINE, *methods])}
+    configs = configure(path, overrides, methods)
     baseline = configs[BASELINE]
     find_network(baseline.model.name)  # a misspelt name should not wait for the data
     hardware = resolve(baseline.hardware)
@@ -128,25 +129,28 @@ def prepare(path: Path | None, overrides: Mapping[str, Any], named: list[str] | 
     )
 
 
-def configure(path: Path | None, overrides: Mapping[str, Any], method: str, methods: Sequence[str]) -> RunConfig:
-    """Return the run with a method; a knob that only others of the methods have is theirs alone.
+def configure(path: Path | None, overrides: Mapping[str, Any], methods: Sequence[str]) -> dict[str, RunConfig]:
+    """Return the run with each method and without one; a knob goes to the methods that have it.
 
     Raises:
         ConfigError: A key or value is wrong.
     """
 
-    def takes(name: str, key: str) -> bool:
+    def takes(method: str, key: str) -> bool:
         try:
-            return bool(resolve_key(key, find_method(name)))
+            return bool(resolve_key(key, find_method(method)))
         except ConfigError:
             return False
 
-    own = {
-        key: value
-        for key, value in overrides.items()
-        if takes(method, key) or not any(takes(name, key) for name in methods)
-    }
-    return load_config(path, {**own, "regularizer": method})
+    names = list(dict.fromkeys([BASELINE, *methods]))
+    configs = {}
+    for name in names:
+        own = {key: value for key, value in overrides.items() if takes(name, key)}
+        configs[name] = load_config(path, {**own, "regularizer": name})
+    for key in overrides:
+        if not any(takes(name, key) for name in names):
+            resolve_key(key, find_method(methods[0]))  # which says what is wrong with it
+    return configs
 
 
 def with_batch(config: RunConfig, batch_size: int) -> RunConfig:
@@ -180,10 +184,11 @@ def measure(profile: Profile, folder: Path, seconds: float, report: Report) -> N
 def measure_layers(profile: Profile, seconds: float, report: Report) -> None:
     """Fill in the layer's table, shape by shape."""
     hardware = profile.hardware
-    setting = Setting(hardware.device, profile.dtype, hardware.memory_format, hardware.compile)
+    setting = Setting(
+        hardware.device, profile.dtype, hardware.memory_format, hardware.compile, seed=profile.baseline.seed
+    )
     factories = {name: profile.configs[name].regularizer.build for name in profile.methods}
     for number, shape in enumerate(profile.shapes):
-        torch.manual_seed(profile.baseline.seed)
         text = "x".join(map(str, shape))
         begin, end = (at / len(profile.shapes) for at in (number, number + 1))
         costs = profile_layers(factories, shape, setting, seconds, report=part(report, begin, end, text))

@@ -201,7 +201,8 @@ def closing_line(profile: "Profile", folder: Path, took_s: float) -> str:
     where = f"{profile.baseline.model.name} ({profile.hardware.precision}) on {profile.hardware.name()}"
     if profile.layer:
         alone = ", ".join(map("×".join, (map(str, shape) for shape in profile.shapes)))
-        return f"measured {', '.join(profile.methods)} alone at {alone} and in a step of {where} in {took_s:.0f} s; {folder}"
+        what = f"{', '.join(profile.methods)} alone at {alone} and in a step of {where}"
+        return f"measured {what} in {took_s:.0f} s; {folder}"
     largest = dict.fromkeys(profile.methods, 0)
     for row in profile.step:
         if row["status"] == "ok":

@@ -19,6 +19,7 @@ from tdbench.profiling.timing import TURNS, Report, paired_ratio, silent, spread
 from tdbench.profiling.trace import graph_breaks, trace
 
 FLOOR = "floor"
+MOST_PAIRS = 256  # of maps so small that their overhead counts, not their traffic
 
 LAYER_COLUMNS = (
     "method",
@@ -54,12 +55,13 @@ class Floor(nn.Module):
 
 @dataclass(frozen=True)
 class Setting:
-    """In which form the maps come, and whether layers are compiled."""
+    """In which form the maps come, whether layers are compiled, and the seed of maps, weights and masks."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = torch.contiguous_format
     compile: bool = False
+    seed: int = 0
 
 
 @dataclass
@@ -119,7 +121,7 @@ class _Inputs:
         free = available_bytes(setting.device)
         if free is not None:
             wanted = min(wanted, free // 4)  # a cache may be larger than what a small machine can spare
-        num_pairs = max(2, -(-wanted // pair_bytes))
+        num_pairs = min(MOST_PAIRS, max(2, -(-wanted // pair_bytes)))
         self.pairs = [(self._map(shape, setting).relu(), self._map(shape, setting)) for _ in range(num_pairs)]
         for x, _ in self.pairs:
             x.requires_grad_()
@@ -182,6 +184,7 @@ def profile_layers(
         report: Told how far it is.
     """
     every = {FLOOR: lambda channels: Floor(), **factories}
+    torch.manual_seed(setting.seed)
     with memory_limit(setting.device):
         try:
             inputs = _Inputs(shape, setting)

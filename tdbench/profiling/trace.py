@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.utils import counters
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,8 +138,12 @@ def graph_breaks(layer: nn.Module, x: Tensor) -> int | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return int(torch._dynamo.explain(layer)(x).graph_break_count)
-    except RuntimeError:  # all of the tracer's own errors are
+            torch._dynamo.reset()
+            before = counters["graph_break"].total()
+            torch.compile(layer, backend="eager")(x)
+            return counters["graph_break"].total() - before
+    except TorchDynamoException:
         return None
     finally:
+        torch._dynamo.reset()
         logging.disable(disabled)
