@@ -79,11 +79,14 @@ class Profile:
         }
 
     def save(self, folder: Path) -> None:
-        """Write the files of a profile folder, each as far as there is something to say."""
-        if self.layer:
-            write_atomically(folder / LAYER, to_csv(self.layer, LAYER_COLUMNS).encode())
-        if self.step:
-            write_atomically(folder / STEP, to_csv(self.step, STEP_COLUMNS).encode())
+        """Write the files of a profile folder; a table that was not measured is removed, nothing leaves all alone."""
+        if not self.layer and not self.step:
+            return
+        for name, rows, columns in ((LAYER, self.layer, LAYER_COLUMNS), (STEP, self.step, STEP_COLUMNS)):
+            if rows:
+                write_atomically(folder / name, to_csv(rows, columns).encode())
+            else:
+                (folder / name).unlink(missing_ok=True)
         write_atomically(folder / SUMMARY, markdown(self.facts(), self.step, self.layer, self.machine).encode())
         environment = describe_environment(self.hardware) | {"machine": self.machine}
         write_atomically(folder / ENVIRONMENT, to_json(environment).encode())
@@ -158,12 +161,11 @@ def with_batch(config: RunConfig, batch_size: int) -> RunConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})
 
 
-def measure(profile: Profile, folder: Path, seconds: float, report: Report) -> None:
-    """Measure both tables and the machine; the first table is saved as soon as it is there."""
+def measure(profile: Profile, seconds: float, report: Report) -> None:
+    """Measure both tables and the machine."""
     num_layers, num_steps = (len(profile.methods) + 1) * len(profile.shapes), len(profile.methods) + 2
     layers_end = 0.97 * num_layers / (num_layers + num_steps)
     measure_layers(profile, seconds, part(report, 0.0, layers_end, "layer"))
-    profile.save(folder)
     costs = profile_steps(
         partial(RepeatedStep, profile.baseline),
         {name: partial(RepeatedStep, profile.configs[name]) for name in profile.methods},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tdbench.cli.measuring import Profile, Shape
 
 _RUN = "The run"
+FEW = 3  # methods, which one line can name
 
 Methods = Annotated[
     str | None,
@@ -87,16 +88,19 @@ def profile_command(
     hush_torch()
     from tdbench.cli.measuring import measure, measure_batch_sizes, prepare
     from tdbench.cli.progress import progress
+    from tdbench.cli.signals import stop_signals
 
     profile = prepare(config, overrides, methods or (["targetdrop"] if find_batch_size else None), shapes)
     folder = out or default_folder(profile)
     check_folder(folder)
-    with progress(silent=quiet or json) as report:
-        if find_batch_size:
-            measure_batch_sizes(profile, seconds, report)
-        else:
-            measure(profile, folder, seconds, report)
-    profile.save(folder)
+    try:
+        with stop_signals(), progress(silent=quiet or json) as report:
+            if find_batch_size:
+                measure_batch_sizes(profile, seconds, report)
+            else:
+                measure(profile, seconds, report)
+    finally:
+        profile.save(folder)  # what an interruption or an error leaves of it, too
     show(profile, folder, time.perf_counter() - begun, quiet=quiet, json=json)
 
 
@@ -201,8 +205,9 @@ def closing_line(profile: "Profile", folder: Path, took_s: float) -> str:
     where = f"{profile.baseline.model.name} ({profile.hardware.precision}) on {profile.hardware.name()}"
     if profile.layer:
         alone = ", ".join(map("×".join, (map(str, shape) for shape in profile.shapes)))
-        what = f"{', '.join(profile.methods)} alone at {alone} and in a step of {where}"
-        return f"measured {what} in {took_s:.0f} s; {folder}"
+        num_methods = len(profile.methods)
+        what = ", ".join(profile.methods) if num_methods <= FEW else f"{num_methods} methods"
+        return f"measured {what} alone at {alone} and in a step of {where} in {took_s:.0f} s; {folder}"
     largest = dict.fromkeys(profile.methods, 0)
     for row in profile.step:
         if row["status"] == "ok":

@@ -15,6 +15,7 @@ from tdbench.profiling.trace import Work
 
 MATRIX_SIDE = {"cuda": 8192, "mps": 2048}
 CPU_MATRIX_SIDE = 1024
+STARTING_US = 50.0  # an operator this short is mostly Python, dispatch and launch
 NEAR_A_LIMIT = 0.5  # the share of a rate from which on it is what limits
 
 
@@ -55,9 +56,10 @@ class Roofline:
         shares = f"{self.matmul_share:.0%} of the matrix rate and {self.copy_share:.0%} of the copy bandwidth"
         if max(self.matmul_share, self.copy_share) < NEAR_A_LIMIT:
             each_us = 1e3 * self.step_ms / max(1, self.work.num_operators)
+            why = "little more than it costs to start one" if each_us < STARTING_US else "on shapes that suit neither"
             return (
-                f"The step reaches {shares}, so neither limits it: its {self.work.num_operators} operators of "
-                f"{each_us:,.0f} µs each do, by their overhead or by shapes that suit neither."
+                f"Neither arithmetic nor memory limits the step, which reaches {shares}: its "
+                f"{self.work.num_operators} operators take {each_us:,.0f} µs each, {why}."
             )
         if self.matmul_share >= self.copy_share:
             return f"Arithmetic limits the step: it reaches {shares}."

@@ -48,7 +48,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
             "forward ms": _number(row, "forward_ms", "{:,.3f}"),
             "backward ms": _number(row, "backward_ms", "{:,.3f}"),
             "total ms": _number(row, "total_ms", "{:,.3f}"),
-            "p20 to p80": " to ".join(_number(row, name, "{:,.3f}") for name in ("p20_ms", "p80_ms")).strip(" to"),
+            "p20–p80": "–".join(_number(row, name, "{:.3g}") for name in ("p20_ms", "p80_ms")).strip("–"),
             "× floor": _number(row, "floor_ratio", "{:,.2f}"),
             "GB/s": _number(row, "gb_per_s", "{:,.1f}"),
             "peak MiB": _number(row, "peak_mem_mib", "{:,.1f}"),

@@ -140,6 +140,26 @@ def test_quiet_prints_one_line_and_a_method_out_of_memory_is_a_cell_and_not_the_
     assert "OOM" in (out / "profile.md").read_text(encoding="utf-8")
 
 
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_profile_keeps_the_table_that_is_done_and_no_older_one(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "profile_steps", interrupt)
+    (tmp_path / "profile_step.csv").write_text("of an earlier profile\n")
+    done = cli("profile", "--regularizer", "none", *QUICK, "--quiet", "--out", tmp_path)
+    assert (done.code, done.err) == (130, "tdbench: interrupted\n")
+    assert [row["method"] for row in table(tmp_path, "layer")] == ["floor", "none"]
+    assert not (tmp_path / "profile_step.csv").exists()
+
+
+def test_a_profile_interrupted_before_its_first_table_leaves_an_older_one_alone(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "profile_layers", interrupt)
+    (tmp_path / "profile_step.csv").write_text("of an earlier profile\n")
+    assert cli("profile", *QUICK, "--quiet", "--out", tmp_path).code == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["profile_step.csv"]
+
+
 def test_find_batch_size_doubles_until_memory_ends_and_says_which_size_fits(cli, tmp_path, monkeypatch):
     class Limited(RepeatedStep):
         def __call__(self):

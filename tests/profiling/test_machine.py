@@ -30,7 +30,8 @@ def test_the_shares_are_the_work_over_the_time_over_the_rate():
     [
         (Work(4.0, 0.1, 50), "Arithmetic limits the step: it reaches 80% of the matrix rate and 20% of the copy"),
         (Work(2.0, 0.4, 50), "Memory bandwidth limits the step: it reaches 40% of the matrix rate and 80% of the copy"),
-        (Work(0.5, 0.1, 50), "neither limits it: its 50 operators of 1,000 µs each do"),
+        (Work(0.5, 0.1, 50), "its 50 operators take 1,000 µs each, on shapes that suit neither"),
+        (Work(0.5, 0.1, 5000), "its 5000 operators take 10 µs each, little more than it costs to start one"),
     ],
 )
 def test_one_sentence_says_what_limits_the_step(work, limit):
