@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tdbench.cli.progress import Report, part
+from tdbench.cli.progress import part
 from tdbench.config import RunConfig, find_method, load_config, method_names, resolve_key
 from tdbench.errors import ConfigError
 from tdbench.models.build import find_network
@@ -15,6 +15,7 @@ from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
 from tdbench.profiling.machine import Roofline, measure_machine
 from tdbench.profiling.step import BASELINE, STEP_COLUMNS, batch_sizes, profile_steps
 from tdbench.profiling.tables import markdown
+from tdbench.profiling.timing import Report
 from tdbench.profiling.trace import count_work
 from tdbench.results.store import ENVIRONMENT, to_csv, to_json, write_atomically
 from tdbench.training.environment import describe_environment

@@ -2,14 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tdbench.cli.terminal import LINE_EVERY_S, clock, say
-
-Report = Callable[[float, str], None]  # (share done, what is measured now)
+from tdbench.profiling.timing import Report
 
 
 @contextmanager

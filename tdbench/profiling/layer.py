@@ -9,12 +9,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tdbench.profiling.memory import OOM, available_bytes, is_out_of_memory, last_cache_bytes, memory_limit, release
+from tdbench.profiling.memory import OOM, attempt, available_bytes, last_cache_bytes, memory_limit
 from tdbench.profiling.timing import TURNS, Report, paired_ratio, silent, spread, take_turns
 from tdbench.profiling.trace import graph_breaks, trace
 
@@ -140,11 +141,11 @@ class _Inputs:
 class _Cell:
     """One layer at one shape, as calls to be timed."""
 
-    def __init__(self, layer: nn.Module, inputs: _Inputs, setting: Setting) -> None:
-        self._layer = layer.to(setting.device).train()
+    def __init__(self, factory: Factory, channels: int, inputs: _Inputs, setting: Setting) -> None:
+        self._layer = factory(channels).to(setting.device).train()
         self.graph_breaks = graph_breaks(self._layer, inputs.pairs[0][0])
         self.hands_on_its_input = self._layer(inputs.pairs[0][0]) is inputs.pairs[0][0]
-        self._weights = [weight for weight in layer.parameters() if weight.requires_grad]
+        self._weights = [weight for weight in self._layer.parameters() if weight.requires_grad]
         self._inputs, self._setting = inputs, setting
         if setting.compile:
             self._layer.compile(dynamic=False)
@@ -184,73 +185,50 @@ def profile_layers(
         report: Told how far it is.
     """
     every = {FLOOR: lambda channels: Floor(), **factories}
+    every = {FLOOR: lambda channels: Floor(), **factories}
+    device = setting.device
     torch.manual_seed(setting.seed)
-    with memory_limit(setting.device):
-        try:
-            inputs = _Inputs(shape, setting)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            release(setting.device)
+    with memory_limit(device):
+        inputs = attempt(partial(_Inputs, shape, setting), device)
+        if inputs is None:
             return [LayerCost(method, OOM) for method in every]
-        return _profile(every, inputs, shape[1], setting, seconds, turns, report)
-
-
-def _profile(
-    every: Mapping[str, Factory],
-    inputs: _Inputs,
-    channels: int,
-    setting: Setting,
-    seconds: float,
-    turns: int,
-    report: Report,
-) -> list[LayerCost]:
-    costs = {method: LayerCost(method) for method in every}
-    cells: dict[str, _Cell] = {}
-    for number, (method, factory) in enumerate(every.items()):
-        report(0.1 * number / len(every), method)
-        try:
-            cells[method] = _Cell(factory(channels), inputs, setting)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            release(setting.device)
-    _time(cells, costs, setting.device, seconds, turns, lambda share, what: report(0.1 + 0.85 * share, what))
-    for number, (method, cost) in enumerate(costs.items()):
-        report(0.95 + 0.05 * number / len(costs), method)
-        if cost.total_ms:
-            _complete(cost, cells[method], costs[FLOOR], inputs, setting.device)
-        else:
-            cost.status = OOM
-    return list(costs.values())
+        cells = {}
+        for number, (method, factory) in enumerate(every.items()):
+            report(0.1 * number / len(every), method)
+            cell = attempt(partial(_Cell, factory, shape[1], inputs, setting), device)
+            if cell is not None:
+                cells[method] = cell
+        costs = _time(cells, device, seconds, turns, lambda share, what: report(0.1 + 0.85 * share, what))
+        for number, cost in enumerate(costs.values()):
+            report(0.95 + 0.05 * number / len(costs), cost.method)
+            _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
+    return [costs.get(method, LayerCost(method, OOM)) for method in every]
 
 
 def _time(
-    cells: dict[str, _Cell],
-    costs: dict[str, LayerCost],
-    device: torch.device,
-    seconds: float,
-    turns: int,
-    report: Report,
-) -> None:
-    """Fill in the times of what does not run out of memory."""
+    cells: dict[str, _Cell], device: torch.device, seconds: float, turns: int, report: Report
+) -> dict[str, LayerCost]:
+    """Return the times of what does not run out of memory."""
     calls = {}
     for method, cell in cells.items():
         calls[f"{method} forward"] = cell.forward
         calls[f"{method} both ways"] = cell.forward_and_backward
     times = take_turns(calls, device, seconds / 2, turns, report)
+    costs = {}
     for method in cells:
         forward_ms, total_ms = times.get(f"{method} forward"), times.get(f"{method} both ways")
         if forward_ms and total_ms:
-            costs[method].forward_ms, costs[method].total_ms = forward_ms, total_ms
+            costs[method] = LayerCost(method, forward_ms=forward_ms, total_ms=total_ms)
+    return costs
 
 
-def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost, inputs: _Inputs, device: torch.device) -> None:
+def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost | None, inputs: _Inputs, device: torch.device) -> None:
     """Fill in what is not a time."""
-    if floor.total_ms:
+    if floor is not None:
         cost.floor_ratio = paired_ratio(cost.total_ms, floor.total_ms)
     if not cell.hands_on_its_input:
         cost.gb_per_s = 4 * inputs.pairs[0][0].nbytes / spread(cost.total_ms)[1] / 1e6
-    seen = trace(cell.forward_and_backward, device)
-    cost.launches, cost.host_syncs, cost.peak_mem_mib = seen.launches, seen.host_syncs, seen.peak_mem_mib
     cost.graph_breaks = cell.graph_breaks
+    seen = attempt(partial(trace, cell.forward_and_backward, device), device)
+    if seen is not None:
+        cost.launches, cost.host_syncs, cost.peak_mem_mib = seen.launches, seen.host_syncs, seen.peak_mem_mib

@@ -1,12 +1,16 @@
 """How much memory there is, and how to run out of it without being killed."""
 
+import gc
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 OOM = "OOM"  # what a cell of a table says where memory ran out
 
@@ -21,8 +25,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
+def attempt(action: Callable[[], T], device: torch.device) -> T | None:
+    """Return what an action returns; None where it runs out of memory, which is then free again for the next."""
+    try:
+        return action()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release(device)
+    return None
+
+
 def release(device: torch.device) -> None:
-    """Give the device's cached memory back, after something that did not fit."""
+    """Free what nobody uses any more, in Python and in the device's cache."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

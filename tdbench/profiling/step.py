@@ -3,11 +3,12 @@
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from tdbench.profiling.memory import OOM, is_out_of_memory, memory_limit, release
+from tdbench.profiling.memory import OOM, attempt, memory_limit, release
 from tdbench.profiling.timing import TURNS, Report, median_interval, median_ms, silent, take_turns
 from tdbench.profiling.trace import trace
 
@@ -108,35 +109,24 @@ def profile_steps(
     builders = {_REFERENCE: baseline, BASELINE: baseline}
     builders |= {name: build for name, build in methods.items() if name != BASELINE}
     with memory_limit(device):
-        steps = _build(builders, device, lambda share, name: report(0.1 * share, name))
+        steps = {}
+        for number, (name, build) in enumerate(builders.items()):
+            report(0.1 * number / len(builders), name)
+            step = attempt(build, device)
+            if step is not None:
+                steps[name] = step
         times = take_turns(steps, device, seconds, turns, lambda share, name: report(0.1 + 0.85 * share, name))
         costs = []
         for number, name in enumerate([BASELINE, *(name for name in methods if name != BASELINE)]):
             report(0.95 + 0.05 * number / len(builders), name)
-            cost = StepCost(name, batch_size, step_ms=times.get(name, []))
-            if cost.step_ms:
-                _compare(cost, times.get(_REFERENCE))
-                cost.peak_mem_mib = peak_mem_mib(steps[name], device)
-            else:
-                cost.status = OOM
+            if name not in times:
+                costs.append(StepCost(name, batch_size, OOM))
+                continue
+            cost = StepCost(name, batch_size, step_ms=times[name])
+            _compare(cost, times.get(_REFERENCE))
+            cost.peak_mem_mib = attempt(partial(peak_mem_mib, steps[name], device), device)
             costs.append(cost)
     return costs
-
-
-def _build(
-    builders: Mapping[str, Callable[[], TrainingStep]], device: torch.device, report: Report
-) -> dict[str, TrainingStep]:
-    """Return the steps that do not run out of memory when they are built."""
-    steps = {}
-    for number, (name, build) in enumerate(builders.items()):
-        report(number / len(builders), name)
-        try:
-            steps[name] = build()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            release(device)
-    return steps
 
 
 def _compare(cost: StepCost, baseline_ms: list[float] | None) -> None:
@@ -174,13 +164,12 @@ def batch_sizes(
     size, direction = first, 0
     while size >= 1:
         with memory_limit(device):
-            cost = _try_batch(method, build, size, device, seconds)
+            cost = attempt(partial(_try_batch, method, build, size, device, seconds), device)
         release(device)
-        yield cost
-        fits = cost.status == "ok"
+        yield cost or StepCost(method, size, OOM)
         if direction == 0:
-            direction = 1 if fits else -1
-        if fits != (direction > 0):
+            direction = 1 if cost else -1
+        if (cost is not None) != (direction > 0):
             return
         size = 2 * size if direction > 0 else size // 2
 
@@ -188,12 +177,7 @@ def batch_sizes(
 def _try_batch(
     method: str, build: Callable[[int], TrainingStep], size: int, device: torch.device, seconds: float
 ) -> StepCost:
-    try:
-        step = build(size)
-        step()  # first-time work
-        step_ms = median_ms(step, device, seconds)
-        return StepCost(method, size, step_ms=[step_ms], peak_mem_mib=peak_mem_mib(step, device))
-    except Exception as error:
-        if is_out_of_memory(error):
-            return StepCost(method, size, OOM)
-        raise
+    step = build(size)
+    step()  # first-time work
+    step_ms = median_ms(step, device, seconds)
+    return StepCost(method, size, step_ms=[step_ms], peak_mem_mib=peak_mem_mib(step, device))

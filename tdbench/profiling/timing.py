@@ -6,13 +6,14 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from scipy.stats import binom
 from torch.utils.benchmark import Timer
 
-from tdbench.profiling.memory import is_out_of_memory, release
+from tdbench.profiling.memory import attempt
 
 Call = Callable[[], object]
 Report = Callable[[float, str], None]  # (share done, what is measured now)
@@ -57,15 +58,10 @@ def take_turns(
         for name in list(times)[:: 1 if turn % 2 else -1]:
             report(done / total, name)
             done += 1
-            try:
-                took_ms = median_ms(calls[name], device, seconds / (turns + 1))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+            took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
+            if took_ms is None:
                 del times[name]
-                release(device)
-                continue
-            if turn > 0:
+            elif turn > 0:
                 times[name].append(took_ms)
     return times
 
