@@ -8,6 +8,7 @@ in memory, as a layer of a network does after a large batch.
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -143,17 +144,23 @@ class _Cell:
 
     def __init__(self, factory: Factory, channels: int, inputs: _Inputs, setting: Setting) -> None:
         self._layer = factory(channels).to(setting.device).train()
-        self.graph_breaks = graph_breaks(self._layer, inputs.pairs[0][0])
-        self.hands_on_its_input = self._layer(inputs.pairs[0][0]) is inputs.pairs[0][0]
         self._weights = [weight for weight in self._layer.parameters() if weight.requires_grad]
         self._inputs, self._setting = inputs, setting
+        x, _ = inputs.pairs[0]
+        with self._autocast():
+            self.graph_breaks = graph_breaks(self._layer, x)
+            self.hands_on_its_input = self._layer(x) is x
         if setting.compile:
             self._layer.compile(dynamic=False)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that the layer meets in training."""
         if self._setting.dtype not in (torch.bfloat16, torch.float16):
-            return self._layer(x)
-        with torch.autocast(self._setting.device.type, dtype=self._setting.dtype):  # as in training
+            return nullcontext()
+        return torch.autocast(self._setting.device.type, dtype=self._setting.dtype)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        with self._autocast():
             return self._layer(x)
 
     def forward(self) -> None:
@@ -184,7 +191,6 @@ def profile_layers(
         turns: See `take_turns`.
         report: Told how far it is.
     """
-    every = {FLOOR: lambda channels: Floor(), **factories}
     every = {FLOOR: lambda channels: Floor(), **factories}
     device = setting.device
     torch.manual_seed(setting.seed)

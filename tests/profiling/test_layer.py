@@ -141,6 +141,12 @@ def test_the_layer_s_own_weights_get_their_gradient_too():
     assert seen
 
 
+def test_a_half_type_meets_the_layer_under_autocast_as_in_training():
+    factories = {"convolution": lambda channels: nn.Conv2d(channels, channels, 1)}  # fp32 weights would not fit
+    _, cost = profile_layers(factories, (2, 4, 8, 8), Setting(CPU, torch.bfloat16), seconds=0.01)
+    assert (cost.status, cost.graph_breaks) == ("ok", 0)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("compile", [False, True])
 def test_on_a_gpu_the_floor_has_bandwidth_and_launches(compile):
