@@ -1,12 +1,12 @@
-"""What one layer costs, forward and backward, against the floor: a multiplication by a scalar.
+"""What one layer of each method costs, forward and backward, against the floor and against torchvision's DropBlock2d.
 
     python benchmarks/layer.py --out benchmarks/results/layer_cpu.csv
 
-The candidates of a cell take turns, so that a drifting machine hurts all alike; the ratios are medians over the turns.
+Measured by `tdbench.profiling`, as `tdbench profile` does: all take turns, the ratios are medians over the turns.
+torchvision's layer has the knobs of `dropblock`.
 """
 
 import platform
-import statistics
 from pathlib import Path
 from typing import Annotated
 
@@ -14,88 +14,58 @@ import pandas as pd
 import torch
 import torchvision
 import typer
-from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
-from tdbench import TargetDrop2d
-from tdbench.training.precision import cpu_name
+from tdbench.config import find_method, method_names
+from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
+from tdbench.profiling.timing import TURNS, paired_ratio
+from tdbench.training.precision import Hardware
 
-SHAPES = ((128, 64, 32, 32), (128, 128, 16, 16))
-FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-class Floor(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 1.5
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+RIVAL = "torchvision_dropblock"
 
 
-def candidates(channels: int) -> dict[str, nn.Module]:
-    return {
-        "floor": Floor(),
-        "targetdrop": TargetDrop2d(channels),
-        "torchvision_dropblock": torchvision.ops.DropBlock2d(p=0.1, block_size=5),
+def factories():
+    knobs = find_method("dropblock")().knobs()
+    layers = {name: find_method(name)().build for name in method_names()}
+    return layers | {RIVAL: lambda channels: torchvision.ops.DropBlock2d(**knobs)}
+
+
+def rows_of(shape, dtype, layout, device, seconds, turns):
+    hardware = Hardware(device, "", FORMATS[layout], False, torch.get_num_threads())
+    costs = profile_layers(factories(), shape, Setting(device, dtype, FORMATS[layout]), seconds, turns)
+    rival_ms = next(cost.total_ms for cost in costs if cost.method == RIVAL)
+    common = {
+        "shape": "x".join(map(str, shape)),
+        "dtype": str(dtype).removeprefix("torch."),
+        "memory_format": layout,
+        "device": hardware.name(),
+        "threads": hardware.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
     }
-
-
-def measure(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, turns: int, seconds: float):
-    torch.manual_seed(0)
-    x, grad = (torch.randn(shape, dtype=dtype).contiguous(memory_format=layout) for _ in range(2))
-    x = x.relu().requires_grad_()
-    timers = {
-        name: Timer(
-            "torch.autograd.grad(layer(x), x, grad)",
-            globals={"torch": torch, "layer": layer, "x": x, "grad": grad},
-            num_threads=torch.get_num_threads(),
-        )
-        for name, layer in candidates(shape[1]).items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in timers}
-    for turn in range(turns + 1):
-        for name, timer in timers.items():
-            median_ms = timer.blocked_autorange(min_run_time=seconds).median * 1e3
-            if turn > 0:  # the first turn warms up
-                times[name].append(median_ms)
-    return times
-
-
-def ratio(numerators: list[float], denominators: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+    for cost in costs:
+        speedup = round(paired_ratio(rival_ms, cost.total_ms), 2) if rival_ms and cost.total_ms else None
+        yield cost.figures() | common | {"dropblock_speedup": speedup}
 
 
 def main(
     out: Annotated[Path, typer.Option(help="CSV file.")] = Path("benchmarks/results/layer_cpu.csv"),
-    turns: Annotated[int, typer.Option(help="Turns per cell.")] = 9,
-    seconds: Annotated[float, typer.Option(help="Seconds per candidate and turn.")] = 0.2,
+    device: Annotated[str, typer.Option()] = "cpu",
+    shape: Annotated[list[str] | None, typer.Option(help="NxCxHxW; repeatable.")] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds per layer and cell.")] = 5.0,
+    turns: Annotated[int, typer.Option(help="Turns per cell.")] = TURNS,
 ) -> None:
     rows = []
-    for shape in SHAPES:
+    for text in shape or ("128x64x32x32", "128x128x16x16"):
         for dtype in (torch.float32, torch.bfloat16):
-            for layout_name, layout in FORMATS.items():
-                times = measure(shape, dtype, layout, turns, seconds)
-                for name, values in times.items():
-                    low, *_, high = statistics.quantiles(values, n=5)
-                    middle = statistics.median(values)
-                    rows.append(
-                        {
-                            "method": name,
-                            "shape": "x".join(map(str, shape)),
-                            "dtype": str(dtype).removeprefix("torch."),
-                            "memory_format": layout_name,
-                            "device": cpu_name(),
-                            "threads": torch.get_num_threads(),
-                            "torch": torch.__version__,
-                            "python": platform.python_version(),
-                            "turns": turns,
-                            "total_ms": round(middle, 3),
-                            "p20_ms": round(low, 3),
-                            "p80_ms": round(high, 3),
-                            "floor_ratio": round(ratio(values, times["floor"]), 3),
-                            "dropblock_speedup": round(ratio(times["torchvision_dropblock"], values), 2),
-                        }
-                    )
-                print(pd.DataFrame(rows[-3:]).to_string(index=False, header=len(rows) == 3), flush=True)
+            for layout in FORMATS:
+                sides = tuple(map(int, text.split("x")))
+                rows += (cell := list(rows_of(sides, dtype, layout, torch.device(device), seconds, turns)))
+                shown = ["method", "shape", "dtype", "memory_format", "total_ms", "floor_ratio", "dropblock_speedup"]
+                print(pd.DataFrame(cell)[shown].to_string(index=False), flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(out, index=False)
+    columns = [*LAYER_COLUMNS, "dropblock_speedup", "threads", "torch", "python"]
+    pd.DataFrame(rows, columns=columns).to_csv(out, index=False)
 
 
 if __name__ == "__main__":

@@ -1,91 +1,77 @@
-"""What TargetDrop adds to a training step, and how near `tdbench train` comes to the bare step.
+"""What a method adds to a training step, and which share of the step the count of the dropped units takes at most.
 
     python benchmarks/step.py --model resnet18 --batch-size 64 --out benchmarks/results/step_cpu.csv
 
-The runs take turns, a few steps each; the overhead is the median over the turns of the paired ratio, with a 95 %
-interval from the order statistics of those ratios.
+Measured by `tdbench.profiling`, as `tdbench profile` does: the steps take turns, the overhead is the median of the
+paired ratios with its 95 % interval. No method counts more than one boolean mask of the size of the map at each of its
+sites; `meter_pct` is the time of that, over the step's.
 """
 
-import statistics
-import time
+import platform
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import torch
 import typer
-from scipy.stats import binom
 
 from tdbench import load_config
-from tdbench.training.run import Run
+from tdbench.profiling.step import STEP_COLUMNS, profile_steps
+from tdbench.profiling.timing import median_ms
+from tdbench.regularizers.base import DropMeter
+from tdbench.training.precision import activate, resolve
+from tdbench.training.repeat import RepeatedStep
 
 
-def prepare(regularizer: str, model: str, batch_size: int, precision: str) -> Run:
-    flags = {"regularizer": regularizer, "model": model, "batch_size": batch_size, "precision": precision}
-    run = Run(load_config(overrides=flags))
-    run.begin_steps()
-    return run
-
-
-def time_steps(run: Run, steps: int) -> float:
-    images, labels = next(iter(run.batches.epoch(1, 0, 1)))
-    run.hardware.synchronize()
-    begun = time.perf_counter()
-    for _ in range(steps):
-        run.train_step(images, labels, 0)
-    run.hardware.synchronize()
-    return 1e3 * (time.perf_counter() - begun) / steps
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median: order statistics whose ranks a fair coin makes likely."""
-    ordered = sorted(values)
-    low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
-    return ordered[low], ordered[-1 - low]
+def meter_ms(config, device):
+    """Return the time of counting one mask per site, each as large as the map."""
+    sites = RepeatedStep(config).run.insertion.shapes.values()
+    meter, total_ms = DropMeter(device), 0.0
+    for shape in sites:
+        mask = torch.rand(config.training.batch_size, *shape, device=device) < 0.1
+        total_ms += median_ms(lambda mask=mask: meter.add(mask.count_nonzero(), mask.numel()), device, seconds=1.0)
+    return total_ms
 
 
 def main(
     model: Annotated[str, typer.Option()] = "resnet18",
     batch_size: Annotated[int, typer.Option()] = 64,
     precision: Annotated[str, typer.Option()] = "auto",
-    regularizer: Annotated[str, typer.Option()] = "targetdrop",
-    turns: Annotated[int, typer.Option(help="Turns of each run.")] = 20,
-    steps: Annotated[int, typer.Option(help="Steps per turn.")] = 3,
+    device: Annotated[str, typer.Option()] = "auto",
+    compile: Annotated[bool, typer.Option()] = False,
+    regularizer: Annotated[str, typer.Option(help="Methods, with commas between them.")] = "targetdrop",
+    seconds: Annotated[float, typer.Option(help="Seconds per method.")] = 40.0,
+    turns: Annotated[int, typer.Option(help="Turns of each.")] = 15,
     out: Annotated[Path, typer.Option(help="CSV file.")] = Path("benchmarks/results/step_cpu.csv"),
 ) -> None:
-    runs = {name: prepare(name, model, batch_size, precision) for name in ("none", regularizer)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 1):
-        for name in list(runs)[:: 1 if turn % 2 else -1]:  # neither is always the one that finds the cache warm
-            step_ms = time_steps(runs[name], steps)
-            if turn > 0:
-                times[name].append(step_ms)
+    flags = {"model": model, "batch_size": batch_size, "precision": precision, "device": device, "compile": compile}
+    configs = {name: load_config(overrides=flags | {"regularizer": name}) for name in ["none", *regularizer.split(",")]}
+    hardware = resolve(configs["none"].hardware)
+    activate(hardware, deterministic=False)
+    builders = {name: partial(RepeatedStep, config) for name, config in configs.items()}
+    costs = profile_steps(builders["none"], builders, batch_size, hardware.device, seconds, turns)
+    common = {
+        "model": model,
+        "precision": hardware.precision,
+        "compile": compile,
+        "device": hardware.name(),
+        "memory_format": configs["none"].hardware.memory_format,
+        "threads": hardware.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     rows = []
-    for name, run in runs.items():
-        overheads = [100 * (a / b - 1) for a, b in zip(times[name], times["none"], strict=True)]
-        low, high = median_interval(overheads)
-        step_ms = statistics.median(times[name])
-        rows.append(
-            {
-                "method": name,
-                "model": model,
-                "batch_size": batch_size,
-                "precision": run.hardware.precision,
-                "memory_format": run.config.hardware.memory_format,
-                "device": run.hardware.name(),
-                "threads": run.hardware.threads,
-                "torch": torch.__version__,
-                "turns": turns,
-                "step_ms": round(step_ms, 2),
-                "train_img_per_s": round(1e3 * batch_size / step_ms, 1),
-                "overhead_pct": round(statistics.median(overheads), 2),
-                "overhead_ci95_low": round(low, 2),
-                "overhead_ci95_high": round(high, 2),
-            }
-        )
-    print(pd.DataFrame(rows).to_string(index=False))
+    for cost in costs:
+        row = cost.figures() | common
+        if cost.method != "none" and cost.step_ms:
+            row["meter_pct"] = round(100 * meter_ms(configs[cost.method], hardware.device) / cost.median_ms(), 3)
+        rows.append(row)
+    columns = [*STEP_COLUMNS, "meter_pct", "memory_format", "threads", "torch", "python"]
+    table = pd.DataFrame(rows, columns=columns)
+    print(table.to_string(index=False))
     out.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(out, index=False)
+    table.to_csv(out, index=False)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import typer
 from tdbench.cli.ablate import ablate_command
 from tdbench.cli.audit import audit_command
 from tdbench.cli.list import list_command
+from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
 from tdbench.errors import TdbenchError
@@ -27,6 +28,7 @@ app.command("train")(train_command)
 app.command("ablate")(ablate_command)
 app.command("audit")(audit_command)
 app.command("show")(show_command)
+app.command("profile")(profile_command)
 app.command("list")(list_command)
 
 

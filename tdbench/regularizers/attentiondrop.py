@@ -14,6 +14,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers._seeds import bernoulli_positions
 from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
@@ -37,18 +38,48 @@ class AttentionDrop(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with attended blocks damped, and the number of units damped to zero."""
-        detached = x.detach().float()
-        low, high = detached.amin(dim=1, keepdim=True), detached.amax(dim=1, keepdim=True)
-        attention = (detached - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-        picked = (attention > self.threshold) & ~keep_mask(x, x.shape, self.rate / self.block_size**2)
-        blocks = F.max_pool2d(picked.float(), self.block_size, stride=1, padding=self.block_size // 2)
-        mask = 1 - attention * blocks
+        dense = x.device.type != "cpu" or torch.compiler.is_compiling()
+        mask_of = dense_mask if dense else sparse_mask
+        mask = mask_of(x.detach(), self.rate / self.block_size**2, self.threshold, self.block_size)
         scale = mask.numel() / mask.sum().clamp(min=1)
-        return x * (mask * scale).to(x.dtype), (mask == 0).sum()
+        num_damped_to_zero = mask.numel() - mask.count_nonzero()
+        return x * mask.mul_(scale).to(x.dtype), num_damped_to_zero
 
     def block(self) -> int:
         """Return the side of the damped block."""
         return self.block_size
+
+
+def dense_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Tensor:
+    """Return the mask (N, C, H, W) in fp32: 1 - A in the blocks round the picked candidates, 1 elsewhere."""
+    low, high = x.amin(dim=1, keepdim=True).float(), x.amax(dim=1, keepdim=True).float()
+    attention = attention_of(x, low, high)
+    picked = (attention > threshold) & ~keep_mask(x, x.shape, rate)
+    blocks = F.max_pool2d(picked.float(), block_size, stride=1, padding=block_size // 2)
+    return 1 - attention * blocks
+
+
+def sparse_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Tensor:
+    """The same on a CPU, a fifth of the time: of the few units drawn, the candidates' blocks are written one by one."""
+    height, width = x.shape[2:]
+    low, high = x.amin(dim=1).float(), x.amax(dim=1).float()
+    drawn = torch.unravel_index(bernoulli_positions(x.numel(), rate), x.shape)
+    samples, _, rows, cols = drawn
+    is_candidate = attention_of(x[drawn], low[samples, rows, cols], high[samples, rows, cols]) > threshold
+    samples, channels, rows, cols = (index[is_candidate][:, None, None] for index in drawn)
+    offsets = torch.arange(-(block_size // 2), block_size // 2 + 1)
+    # A position over the border repeats the border's own, which belongs to the block anyway.
+    rows = (rows + offsets[:, None]).clamp(0, height - 1)
+    cols = (cols + offsets).clamp(0, width - 1)
+    blocks = samples, channels, rows, cols
+    mask = torch.ones_like(x, dtype=torch.float32)
+    mask[blocks] = 1 - attention_of(x[blocks], low[samples, rows, cols], high[samples, rows, cols])
+    return mask
+
+
+def attention_of(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return A in fp32: `x` scaled to [0, 1] between the extremes over the channels; 0 where these are equal."""
+    return (x.float() - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def check_block_size(block_size: int) -> None:

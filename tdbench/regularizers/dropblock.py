@@ -6,7 +6,6 @@ kept is scaled by numel / kept. A block larger than the map is cut to it, h = mi
 same, but refuses one that comes out even.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers._seeds import bernoulli_positions
 from tdbench.regularizers._windows import wide_dtype, zero_and_scale
 from tdbench.regularizers.base import Regularizer, Traits, check_rate
 
@@ -53,7 +53,7 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
     )
     block = (torch.arange(tall)[:, None] * strides[2] + torch.arange(wide) * strides[3]).flatten()
     positions = (first[:, None] + block).flatten()
-    num_dropped = torch.zeros(x.numel(), dtype=torch.bool).index_fill_(0, positions, True).sum()
+    num_dropped = torch.zeros(x.numel(), dtype=torch.bool).index_fill_(0, positions, True).count_nonzero()
     scale = x.numel() / (x.numel() - num_dropped).clamp(min=1).to(wide_dtype(x))
     return zero_and_scale(x, scale, positions, strides), num_dropped
 
@@ -63,29 +63,9 @@ def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int,
     seeds = (torch.rand(*x.shape[:2], *room, device=x.device) < rate).to(x.dtype)
     border = (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1)
     dropped = F.max_pool2d(F.pad(seeds, border), block, stride=1) > 0
-    num_dropped = dropped.sum()
+    num_dropped = dropped.count_nonzero()
     scale = x.numel() / (x.numel() - num_dropped).clamp(min=1).to(wide_dtype(x))
     return torch.where(dropped, 0.0, (x * scale).to(x.dtype)), num_dropped
-
-
-def bernoulli_positions(length: int, rate: float) -> Tensor:
-    """Return the ascending positions of the ones among `length` independent Bernoulli(rate) draws.
-
-    The gaps between them are geometric, so that only as many numbers are drawn as there are ones.
-    """
-    if rate >= 1:
-        return torch.arange(length)
-    if rate <= 0 or length == 0:
-        return torch.empty(0, dtype=torch.int64)
-    found, last = [], -1.0
-    while last < length - 1:
-        expected = (length - 1 - last) * rate
-        draws = torch.rand(int(expected + 4 * math.sqrt(expected)) + 8, dtype=torch.float64)
-        gaps = (torch.log1p(-draws) / math.log1p(-rate)).floor() + 1
-        found.append(gaps.cumsum(0) + last)
-        last = float(found[-1][-1])
-    positions = torch.cat(found)
-    return positions[positions < length].long()
 
 
 class DropBlock(Regularizer):

@@ -31,9 +31,9 @@ class Dropout(Regularizer):
         rate = self.rate
         if torch.compiler.is_compiling():  # the same, in a form that a rising rate does not compile anew
             keep = keep_mask(x, x.shape, rate)
-            return torch.where(keep, x / (1 - rate) if rate < 1 else x, 0.0), x.numel() - keep.sum()
+            return torch.where(keep, x / (1 - rate) if rate < 1 else x, 0.0), x.numel() - keep.count_nonzero()
         out, keep = torch.native_dropout(x, rate, True)
-        return out, x.numel() - keep.sum()
+        return out, x.numel() - keep.count_nonzero()
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return p."""

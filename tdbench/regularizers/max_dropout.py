@@ -34,7 +34,7 @@ class MaxDropout(Regularizer):
         values = x.detach().to(wide_dtype(x))
         low, high = values.aminmax()
         dropped = values > low + (1 - self.rate) * (high - low)
-        return torch.where(dropped, 0.0, x), dropped.sum()
+        return torch.where(dropped, 0.0, x), dropped.count_nonzero()
 
 
 class MaxDropoutConfig(RegularizerConfig):

@@ -7,7 +7,7 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.attentiondrop import AttentionDrop, AttentionDropConfig
+from tdbench.regularizers.attentiondrop import AttentionDrop, AttentionDropConfig, dense_mask
 from tests.oracles import attentiondrop as oracle
 
 
@@ -20,12 +20,25 @@ def multiplier(out, x):
     return out.double() / x.double()
 
 
+@pytest.fixture(params=["sparse", "dense"])
+def form(request, monkeypatch):
+    """Run the test with the mask that a CPU builds, and with the one of all other devices."""
+    if request.param == "dense":
+        monkeypatch.setattr("tdbench.regularizers.attentiondrop.sparse_mask", dense_mask)
+    return request.param
+
+
 @pytest.mark.parametrize(("p", "threshold", "size"), [(1.0, 0.8, 1), (1.0, 0.8, 3), (0.9, 0.5, 5), (0.3, 0.95, 3)])
 @pytest.mark.parametrize("shape", [(2, 6, 9, 7), (1, 2, 3, 3), (3, 1, 4, 4)])
-def test_the_same_draws_give_the_output_of_the_oracle(monkeypatch, shape, p, threshold, size):
-    x = positive_map(*shape) - 1  # of both signs
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_same_draws_give_the_output_of_the_oracle(monkeypatch, form, layout, shape, p, threshold, size):
+    x = (positive_map(*shape) - 1).to(memory_format=layout)  # of both signs
     draws = torch.rand(shape, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr(torch, "rand", lambda *shape, device: draws)
+    monkeypatch.setattr(
+        "tdbench.regularizers.attentiondrop.bernoulli_positions",
+        lambda length, rate: (draws < rate).flatten().nonzero().flatten(),
+    )
     out, num_dropped = AttentionDrop(p, threshold, size).drop(x)
     expected, mask = oracle.attention_drop(x, draws, p, threshold, size)
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
@@ -38,7 +51,7 @@ def test_the_oracle_s_cases_pick_something_and_keep_something():
     assert all(0 < mask.sum() < mask.numel() for mask in touched)
 
 
-def test_only_candidates_are_touched_and_at_full_strength_and_size_one_all_of_them():
+def test_only_candidates_are_touched_and_at_full_strength_and_size_one_all_of_them(form):
     x = positive_map(8, 8, 10, 10)
     torch.manual_seed(0)
     ratio = multiplier(AttentionDrop(1.0, 0.8, 1)(x), x)
@@ -57,7 +70,7 @@ def test_a_touched_unit_is_multiplied_by_one_minus_its_attention_and_the_others_
     assert soft.any()
 
 
-def test_what_is_touched_lies_in_a_block_round_a_candidate_of_the_same_channel():
+def test_what_is_touched_lies_in_a_block_round_a_candidate_of_the_same_channel(form):
     x, size = positive_map(4, 6, 12, 12), 3
     torch.manual_seed(0)
     ratio = multiplier(AttentionDrop(1.0, 0.95, size)(x), x)
@@ -79,7 +92,7 @@ def test_the_sum_of_the_mask_times_its_scale_is_the_number_of_units(size):
 
 
 @pytest.mark.parametrize("strength", [0.4, 1.0])
-def test_a_candidate_is_picked_with_probability_p_over_the_area_of_a_block(strength):
+def test_a_candidate_is_picked_with_probability_p_over_the_area_of_a_block(form, strength):
     """One channel per position has A = 1, and a block of it shows as the zero at the picked unit itself."""
     layer, num_samples = AttentionDrop(0.9, 0.99, 3), 3000
     layer.strength = strength
@@ -91,7 +104,7 @@ def test_a_candidate_is_picked_with_probability_p_over_the_area_of_a_block(stren
     assert abs(picked - rate) <= 5 * math.sqrt(rate * (1 - rate) / num_samples)
 
 
-def test_equal_channels_have_no_attention_and_stay_as_they_are():
+def test_equal_channels_have_no_attention_and_stay_as_they_are(form):
     x = positive_map(2, 1, 6, 6)
     for constant in (x, x.expand(2, 4, 6, 6)):
         assert torch.equal(AttentionDrop(1.0, 0.0, 1)(constant), constant)

@@ -10,7 +10,8 @@ from scipy.stats import chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.dropblock import DropBlock, DropBlockConfig, _drop_dense, bernoulli_positions, drop_block2d
+from tdbench.regularizers._seeds import bernoulli_positions
+from tdbench.regularizers.dropblock import DropBlock, DropBlockConfig, _drop_dense, drop_block2d
 from tests.oracles import dropblock as oracle
 
 PAPER_MAPS = [(16, 7), (8, 7), (8, 5), (7, 7), (4, 3)]  # (side of the map, block size)

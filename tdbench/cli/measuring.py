@@ -1,0 +1,234 @@
+"""What `tdbench profile` measures: runs are built here, from below, and handed to `tdbench.profiling` as calls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tdbench.cli.progress import part
+from tdbench.config import RunConfig, find_method, load_config, method_names, resolve_key
+from tdbench.errors import ConfigError
+from tdbench.models.build import find_network
+from tdbench.models.sites import insert
+from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
+from tdbench.profiling.machine import Roofline, measure_machine
+from tdbench.profiling.step import BASELINE, STEP_COLUMNS, batch_sizes, profile_steps
+from tdbench.profiling.tables import markdown
+from tdbench.profiling.timing import Report
+from tdbench.profiling.trace import count_work
+from tdbench.results.store import ENVIRONMENT, to_csv, to_json, write_atomically
+from tdbench.training.environment import describe_environment
+from tdbench.training.precision import DTYPES, Hardware, activate, describe_machine, resolve
+from tdbench.training.repeat import RepeatedStep
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, int, int, int]
+
+LAYER, STEP, SUMMARY = "profile_layer.csv", "profile_step.csv", "profile.md"
+MACHINE_SECONDS = 0.5
+
+
+@dataclass
+class Profile:
+    """What is to be measured, and the rows that came of it.
+
+    Attributes:
+        configs: A run for each method, the baseline among them.
+        methods: The methods that are measured.
+        left_out: Those that the network has no place for, with the reason.
+        shapes: Maps of the layer's table.
+        layer, step: Rows of the two tables.
+        machine: What the machine can do, and what the step without a method makes of it.
+    """
+
+    configs: dict[str, RunConfig]
+    methods: list[str]
+    left_out: dict[str, str]
+    shapes: list[Shape]
+    hardware: Hardware
+    layer: list[dict[str, Any]] = field(default_factory=list)
+    step: list[dict[str, Any]] = field(default_factory=list)
+    machine: dict[str, Any] | None = None
+
+    @property
+    def baseline(self) -> RunConfig:
+        """The run without a method."""
+        return self.configs[BASELINE]
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a step."""
+        return self.baseline.training.batch_size
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Type of the feature maps."""
+        return DTYPES[self.hardware.precision]
+
+    def facts(self) -> dict[str, str]:
+        """Return what was measured where, a line each."""
+        compiled = ", compiled" if self.hardware.compile else ""
+        return {
+            "model": self.baseline.model.name,
+            "device": self.hardware.name(),
+            "precision": f"{self.hardware.precision}, {self.baseline.hardware.memory_format}{compiled}",
+            "threads": str(self.hardware.threads),
+            "torch": describe_machine(self.hardware)["torch"],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the files of a profile folder; a table that was not measured is removed, nothing leaves all alone."""
+        if not self.layer and not self.step:
+            return
+        for name, rows, columns in ((LAYER, self.layer, LAYER_COLUMNS), (STEP, self.step, STEP_COLUMNS)):
+            if rows:
+                write_atomically(folder / name, to_csv(rows, columns).encode())
+            else:
+                (folder / name).unlink(missing_ok=True)
+        write_atomically(folder / SUMMARY, markdown(self.facts(), self.step, self.layer, self.machine).encode())
+        environment = describe_environment(self.hardware) | {"machine": self.machine}
+        write_atomically(folder / ENVIRONMENT, to_json(environment).encode())
+
+
+def prepare(path: Path | None, overrides: Mapping[str, Any], named: list[str] | None, shapes: list[Shape]) -> Profile:
+    """Return what is to be measured; the process is set up for it.
+
+    Args:
+        path: A run's configuration, or None.
+        overrides: What the command line changes of it.
+        named: The methods that were asked for; None: all that the network has a place for.
+        shapes: Maps of the layer's table; none: those at the default sites of the network.
+
+    Raises:
+        TdbenchError: An option is wrong, or a method that was asked for has no place in the network.
+    """
+    methods = named or method_names()
+    configs = configure(path, overrides, methods)
+    baseline = configs[BASELINE]
+    find_network(baseline.model.name)  # a misspelt name should not wait for the data
+    hardware = resolve(baseline.hardware)
+    activate(hardware, baseline.hardware.deterministic)
+    uncompiled = baseline.hardware.model_copy(update={"compile": False})
+    probe = RepeatedStep(with_batch(baseline.model_copy(update={"hardware": uncompiled}), 1))
+    insertion = probe.run.insertion
+    insertion.remove()
+    channels, height, width = probe.images.shape[1:]
+    left_out = {}
+    for name in methods:
+        try:
+            insert(probe.run.model, configs[name].regularizer, image_shape=(channels, height, width)).remove()
+        except ConfigError as error:
+            if named:
+                raise
+            left_out[name] = str(error)
+    return Profile(
+        configs,
+        [name for name in methods if name not in left_out],
+        left_out,
+        shapes or list(dict.fromkeys((baseline.training.batch_size, *site) for site in insertion.shapes.values())),
+        hardware,
+    )
+
+
+def configure(path: Path | None, overrides: Mapping[str, Any], methods: Sequence[str]) -> dict[str, RunConfig]:
+    """Return the run with each method and without one; a knob goes to the methods that have it.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+    """
+
+    def takes(method: str, key: str) -> bool:
+        try:
+            return bool(resolve_key(key, find_method(method)))
+        except ConfigError:
+            return False
+
+    names = list(dict.fromkeys([BASELINE, *methods]))
+    configs = {}
+    for name in names:
+        own = {key: value for key, value in overrides.items() if takes(name, key)}
+        configs[name] = load_config(path, {**own, "regularizer": name})
+    for key in overrides:
+        if not any(takes(name, key) for name in names):
+            resolve_key(key, find_method(methods[0]))  # which says what is wrong with it
+    return configs
+
+
+def with_batch(config: RunConfig, batch_size: int) -> RunConfig:
+    """Return the run with another batch size."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})
+
+
+def measure(profile: Profile, seconds: float, report: Report) -> None:
+    """Measure both tables and the machine."""
+    num_layers, num_steps = (len(profile.methods) + 1) * len(profile.shapes), len(profile.methods) + 2
+    layers_end = 0.97 * num_layers / (num_layers + num_steps)
+    measure_layers(profile, seconds, part(report, 0.0, layers_end, "layer"))
+    costs = profile_steps(
+        partial(RepeatedStep, profile.baseline),
+        {name: partial(RepeatedStep, profile.configs[name]) for name in profile.methods},
+        profile.batch_size,
+        profile.hardware.device,
+        seconds,
+        report=part(report, layers_end, 0.97, "step"),
+    )
+    profile.step = [step_row(profile, cost.figures()) for cost in costs]
+    report(0.97, "the machine")
+    if costs[0].step_ms:
+        machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
+        step = RepeatedStep(profile.baseline)
+        step()  # the first one makes the optimizer's state
+        profile.machine = Roofline(machine, count_work(step), costs[0].median_ms()).figures()
+
+
+def measure_layers(profile: Profile, seconds: float, report: Report) -> None:
+    """Fill in the layer's table, shape by shape."""
+    hardware = profile.hardware
+    setting = Setting(
+        hardware.device, profile.dtype, hardware.memory_format, hardware.compile, seed=profile.baseline.seed
+    )
+    factories = {name: profile.configs[name].regularizer.build for name in profile.methods}
+    for number, shape in enumerate(profile.shapes):
+        text = "x".join(map(str, shape))
+        begin, end = (at / len(profile.shapes) for at in (number, number + 1))
+        costs = profile_layers(factories, shape, setting, seconds, report=part(report, begin, end, text))
+        common = {
+            "shape": text,
+            "dtype": str(profile.dtype).removeprefix("torch."),
+            "memory_format": profile.baseline.hardware.memory_format,
+            "device": hardware.name(),
+        }
+        profile.layer += [ordered(cost.figures() | common, LAYER_COLUMNS) for cost in costs]
+
+
+def measure_batch_sizes(profile: Profile, seconds: float, report: Report) -> None:
+    """Fill in the step's table with the batch sizes that were tried, method by method."""
+    for number, method in enumerate(profile.methods):
+        config = profile.configs[method]
+
+        def build(batch_size: int, config: RunConfig = config) -> RepeatedStep:
+            return RepeatedStep(with_batch(config, batch_size))
+
+        report(number / len(profile.methods), f"{method}, batch {profile.batch_size}")
+        for cost in batch_sizes(method, build, profile.batch_size, profile.hardware.device, seconds):
+            profile.step.append(step_row(profile, cost.figures()))
+            report(number / len(profile.methods), f"{method}, batch {cost.batch_size}: {cost.status}")
+
+
+def step_row(profile: Profile, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of `profile_step.csv`."""
+    common = {
+        "model": profile.baseline.model.name,
+        "precision": profile.hardware.precision,
+        "compile": profile.hardware.compile,
+        "device": profile.hardware.name(),
+    }
+    return ordered(figures | common, STEP_COLUMNS)
+
+
+def ordered(cells: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Return a row with every column; None where there is no figure."""
+    return {column: cells.get(column) for column in columns}

@@ -1,0 +1,240 @@
+"""One layer alone, forward and backward, against the floor: a multiplication by a scalar, measured in the same run.
+
+A layer reads a map and writes one, forward and backward; so does `x * 1.5`, and nothing that returns a new map can do
+with less traffic. The inputs rotate through more memory than the last cache holds, so that each call finds its input
+in memory, as a layer of a network does after a large batch.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tdbench.profiling.memory import OOM, attempt, available_bytes, last_cache_bytes, memory_limit
+from tdbench.profiling.timing import TURNS, Report, paired_ratio, silent, spread, take_turns
+from tdbench.profiling.trace import graph_breaks, trace
+
+FLOOR = "floor"
+MOST_PAIRS = 256  # of maps so small that their overhead counts, not their traffic
+
+LAYER_COLUMNS = (
+    "method",
+    "shape",
+    "dtype",
+    "memory_format",
+    "device",
+    "forward_ms",
+    "backward_ms",
+    "total_ms",
+    "p20_ms",
+    "p80_ms",
+    "floor_ratio",
+    "gb_per_s",
+    "peak_mem_mib",
+    "launches",
+    "host_syncs",
+    "graph_breaks",
+    "n",
+    "status",
+)
+
+Factory = Callable[[int], nn.Module]  # channels -> layer
+
+
+class Floor(nn.Module):
+    """The least that a layer can do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x * 1.5`."""
+        return x * 1.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """In which form the maps come, whether layers are compiled, and the seed of maps, weights and masks."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
+    compile: bool = False
+    seed: int = 0
+
+
+@dataclass
+class LayerCost:
+    """What one layer costs at one shape; `status` is `ok`, or OOM, and then the rest is empty.
+
+    Attributes:
+        total_ms: Forward and backward, the median of each turn; those of one run are pairs.
+        floor_ratio: Median of the ratios of `total_ms` to the floor's.
+        gb_per_s: Useful bytes, which are a map read and written forward and again backward, over the total time; None
+            for a layer that hands on its input itself.
+        peak_mem_mib, launches, host_syncs: See `Trace`; of forward and backward.
+        graph_breaks: Under torch.compile.
+    """
+
+    method: str
+    status: str = "ok"
+    forward_ms: list[float] = field(default_factory=list)
+    total_ms: list[float] = field(default_factory=list)
+    floor_ratio: float | None = None
+    gb_per_s: float | None = None
+    peak_mem_mib: float | None = None
+    launches: int | None = None
+    host_syncs: int | None = None
+    graph_breaks: int | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the cells of `LAYER_COLUMNS` that belong to the layer."""
+        cells: dict[str, Any] = {"method": self.method, "status": self.status, "n": len(self.total_ms)}
+        if self.status != "ok":
+            return cells
+        low, middle, high = spread(self.total_ms)
+        _, forward_ms, _ = spread(self.forward_ms)
+        # Forward is inside the total; what is over is backward. With noise, next to nothing may come out below nothing.
+        backward = [total - forward for total, forward in zip(self.total_ms, self.forward_ms, strict=True)]
+        return cells | {
+            "forward_ms": round(forward_ms, 4),
+            "backward_ms": round(max(0.0, spread(backward)[1]), 4),
+            "total_ms": round(middle, 4),
+            "p20_ms": round(low, 4),
+            "p80_ms": round(high, 4),
+            "floor_ratio": None if self.floor_ratio is None else round(self.floor_ratio, 4),
+            "gb_per_s": None if self.gb_per_s is None else round(self.gb_per_s, 2),
+            "peak_mem_mib": None if self.peak_mem_mib is None else round(self.peak_mem_mib, 3),
+            "launches": self.launches,
+            "host_syncs": self.host_syncs,
+            "graph_breaks": self.graph_breaks,
+        }
+
+
+class _Inputs:
+    """Maps and gradients that rotate through more memory than the last cache holds."""
+
+    def __init__(self, shape: tuple[int, ...], setting: Setting) -> None:
+        pair_bytes = 2 * math.prod(shape) * setting.dtype.itemsize
+        wanted = 2 * last_cache_bytes(setting.device)
+        free = available_bytes(setting.device)
+        if free is not None:
+            wanted = min(wanted, free // 4)  # a cache may be larger than what a small machine can spare
+        num_pairs = min(MOST_PAIRS, max(2, -(-wanted // pair_bytes)))
+        self.pairs = [(self._map(shape, setting).relu(), self._map(shape, setting)) for _ in range(num_pairs)]
+        for x, _ in self.pairs:
+            x.requires_grad_()
+        self._rotation = itertools.cycle(self.pairs)
+
+    @staticmethod
+    def _map(shape: tuple[int, ...], setting: Setting) -> Tensor:
+        values = torch.randn(shape, dtype=setting.dtype, device=setting.device)
+        return values.contiguous(memory_format=setting.memory_format)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the next map and the gradient of what a layer makes of it."""
+        return next(self._rotation)
+
+
+class _Cell:
+    """One layer at one shape, as calls to be timed."""
+
+    def __init__(self, factory: Factory, channels: int, inputs: _Inputs, setting: Setting) -> None:
+        self._layer = factory(channels).to(setting.device).train()
+        self._weights = [weight for weight in self._layer.parameters() if weight.requires_grad]
+        self._inputs, self._setting = inputs, setting
+        x, _ = inputs.pairs[0]
+        with self._autocast():
+            self.graph_breaks = graph_breaks(self._layer, x)
+            self.hands_on_its_input = self._layer(x) is x
+        if setting.compile:
+            self._layer.compile(dynamic=False)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that the layer meets in training."""
+        if self._setting.dtype not in (torch.bfloat16, torch.float16):
+            return nullcontext()
+        return torch.autocast(self._setting.device.type, dtype=self._setting.dtype)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        with self._autocast():
+            return self._layer(x)
+
+    def forward(self) -> None:
+        """Do a forward with everything that a backward needs."""
+        self._forward(self._inputs.next()[0])
+
+    def forward_and_backward(self) -> None:
+        """Do both."""
+        x, grad = self._inputs.next()
+        torch.autograd.grad(self._forward(x), [x, *self._weights], grad, allow_unused=True)
+
+
+def profile_layers(
+    factories: Mapping[str, Factory],
+    shape: tuple[int, int, int, int],
+    setting: Setting,
+    seconds: float,
+    turns: int = TURNS,
+    report: Report = silent,
+) -> list[LayerCost]:
+    """Measure layers on random maps after a ReLU, the floor first.
+
+    Args:
+        factories: Channels to layer, by method.
+        shape: (N, C, H, W).
+        setting: Form of the maps.
+        seconds: Time for each layer, all turns of its forward and of its forward and backward together.
+        turns: See `take_turns`.
+        report: Told how far it is.
+    """
+    every = {FLOOR: lambda channels: Floor(), **factories}
+    device = setting.device
+    torch.manual_seed(setting.seed)
+    with memory_limit(device):
+        inputs = attempt(partial(_Inputs, shape, setting), device)
+        if inputs is None:
+            return [LayerCost(method, OOM) for method in every]
+        cells = {}
+        for number, (method, factory) in enumerate(every.items()):
+            report(0.1 * number / len(every), method)
+            cell = attempt(partial(_Cell, factory, shape[1], inputs, setting), device)
+            if cell is not None:
+                cells[method] = cell
+        costs = _time(cells, device, seconds, turns, lambda share, what: report(0.1 + 0.85 * share, what))
+        for number, cost in enumerate(costs.values()):
+            report(0.95 + 0.05 * number / len(costs), cost.method)
+            _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
+    return [costs.get(method, LayerCost(method, OOM)) for method in every]
+
+
+def _time(
+    cells: dict[str, _Cell], device: torch.device, seconds: float, turns: int, report: Report
+) -> dict[str, LayerCost]:
+    """Return the times of what does not run out of memory."""
+    calls = {}
+    for method, cell in cells.items():
+        calls[f"{method} forward"] = cell.forward
+        calls[f"{method} both ways"] = cell.forward_and_backward
+    times = take_turns(calls, device, seconds / 2, turns, report)
+    costs = {}
+    for method in cells:
+        forward_ms, total_ms = times.get(f"{method} forward"), times.get(f"{method} both ways")
+        if forward_ms and total_ms:
+            costs[method] = LayerCost(method, forward_ms=forward_ms, total_ms=total_ms)
+    return costs
+
+
+def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost | None, inputs: _Inputs, device: torch.device) -> None:
+    """Fill in what is not a time."""
+    if floor is not None:
+        cost.floor_ratio = paired_ratio(cost.total_ms, floor.total_ms)
+    if not cell.hands_on_its_input:
+        cost.gb_per_s = 4 * inputs.pairs[0][0].nbytes / spread(cost.total_ms)[1] / 1e6
+    cost.graph_breaks = cell.graph_breaks
+    seen = attempt(partial(trace, cell.forward_and_backward, device), device)
+    if seen is not None:
+        cost.launches, cost.host_syncs, cost.peak_mem_mib = seen.launches, seen.host_syncs, seen.peak_mem_mib

@@ -1,0 +1,183 @@
+"""A method inside a training step: the same network with and without it, step about step."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from tdbench.profiling.memory import OOM, attempt, memory_limit, release
+from tdbench.profiling.timing import TURNS, Report, median_interval, median_ms, silent, take_turns
+from tdbench.profiling.trace import trace
+
+STEP_COLUMNS = (
+    "method",
+    "model",
+    "batch_size",
+    "precision",
+    "compile",
+    "device",
+    "step_ms",
+    "train_img_per_s",
+    "overhead_pct",
+    "peak_mem_mib",
+    "overhead_ci95_low",
+    "overhead_ci95_high",
+    "n",
+    "status",
+)
+
+BASELINE = "none"
+_REFERENCE = "baseline"  # the first of the two
+
+
+class TrainingStep(Protocol):
+    """A network in training, on its device, that does one more optimizer step whenever it is called."""
+
+    def __call__(self) -> None:
+        """Do one step."""
+
+    def held_bytes(self) -> int:
+        """Return the memory held between steps: weights, gradients, optimizer state, the batch."""
+
+
+@dataclass
+class StepCost:
+    """What a training step costs; `status` is `ok`, or says why there is no more, and then the rest is empty.
+
+    Attributes:
+        step_ms: Median of each turn; those of one run are pairs.
+        overhead_pct: Median over the turns of what the step takes longer than the baseline's, in per cent; None where
+            there is none to compare with. `overhead_ci95`: its interval, from the order statistics of the turns.
+        peak_mem_mib: What is held between steps and the most that a step holds beyond it.
+    """
+
+    method: str
+    batch_size: int
+    status: str = "ok"
+    step_ms: list[float] = field(default_factory=list)
+    overhead_pct: float | None = None
+    overhead_ci95: tuple[float, float] | None = None
+    peak_mem_mib: float | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the cells of `STEP_COLUMNS` that belong to the step."""
+        cells: dict[str, Any] = {"method": self.method, "batch_size": self.batch_size, "status": self.status}
+        cells["n"] = len(self.step_ms)
+        if not self.step_ms:
+            return cells
+        step_ms = self.median_ms()
+        cells |= {"step_ms": round(step_ms, 4), "train_img_per_s": round(1e3 * self.batch_size / step_ms, 2)}
+        if self.peak_mem_mib is not None:
+            cells["peak_mem_mib"] = round(self.peak_mem_mib, 2)
+        if self.overhead_pct is not None and self.overhead_ci95 is not None:
+            low, high = self.overhead_ci95
+            cells |= {"overhead_pct": round(self.overhead_pct, 3)}
+            cells |= {"overhead_ci95_low": round(low, 3), "overhead_ci95_high": round(high, 3)}
+        return cells
+
+    def median_ms(self) -> float:
+        """Return the median step in milliseconds."""
+        return statistics.median(self.step_ms)
+
+
+def profile_steps(
+    baseline: Callable[[], TrainingStep],
+    methods: Mapping[str, Callable[[], TrainingStep]],
+    batch_size: int,
+    device: torch.device,
+    seconds: float,
+    turns: int = TURNS,
+    report: Report = silent,
+) -> list[StepCost]:
+    """Measure the step with each method against the step without.
+
+    A second baseline, which is measured like a method, comes first: what it seems to cost is the noise of this
+    measurement.
+
+    Args:
+        baseline: Builds the step without a method.
+        methods: Builds the step with it, by method.
+        batch_size: Images of each step.
+        device: Where the steps run.
+        seconds: Time for each, over all turns.
+        turns: See `take_turns`.
+        report: Told how far it is.
+    """
+    builders = {_REFERENCE: baseline, BASELINE: baseline}
+    builders |= {name: build for name, build in methods.items() if name != BASELINE}
+    with memory_limit(device):
+        steps = {}
+        for number, (name, build) in enumerate(builders.items()):
+            report(0.1 * number / len(builders), name)
+            step = attempt(build, device)
+            if step is not None:
+                steps[name] = step
+        times = take_turns(steps, device, seconds, turns, lambda share, name: report(0.1 + 0.85 * share, name))
+        costs = []
+        for number, name in enumerate([BASELINE, *(name for name in methods if name != BASELINE)]):
+            report(0.95 + 0.05 * number / len(builders), name)
+            if name not in times:
+                costs.append(StepCost(name, batch_size, OOM))
+                continue
+            cost = StepCost(name, batch_size, step_ms=times[name])
+            _compare(cost, times.get(_REFERENCE))
+            cost.peak_mem_mib = attempt(partial(peak_mem_mib, steps[name], device), device)
+            costs.append(cost)
+    return costs
+
+
+def _compare(cost: StepCost, baseline_ms: list[float] | None) -> None:
+    """Fill in the overhead, where there is a baseline."""
+    if baseline_ms:
+        overheads = [100 * (a / b - 1) for a, b in zip(cost.step_ms, baseline_ms, strict=True)]
+        cost.overhead_pct, cost.overhead_ci95 = statistics.median(overheads), median_interval(overheads)
+
+
+def peak_mem_mib(step: TrainingStep, device: torch.device) -> float | None:
+    """Return the memory held between steps and the most that a step holds beyond it; None where nobody counts."""
+    beyond = trace(step, device).peak_mem_mib
+    return None if beyond is None else step.held_bytes() / 2**20 + beyond
+
+
+def batch_sizes(
+    method: str,
+    build: Callable[[int], TrainingStep],
+    first: int,
+    device: torch.device,
+    seconds: float,
+) -> Iterator[StepCost]:
+    """Double the batch until memory ends, or halve it until it fits; yield what each size came to.
+
+    On a CPU memory ends where four fifths of what is free now are taken. The largest batch that fits is the largest
+    whose status is `ok`.
+
+    Args:
+        method: Name of the method.
+        build: Builds a step of a batch size.
+        first: The batch size to begin with.
+        device: Where the steps run.
+        seconds: Time for each size.
+    """
+    size, direction = first, 0
+    while size >= 1:
+        with memory_limit(device):
+            cost = attempt(partial(_try_batch, method, build, size, device, seconds), device)
+        release(device)
+        yield cost or StepCost(method, size, OOM)
+        if direction == 0:
+            direction = 1 if cost else -1
+        if (cost is not None) != (direction > 0):
+            return
+        size = 2 * size if direction > 0 else size // 2
+
+
+def _try_batch(
+    method: str, build: Callable[[int], TrainingStep], size: int, device: torch.device, seconds: float
+) -> StepCost:
+    step = build(size)
+    step()  # first-time work
+    step_ms = median_ms(step, device, seconds)
+    return StepCost(method, size, step_ms=[step_ms], peak_mem_mib=peak_mem_mib(step, device))

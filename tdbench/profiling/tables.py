@@ -1,0 +1,115 @@
+"""The measured figures as tables for people, and `profile.md`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from tdbench.profiling.layer import FLOOR
+
+Row = Mapping[str, Any]
+Table = list[dict[str, str]]
+
+_ABOUT_STEP = (
+    "Overhead is the median over n turns of what a step takes longer than the baseline's in the same turn, with its "
+    "95 % interval. `none` is a second baseline, measured like a method: what it seems to cost is the noise. Peak "
+    "memory is weights, gradients, optimizer state and batch, and the most that a step holds beyond them."
+)
+_ABOUT_LAYER = (
+    f"`{FLOOR}` multiplies by a scalar, in the same turns: no layer that returns a new map can move less memory. GB/s "
+    "counts the useful bytes, a map read and written forward and again backward. Peak memory is what forward and "
+    "backward hold beyond their input. Off CUDA, launches are the operators that touch memory, and syncs the values "
+    "read back."
+)
+
+
+def step_table(rows: Sequence[Row]) -> Table:
+    """Return the rows of `profile_step.csv` for people."""
+    return [
+        {
+            "method": row["method"],
+            "batch": str(row["batch_size"]),
+            "step ms": _number(row, "step_ms", "{:,.2f}"),
+            "images/s": _number(row, "train_img_per_s", "{:,.0f}"),
+            "overhead %": _number(row, "overhead_pct", "{:+.1f}"),
+            "95 % interval": _interval(row),
+            "peak MiB": _number(row, "peak_mem_mib", "{:,.1f}"),
+            "n": str(row["n"]),
+        }
+        for row in rows
+    ]
+
+
+def layer_table(rows: Sequence[Row]) -> Table:
+    """Return the rows of one shape of `profile_layer.csv` for people."""
+    return [
+        {
+            "method": row["method"],
+            "forward ms": _number(row, "forward_ms", "{:,.3f}"),
+            "backward ms": _number(row, "backward_ms", "{:,.3f}"),
+            "total ms": _number(row, "total_ms", "{:,.3f}"),
+            "p20–p80": "–".join(_number(row, name, "{:.3g}") for name in ("p20_ms", "p80_ms")).strip("–"),
+            "× floor": _number(row, "floor_ratio", "{:,.2f}"),
+            "GB/s": _number(row, "gb_per_s", "{:,.1f}"),
+            "peak MiB": _number(row, "peak_mem_mib", "{:,.1f}"),
+            "launches": _number(row, "launches", "{}"),
+            "syncs": _number(row, "host_syncs", "{}"),
+            "graph breaks": _number(row, "graph_breaks", "{}"),
+        }
+        for row in rows
+    ]
+
+
+def layer_tables(rows: Sequence[Row]) -> dict[str, Table]:
+    """Return a title and a table for each shape, in their order."""
+    shapes = dict.fromkeys((row["shape"], row["dtype"], row["memory_format"]) for row in rows)
+    return {
+        f"The layer alone at {shape.replace('x', '×')}, {dtype}, {layout}": layer_table(
+            [row for row in rows if (row["shape"], row["dtype"], row["memory_format"]) == (shape, dtype, layout)]
+        )
+        for shape, dtype, layout in shapes
+    }
+
+
+def machine_lines(machine: Mapping[str, Any]) -> list[str]:
+    """Return what the machine can do and what the step makes of it, in sentences."""
+    return [
+        f"Memory is copied at {machine['copy_gb_per_s']:,.1f} GB/s, matrices are multiplied at "
+        f"{machine['matmul_gflop_per_s']:,.1f} GFLOP/s.",
+        f"A step without regularizer asks for {machine['step_gflop']:,.2f} GFLOP of convolutions and products, and its "
+        f"{machine['step_operators']} operators for {machine['step_gb']:,.3f} GB if no cache held anything.",
+        machine["limit"],
+    ]
+
+
+def markdown(
+    facts: Mapping[str, str], step: Sequence[Row], layer: Sequence[Row], machine: Mapping[str, Any] | None
+) -> str:
+    """Return `profile.md`."""
+    parts = ["# What regularizers cost", _table([{"": name, " ": fact} for name, fact in facts.items()])]
+    if step:
+        parts += ["## The training step", _table(step_table(step)), _ABOUT_STEP]
+    for title, table in layer_tables(layer).items():
+        parts += [f"## {title}", _table(table)]
+    if layer:
+        parts.append(_ABOUT_LAYER)
+    if machine:
+        parts += ["## The machine", " ".join(machine_lines(machine))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    aligned = ["left"] + ["right"] * (len(table[0]) - 1) if len(table[0]) > 2 else None
+    return tabulate(table, headers="keys", tablefmt="github", disable_numparse=True, colalign=aligned)
+
+
+def _number(row: Row, name: str, form: str) -> str:
+    """Return a cell; where there is no figure, the status if it is not `ok` and the cell is the one that counts."""
+    if row.get(name) is not None:
+        return form.format(row[name])
+    return row["status"] if row["status"] != "ok" and name in ("step_ms", "total_ms") else ""
+
+
+def _interval(row: Row) -> str:
+    low, high = row.get("overhead_ci95_low"), row.get("overhead_ci95_high")
+    return "" if low is None or high is None else f"{low:+.1f} to {high:+.1f}"

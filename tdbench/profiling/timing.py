@@ -1,0 +1,118 @@
+"""How long calls take: they take turns, so that a machine that drifts hurts all alike, and are compared turn by turn.
+
+`torch.utils.benchmark` times on the host, events in the device's queue on CUDA.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from scipy.stats import binom
+from torch.utils.benchmark import Timer
+
+from tdbench.profiling.memory import attempt
+
+Call = Callable[[], object]
+Report = Callable[[float, str], None]  # (share done, what is measured now)
+
+TURNS = 11
+FEWEST_TURNS = 6  # of which the median has a 95 % interval
+QUEUED_MS = 20.0  # work given to a GPU before the host waits for it
+
+
+def silent(share: float, what: str) -> None:
+    """Report to nobody."""
+
+
+def take_turns(
+    calls: Mapping[str, Call],
+    device: torch.device,
+    seconds: float,
+    turns: int = TURNS,
+    report: Report = silent,
+) -> dict[str, list[float]]:
+    """Time calls against each other.
+
+    Each turn runs every call at least twice, every other turn in the opposite order; a first turn warms up and does
+    not count. Where that takes twice the time there is, six turns have to do.
+
+    Args:
+        calls: What to time, by name.
+        device: Where the calls work.
+        seconds: Time for each call, over all its turns.
+        turns: Number of turns that count.
+        report: Told before each measurement which share of them is done.
+
+    Returns:
+        Milliseconds by name: the median of each turn. A call that ran out of memory is left out.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    done, total = 0, (turns + 1) * max(1, len(calls))
+    latest = time.perf_counter() + 2 * seconds * len(calls)
+    for turn in range(turns + 1):
+        if turn > FEWEST_TURNS and time.perf_counter() > latest:
+            break
+        for name in list(times)[:: 1 if turn % 2 else -1]:
+            report(done / total, name)
+            done += 1
+            took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
+            if took_ms is None:
+                del times[name]
+            elif turn > 0:
+                times[name].append(took_ms)
+    return times
+
+
+def median_ms(call: Call, device: torch.device, seconds: float) -> float:
+    """Return the median time of a call in milliseconds, from about `seconds` of calls, at least two."""
+    if device.type == "cuda":
+        return statistics.median(_event_times_ms(call, device, seconds))
+    timer = Timer(
+        "call()",
+        timer=_mps_clock if device.type == "mps" else time.perf_counter,
+        globals={"call": call},
+        num_threads=torch.get_num_threads(),
+    )
+    return 1e3 * timer.blocked_autorange(min_run_time=seconds).median
+
+
+def _mps_clock() -> float:
+    torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[float]:
+    """Return the time of each of some calls by events round it, the host waiting only now and then."""
+    times: list[float] = []
+    num_calls, begun = 1, time.perf_counter()
+    while len(times) < 2 or time.perf_counter() - begun < seconds:
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(num_calls + 1)]
+        marks[0].record()
+        for mark in marks[1:]:
+            call()
+            mark.record()
+        torch.cuda.synchronize(device)
+        times += [start.elapsed_time(end) for start, end in pairwise(marks)]
+        num_calls = min(50, max(1, int(QUEUED_MS / max(times[-1], 1e-3))))
+    return times
+
+
+def paired_ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median of the ratios of two calls that took turns."""
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return p20, p50 and p80."""
+    low, *_, high = statistics.quantiles(values, n=5)
+    return low, statistics.median(values), high
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median: order statistics whose ranks a fair coin makes likely."""
+    ordered = sorted(values)
+    low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
+    return ordered[low], ordered[-1 - low]

@@ -1,0 +1,149 @@
+"""What a call asks of the machine: launches, waits and memory by torch.profiler, its arithmetic, its graph breaks."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.utils import counters
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from tdbench.profiling.timing import Call
+
+_MARK = "tdbench_call"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one call did.
+
+    Attributes:
+        launches: On CUDA the kernels that the host launched. Elsewhere the operators that touch memory, views left
+            out, of the call uncompiled: about what a GPU would be asked to launch.
+        host_syncs: On CUDA the times that the host waited for the GPU. Elsewhere the times that a value was read back
+            (`item`, `nonzero`), for which a host would wait on a GPU.
+        peak_mem_mib: The most memory that the call held beyond what was there before it; None where nobody counts.
+            On a CPU it is what goes through torch's allocator, without the scratch memory of libraries.
+    """
+
+    launches: int
+    host_syncs: int
+    peak_mem_mib: float | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call asks for, uncompiled.
+
+    Attributes:
+        gflop: Of convolutions and matrix products, by `torch.utils.flop_counter`.
+        gb: Operands and results of every operator, as if each were read or written once and no cache held any; what
+            a compiler fuses or a cache holds moves less.
+        num_operators: Those that touch memory.
+    """
+
+    gflop: float
+    gb: float
+    num_operators: int
+
+
+def trace(call: Call, device: torch.device) -> Trace:
+    """Run a call twice under the profiler, and return what the second did."""
+    on_cuda, before = device.type == "cuda", 0
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_cuda]
+    with profile(activities=activities, profile_memory=device.type == "cpu") as profiler:
+        call()  # what it frees was allocated unseen
+        if on_cuda:
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        with record_function(_MARK):
+            call()
+        if on_cuda:
+            torch.cuda.synchronize(device)
+    events = [event for event in profiler.events() or () if event.device_type == DeviceType.CPU]
+    mark = next(event.time_range for event in events if event.name == _MARK)
+    names = [event.name for event in events if mark.start <= event.time_range.start < mark.end]
+    if on_cuda:
+        return Trace(
+            launches=sum("LaunchKernel" in name or "GraphLaunch" in name for name in names),
+            host_syncs=sum("Synchronize" in name for name in names),
+            peak_mem_mib=(torch.cuda.max_memory_allocated(device) - before) / 2**20,
+        )
+    return Trace(
+        launches=_count_operators(call),
+        host_syncs=sum(name in ("aten::_local_scalar_dense", "aten::nonzero") for name in names),
+        peak_mem_mib=_peak_allocated(profiler) / 2**20 if device.type == "cpu" else None,
+    )
+
+
+def _peak_allocated(profiler: profile) -> int:
+    """Return the most bytes that were allocated in the marked call beyond those before it."""
+    results: Any = profiler.profiler
+    events = sorted(results.kineto_results.events(), key=lambda event: event.start_ns())
+    held = before = peak = 0
+    for event in events:
+        if event.name() == _MARK:
+            before = peak = held
+        elif event.name() == "[memory]" and event.device_type() == DeviceType.CPU:
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak - before
+
+
+def _count_operators(call: Call) -> int:
+    with torch.compiler.set_stance("force_eager"), _Traffic() as traffic:
+        call()
+    return traffic.num_operators
+
+
+def count_work(call: Call) -> Work:
+    """Run a call once, uncompiled, and count what it asks for."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+        call()
+    return Work(flops.get_total_flops() / 1e9, traffic.num_bytes / 1e9, traffic.num_operators)
+
+
+class _Traffic(TorchDispatchMode):
+    """Counts the operators that touch memory, and the bytes of their operands and results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = self.num_operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and "empty" not in func.__name__:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+            # An expanded tensor has more elements than memory.
+            self.num_bytes += sum(min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in tensors)
+            self.num_operators += 1
+        return out
+
+
+def graph_breaks(layer: nn.Module, x: Tensor) -> int | None:
+    """Return how often torch.compile would leave the graph in a forward; None where its tracer itself fails.
+
+    Forgets what torch.compile has compiled so far.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the tracer tells at length what it is asked to count
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch._dynamo.reset()
+            before = counters["graph_break"].total()
+            torch.compile(layer, backend="eager")(x)
+            return counters["graph_break"].total() - before
+    except TorchDynamoException:
+        return None
+    finally:
+        torch._dynamo.reset()
+        logging.disable(disabled)

@@ -1,0 +1,44 @@
+"""One run's training step on one batch, again and again: what a profile measures."""
+
+from itertools import islice
+
+import torch
+
+from tdbench.config import RunConfig
+from tdbench.training.run import Run
+
+MOST_DISTINCT = 256  # images; a larger batch repeats them
+
+
+class RepeatedStep:
+    """Does one more step of a run, always with the same images, whenever it is called.
+
+    The batch size is free: the images are repeated where the data set has fewer. Schedules stand at their full
+    strength and the learning rate at next to nothing, so that all steps are alike.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        batch_size = config.training.batch_size
+        regularizer = config.regularizer.model_copy(update={"schedule": "constant"})
+        training = config.training.model_copy(update={"batch_size": 1})
+        optimizer = config.optimizer.model_copy(update={"lr": 1e-6})
+        update = {"regularizer": regularizer, "training": training, "optimizer": optimizer}
+        self.run = Run(config.model_copy(update=update))
+        singles = islice(self.run.batches.epoch(1, 0, len(self.run.batches)), min(batch_size, MOST_DISTINCT))
+        images, labels = (torch.cat(parts) for parts in zip(*singles, strict=True))
+        chosen = torch.arange(batch_size, device=images.device) % len(images)
+        self.images = images[chosen].contiguous(memory_format=self.run.hardware.memory_format)
+        self.labels = labels[chosen]
+        self.run.begin_steps()
+
+    def __call__(self) -> None:
+        """Do one step."""
+        self.run.train_step(self.images, self.labels, 0)
+
+    def held_bytes(self) -> int:
+        """Return the memory held between steps: weights and buffers, gradients, optimizer state, the batch."""
+        weights = list(self.run.model.parameters())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        state = [value for values in self.run.optimizer.state.values() for value in values.values()]
+        tensors = [*weights, *self.run.model.buffers(), *gradients, self.images, self.labels, *state]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))

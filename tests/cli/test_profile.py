@@ -1,0 +1,232 @@
+"""`tdbench profile` from the command to the profile folder: what it prints, what it leaves, what it refuses."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+
+from tdbench.cli import measuring
+from tdbench.cli.measuring import configure, prepare
+from tdbench.config import method_names
+from tdbench.errors import ConfigError
+from tdbench.regularizers.spatial_dropout import SpatialDropout
+from tdbench.training.repeat import RepeatedStep
+
+LAYER_COLUMNS = (
+    "method,shape,dtype,memory_format,device,forward_ms,backward_ms,total_ms,p20_ms,p80_ms,floor_ratio,gb_per_s,"
+    "peak_mem_mib,launches,host_syncs"
+)
+STEP_COLUMNS = "method,model,batch_size,precision,compile,device,step_ms,train_img_per_s,overhead_pct,peak_mem_mib"
+TINY = ("--batch-size", "8", "--seconds", "0.02", "--threads", "1", "--set", "data.train_fraction=0.1")
+QUICK = (*TINY, "--precision", "fp32", "--shape", "4x8x8x8")
+
+
+@pytest.fixture(autouse=True)
+def _quick_machine(monkeypatch):
+    monkeypatch.setattr(measuring, "MACHINE_SECONDS", 0.01)
+
+
+def table(folder, name):
+    with (folder / f"profile_{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(cli, tmp_path_factory):
+    """Profile two methods at the network's own sites; return what it came to and its folder."""
+    place = tmp_path_factory.mktemp("profiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(measuring, "MACHINE_SECONDS", 0.01)
+        done = cli("profile", "--regularizer", "targetdrop,spatial_dropout", *TINY, "--precision", "fp32")
+    (folder,) = (place / "runs").iterdir()
+    return done, folder
+
+
+def test_profile_ends_with_exit_code_0_and_says_nothing_on_stderr(finished):
+    done, _ = finished
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_profile_leaves_exactly_the_files_of_a_profile_folder(finished):
+    _, folder = finished
+    assert folder.name == "profile-resnet8-batch8-fp32-cpu"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"profile_layer.csv", "profile_step.csv", "profile.md", "environment.json"}
+
+
+def test_the_columns_are_the_promised_ones_and_what_is_more_stands_after_them(finished):
+    _, folder = finished
+    for name, columns in (("layer", LAYER_COLUMNS), ("step", STEP_COLUMNS)):
+        header = (folder / f"profile_{name}.csv").read_text().split("\n")[0]
+        assert header.startswith(columns + ",")
+        assert header.endswith(",n,status")
+
+
+def test_the_layer_s_table_has_the_floor_and_each_method_at_the_shapes_of_the_network_s_sites(finished):
+    _, folder = finished
+    rows = table(folder, "layer")
+    assert [(row["shape"], row["method"]) for row in rows] == [
+        (shape, method)
+        for shape in ("8x16x32x32", "8x32x16x16")
+        for method in ("floor", "targetdrop", "spatial_dropout")
+    ]
+    for row in rows:
+        assert (row["dtype"], row["memory_format"], row["status"]) == ("float32", "channels_last", "ok")
+        assert row["device"].startswith("cpu")
+        assert 0 < float(row["p20_ms"]) <= float(row["total_ms"]) <= float(row["p80_ms"])
+        assert 0 < float(row["floor_ratio"]) < 1000
+        assert 0 < float(row["gb_per_s"]) < 10_000
+        assert int(row["launches"]) >= 2
+        assert int(row["graph_breaks"]) == 0
+    assert all(float(row["floor_ratio"]) == 1 for row in rows if row["method"] == "floor")
+
+
+def test_the_step_s_table_has_the_baseline_and_each_method_with_its_interval(finished):
+    _, folder = finished
+    rows = table(folder, "step")
+    assert [row["method"] for row in rows] == ["none", "targetdrop", "spatial_dropout"]
+    for row in rows:
+        assert (row["model"], row["batch_size"], row["precision"], row["compile"]) == ("resnet8", "8", "fp32", "False")
+        assert float(row["train_img_per_s"]) == pytest.approx(8e3 / float(row["step_ms"]), rel=1e-3)
+        assert float(row["overhead_ci95_low"]) <= float(row["overhead_pct"]) <= float(row["overhead_ci95_high"])
+        assert 1 < float(row["peak_mem_mib"]) < 1000
+        assert int(row["n"]) >= 6
+
+
+def test_the_summary_is_for_people_and_the_environment_for_a_repetition(finished):
+    done, folder = finished
+    text = (folder / "profile.md").read_text(encoding="utf-8")
+    for wanted in ("| targetdrop", "## The training step", "8×16×32×32", "95 % interval", "copy bandwidth"):
+        assert wanted in text
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    assert environment["machine"]["copy_gb_per_s"] > 0
+    assert environment["machine"]["limit"] in text
+    assert environment["machine"]["limit"] in done.out
+    assert environment["torch"] == torch.__version__
+
+
+def test_what_is_printed_ends_with_one_line_that_names_the_folder(finished):
+    done, folder = finished
+    assert "×" in done.out
+    assert "spatial_dropout" in done.out
+    assert "\x1b" not in done.out
+    assert done.out.splitlines()[-1].endswith(f"runs/{folder.name}")
+
+
+def test_json_prints_only_the_rows_and_the_machine(cli, tmp_path):
+    done = cli("profile", "--regularizer", "none", *QUICK, "--json", "--out", tmp_path / "out")
+    found = json.loads(done.out)
+    assert (done.code, set(found)) == (0, {"layer", "step", "machine", "left_out"})
+    assert [row["method"] for row in found["layer"]] == ["floor", "none"]
+    assert found["layer"][0]["shape"] == "4x8x8x8"
+    assert found["machine"]["step_gflop"] > 0
+
+
+def test_quiet_prints_one_line_and_a_method_out_of_memory_is_a_cell_and_not_the_end(cli, tmp_path, monkeypatch):
+    def drop(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(SpatialDropout, "drop", drop)
+    out = tmp_path / "out"
+    done = cli("profile", "--regularizer", "spatial_dropout,targetdrop", *QUICK, "--quiet", "--out", out)
+    assert (done.code, done.err, done.out.count("\n")) == (0, "", 1)
+    for name in ("layer", "step"):
+        statuses = {row["method"]: row["status"] for row in table(out, name)}
+        assert statuses.pop("spatial_dropout") == "OOM"
+        assert set(statuses.values()) == {"ok"}
+    assert "OOM" in (out / "profile.md").read_text(encoding="utf-8")
+
+
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_profile_keeps_the_table_that_is_done_and_no_older_one(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "profile_steps", interrupt)
+    (tmp_path / "profile_step.csv").write_text("of an earlier profile\n")
+    done = cli("profile", "--regularizer", "none", *QUICK, "--quiet", "--out", tmp_path)
+    assert (done.code, done.err) == (130, "tdbench: interrupted\n")
+    assert [row["method"] for row in table(tmp_path, "layer")] == ["floor", "none"]
+    assert not (tmp_path / "profile_step.csv").exists()
+
+
+def test_a_profile_interrupted_before_its_first_table_leaves_an_older_one_alone(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "profile_layers", interrupt)
+    (tmp_path / "profile_step.csv").write_text("of an earlier profile\n")
+    assert cli("profile", *QUICK, "--quiet", "--out", tmp_path).code == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["profile_step.csv"]
+
+
+def test_find_batch_size_doubles_until_memory_ends_and_says_which_size_fits(cli, tmp_path, monkeypatch):
+    class Limited(RepeatedStep):
+        def __call__(self):
+            if len(self.images) > 20:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__call__()
+
+    monkeypatch.setattr(measuring, "RepeatedStep", Limited)
+    out = tmp_path / "out"
+    done = cli("profile", "--find-batch-size", *TINY, "--out", out)
+    assert done.code == 0
+    assert "targetdrop 16" in done.out.splitlines()[-1]
+    assert [(row["batch_size"], row["status"]) for row in table(out, "step")] == [
+        ("8", "ok"),
+        ("16", "ok"),
+        ("32", "OOM"),
+    ]
+    assert not (out / "profile_layer.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--shape", "128x64"), "--shape must be NxCxHxW, .* such as 128x64x32x32, got '128x64'"),
+        (("--shape", "4x8x8x8,0x1x1x1"), "--shape must be NxCxHxW, .*, got '0x1x1x1'"),
+        (("--shape", ""), "--shape must be NxCxHxW, .*, got ''"),
+        (("--regularizer", "targetdrp"), "unknown regularizer 'targetdrp'; did you mean targetdrop?"),
+        (("--regularizer", "none,dropblok"), "unknown regularizer 'dropblok'; did you mean dropblock?"),
+        (("--regularizer", ","), "--regularizer must name at least one method, got ','"),
+        (("--model", "resnet9"), "unknown model 'resnet9'; did you mean resnet"),
+        (("--seconds", "0"), "--seconds must be greater than 0 and finite, got 0.0"),
+        (("--seconds", "nan"), "--seconds must be greater than 0 and finite, got nan"),
+        (("--memory-format", "channel_last"), "hardware.memory_format must be .*; did you mean channels_last?"),
+        (("--regularizer", "dropout", "--set", "block_size=3"), "unknown key 'block_size': it is a knob of"),
+        (("--regularizer", "targetdrop", "--sites", "stage9"), "unknown site 'stage9'; did you mean stage"),
+        (("--precision", "fp16", "--device", "cpu"), "precision fp16 needs a GPU"),
+        (("--device", "cuda"), "there is no CUDA GPU here that torch can use; --device cpu runs on the CPU"),
+    ],
+)
+def test_a_wrong_option_ends_with_exit_code_2_and_one_line_before_anything_is_measured(cli, arguments, message):
+    done = cli("profile", *TINY, *arguments)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert re.search(message, done.err)
+
+
+def test_a_folder_that_holds_a_run_is_refused(cli, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    done = cli("profile", *QUICK, "--out", tmp_path)
+    assert done.code == 2
+    assert "holds a run; take another folder" in done.err
+    assert not (tmp_path / "profile.md").exists()
+
+
+def test_a_knob_reaches_the_methods_that_have_it_and_no_other():
+    configs = configure(None, {"block_size": 3, "batch_size": 8}, ["targetdrop", "dropout"])
+    assert list(configs) == ["none", "targetdrop", "dropout"]
+    assert configs["targetdrop"].regularizer.block_size == 3
+    assert {config.training.batch_size for config in configs.values()} == {8}
+    with pytest.raises(ConfigError, match="unknown key 'blok_size'; did you mean block_size"):
+        configure(None, {"blok_size": 3}, ["targetdrop", "dropout"])
+
+
+def test_without_a_name_all_methods_are_measured_that_the_network_has_a_place_for():
+    overrides = {"model": "vgg11_bn", "threads": 1, "train_fraction": 0.1}
+    profile = prepare(None, overrides, None, [])
+    assert set(profile.left_out) == {"drop_path"}
+    assert "unknown site '*.branch'" in profile.left_out["drop_path"]
+    assert profile.methods == [name for name in method_names() if name != "drop_path"]
+    with pytest.raises(ConfigError, match="unknown site"):
+        prepare(None, overrides, ["drop_path"], [])

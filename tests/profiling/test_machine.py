@@ -1,0 +1,38 @@
+"""What the machine can do, and the sentence about what limits a step."""
+
+import pytest
+import torch
+
+from tdbench.profiling import machine
+from tdbench.profiling.machine import Machine, Roofline, measure_machine
+from tdbench.profiling.trace import Work
+
+MACHINE = Machine(copy_gb_per_s=10.0, matmul_gflop_per_s=100.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_rates_are_measured(monkeypatch, dtype):
+    monkeypatch.setattr(machine, "last_cache_bytes", lambda device: 2**20)
+    monkeypatch.setattr(machine, "CPU_MATRIX_SIDE", 64)
+    rates = measure_machine(torch.device("cpu"), dtype, seconds=0.01)
+    assert 0.01 < rates.copy_gb_per_s < 10_000
+    assert 0.01 < rates.matmul_gflop_per_s < 1_000_000
+
+
+def test_the_shares_are_the_work_over_the_time_over_the_rate():
+    roofline = Roofline(MACHINE, Work(gflop=2.0, gb=0.1, num_operators=50), step_ms=50.0)
+    assert roofline.matmul_share == pytest.approx(0.4)
+    assert roofline.copy_share == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("work", "limit"),
+    [
+        (Work(4.0, 0.1, 50), "Arithmetic limits the step: it reaches 80% of the matrix rate and 20% of the copy"),
+        (Work(2.0, 0.4, 50), "Memory bandwidth limits the step: it reaches 40% of the matrix rate and 80% of the copy"),
+        (Work(0.5, 0.1, 50), "its 50 operators take 1,000 µs each, on shapes that suit neither"),
+        (Work(0.5, 0.1, 5000), "its 5000 operators take 10 µs each, little more than it costs to start one"),
+    ],
+)
+def test_one_sentence_says_what_limits_the_step(work, limit):
+    assert limit in Roofline(MACHINE, work, step_ms=50.0).figures()["limit"]
