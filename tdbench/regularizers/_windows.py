@@ -27,11 +27,16 @@ def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) ->
     """Return the windows of the chosen channels (N, K) round flat positions (N, K) of `x`."""
     height, width = x.shape[2:]
     rows, cols = centres.div(width, rounding_mode="floor"), centres.remainder(width)
-    radius = min(block_size // 2, max(height, width))  # more than the map makes no difference
+    radius = radius_of(block_size, x)
     # The window is clipped at the border: it shrinks, it does not shift.
     tall = (rows + radius).clamp(max=height - 1) - (rows - radius).clamp(min=0) + 1
     wide = (cols + radius).clamp(max=width - 1) - (cols - radius).clamp(min=0) + 1
     return Windows(channels, rows, cols, radius, tall * wide)
+
+
+def radius_of(block_size: int, x: Tensor) -> int:
+    """Return (k - 1) / 2, at most a side of `x`: more than the map makes no difference."""
+    return min(block_size // 2, max(x.shape[2], x.shape[3]))
 
 
 def peaks(x: Tensor, channels: Tensor) -> Tensor:
@@ -75,11 +80,15 @@ def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
     if rescale == "none":
         return ones
     if rescale == "layer":
-        num_units = num_channels * height * width
-        kept = num_units - windows.area.sum(dim=1, keepdim=True)
-        return ones * torch.where(kept > 0, num_units / kept.to(ones.dtype), 1.0)
-    kept = height * width - windows.area
-    return ones.scatter(1, windows.channels, torch.where(kept > 0, height * width / kept.to(ones.dtype), 1.0))
+        return ones * ratio_to_kept(num_channels * height * width, windows.area.sum(dim=1, keepdim=True), ones.dtype)
+    return ones.scatter(1, windows.channels, ratio_to_kept(height * width, windows.area, ones.dtype))
+
+
+def ratio_to_kept(num_units: int, area: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return num_units / (num_units - area), rounded once; 1 where nothing is kept."""
+    total = torch.full((), num_units, dtype=dtype, device=area.device)  # a number over a tensor would round twice
+    kept = num_units - area
+    return torch.where(kept > 0, total / kept, 1.0)
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -89,13 +98,12 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
-    scale = scale[:, :, None, None]
-    if torch.compiler.is_compiling():  # one pointwise expression, which a compiler fuses with its neighbours
-        return torch.where(inside(x, windows), 0.0, (x * scale).to(x.dtype))
+    if torch.compiler.is_compiling():
+        return drop_dense(x, centres_by_channel(x, windows), scale, windows.radius)
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
     samples, channels, rows, cols = indices(x, windows)
     positions = samples * strides[0] + channels * strides[1] + rows * strides[2] + cols * strides[3]
-    return zero_and_scale(x, scale, positions.flatten(), strides)
+    return zero_and_scale(x, scale[:, :, None, None], positions.flatten(), strides)
 
 
 def zero_and_scale(x: Tensor, scale: Tensor, positions: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -117,16 +125,28 @@ def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor
     return samples, windows.channels[:, :, None, None], rows.unsqueeze(3), cols.unsqueeze(2)
 
 
-def inside(x: Tensor, windows: Windows) -> Tensor:
-    """Return the boolean mask (N, C, H, W) of the units inside a window, 1 - S of the paper."""
-    num_samples, num_channels, height, width = x.shape
-    far = -1 - windows.radius  # a centre so far outside that its window holds no unit
-    nowhere = torch.full((num_samples, num_channels), far - max(height, width), device=x.device)
-    rows = nowhere.scatter(1, windows.channels, windows.rows)[:, :, None, None]
-    cols = nowhere.scatter(1, windows.channels, windows.cols)[:, :, None, None]
-    near_row = (torch.arange(height, device=x.device).view(-1, 1) - rows).abs() <= windows.radius
-    near_col = (torch.arange(width, device=x.device) - cols).abs() <= windows.radius
-    return near_row & near_col
+def drop_dense(x: Tensor, centres: Tensor, scale: Tensor, radius: int) -> Tensor:
+    """Return what `drop_windows` returns, as one pointwise expression that a compiler fuses with its neighbours.
+
+    Args:
+        x: Feature map (N, C, H, W).
+        centres: Flat positions (N, C) of the windows' centres; -1 where a channel has no window.
+        scale: λ (N, C).
+        radius: (k - 1) / 2.
+    """
+    height, width = x.shape[2:]
+    centres = centres[:, :, None, None]
+    rows, cols = (torch.arange(length, device=x.device, dtype=centres.dtype) for length in (height, width))
+    near_row = (rows.view(-1, 1) - centres // width).abs() <= radius
+    near_col = (cols - centres % width).abs() <= radius
+    inside = (centres >= 0) & near_row & near_col
+    return torch.where(inside, 0.0, (x * scale[:, :, None, None]).to(x.dtype))
+
+
+def centres_by_channel(x: Tensor, windows: Windows) -> Tensor:
+    """Return the flat position of the centre of each channel's window (N, C); -1 where it has none."""
+    nowhere = torch.full(x.shape[:2], -1, device=x.device)
+    return nowhere.scatter(1, windows.channels, windows.rows * x.shape[3] + windows.cols)
 
 
 class _ZeroAndScale(torch.autograd.Function):
@@ -157,18 +177,22 @@ class _ZeroAndScale(torch.autograd.Function):
         return _ZeroAndScale.apply(grad, *ctx.saved_tensors, ctx.strides), None, None, None
 
 
-def straight_through(out: Tensor, x: Tensor, attention: Tensor, windows: Windows, scale: Tensor) -> Tensor:
+def every_channel(x: Tensor) -> Tensor:
+    """Return the number of each channel, for each sample (N, C)."""
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+
+
+def straight_through(
+    out: Tensor, x: Tensor, attention: Tensor, centres: Tensor, all_peaks: Tensor, radius: int, scale: Tensor
+) -> Tensor:
     """Return `out` unchanged, with a gradient for `attention` M (N, C) as if the hard choice T were M itself.
 
-    out_c = U_c · (1 - T_c · W_c) · λ_c, with W_c the window of channel c (round its peak, where it is not dropped)
-    and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through estimate hands it to M_c.
-    Ours: the paper trains nothing here. The feature map's own gradient stays what it is with `se`.
+    out_c = U_c · (1 - T_c · W_c) · λ_c, with W_c the window of channel c (where it is not dropped and `centres` (N, C)
+    has -1, round its peak) and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through
+    estimate hands it to M_c. Ours: the paper trains nothing here. The map's own gradient stays what it is with `se`.
     """
-    num_samples, num_channels, _, width = x.shape
-    every = torch.arange(num_channels, device=x.device).expand(num_samples, -1)
-    centres = peaks(x, every).scatter(1, windows.channels, windows.rows * width + windows.cols)
-    block_size = 2 * windows.radius + 1
-    return _StraightThrough.apply(out, attention, x, scale, *indices(x, windows_at(x, every, centres, block_size)))
+    windows = windows_at(x, every_channel(x), torch.where(centres < 0, all_peaks, centres), 2 * radius + 1)
+    return _StraightThrough.apply(out, attention, x, scale, *indices(x, windows))
 
 
 class _StraightThrough(torch.autograd.Function):
