@@ -9,15 +9,21 @@ from tdbench.regularizers._windows import Windows, peaks, wide_dtype, windows_at
 
 Region = Literal["peak", "random"]
 
+PORTION_UNITS = 2**20  # 4 MiB in fp32
+
 
 def channel_means(x: Tensor) -> Tensor:
     """Return the mean (N, C) of each channel of `x` (N, C, H, W), the squeeze, in fp32 or wider."""
     wide = wide_dtype(x)
     if x.dtype == wide or x.device.type != "cpu" or torch.compiler.is_compiling():
         return x.mean(dim=(2, 3), dtype=wide)
-    # The CPU widens half types into a copy first; in portions the copy stays in the cache.
-    portions = x.split(max(1, 2**19 // max(1, x[0].numel())))
-    return torch.cat([portion.mean(dim=(2, 3), dtype=wide) for portion in portions])
+    # The CPU widens half types into a copy before it adds them up; portion by portion, that copy stays in the cache.
+    sums = torch.empty(x.shape[:2], dtype=wide)
+    portions = x.split(max(1, PORTION_UNITS // x[0].numel()))
+    widened = torch.empty_like(portions[0], dtype=wide)
+    for portion, part in zip(portions, sums.split(len(portions[0])), strict=True):
+        torch.sum(widened[: len(portion)].copy_(portion), dim=(2, 3), out=part)
+    return sums.div_(x.shape[2] * x.shape[3])
 
 
 def choose_windows(
@@ -58,13 +64,15 @@ def top_channels(scores: Tensor, num_channels: int) -> Tensor:
 
     `topk` leaves the order of ties open and a stable sort takes five times as long, so each fp32 score becomes an
     integer that no other channel has: its bits, which rise with it, then the channel, from high to low. NaN is +inf.
+    On a CPU `topk` of integers is twice as fast as that of floats, too.
     """
     scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) + 0.0  # -0.0 and 0.0 tie
     if scores.dtype == torch.float64:
         return scores.sort(dim=1, descending=True, stable=True).indices[:, :num_channels]
     bits = scores.float().view(torch.int32)
-    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of a negative float, all bits but the sign fall
-    keys = (rising.long() << 31) - torch.arange(scores.shape[1], device=scores.device)
+    flipped = (bits >> 31).bitwise_and_(0x7FFFFFFF)  # of a negative float, all bits but the sign fall
+    rising = flipped.bitwise_xor_(bits).long()
+    keys = rising.bitwise_left_shift_(31).sub_(torch.arange(scores.shape[1], device=scores.device))
     return keys.topk(num_channels, dim=1).indices
 
 

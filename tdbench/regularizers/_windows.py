@@ -1,9 +1,12 @@
 """Square windows in single channels of a feature map: find the peaks, zero the windows, scale the rest.
 
 A dense mask would cost several passes over the map. The windows are a few per cent of its units, so that they are
-written one by one at their positions in memory, after one pass that multiplies each channel by its scale.
+written one by one at their positions in memory, after one pass that multiplies each channel by its scale. On a CPU the
+rest is some eighty small operations, of which each costs as much as a few thousand units, hence the care for their
+number; what torch.compile makes of the dense form there takes three times as long.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,10 +31,13 @@ def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) ->
     height, width = x.shape[2:]
     rows, cols = centres.div(width, rounding_mode="floor"), centres.remainder(width)
     radius = radius_of(block_size, x)
-    # The window is clipped at the border: it shrinks, it does not shift.
-    tall = (rows + radius).clamp(max=height - 1) - (rows - radius).clamp(min=0) + 1
-    wide = (cols + radius).clamp(max=width - 1) - (cols - radius).clamp(min=0) + 1
-    return Windows(channels, rows, cols, radius, tall * wide)
+    return Windows(channels, rows, cols, radius, extent(rows, radius, height) * extent(cols, radius, width))
+
+
+def extent(centres: Tensor, radius: int, length: int) -> Tensor:
+    """Return how many positions each window covers: clipped at the border, it shrinks and does not shift."""
+    # min(at + radius, length - 1) - max(at - radius, 0) + 1, in fewer steps
+    return centres.clamp(max=radius).sub_(centres.clamp(min=length - 1 - radius)).add_(length)
 
 
 def radius_of(block_size: int, x: Tensor) -> int:
@@ -49,16 +55,15 @@ def peaks(x: Tensor, channels: Tensor) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return argmax_ignoring_nan(x.flatten(2)).gather(1, channels)
     if x.is_contiguous():
-        planes = x.flatten(0, 1)[plane_numbers(x, channels)].unsqueeze(0)
+        planes = x.flatten(0, 1).index_select(0, plane_numbers(x, channels)).unsqueeze(0)
         maxima, positions = F.max_pool2d(planes, planes.shape[2:], return_indices=True)
-        maxima, positions = maxima.view(channels.shape), positions.view(channels.shape)
+        positions = positions.view(channels.shape)
     else:
         maxima, positions = F.max_pool2d(x, x.shape[2:], return_indices=True)
-        maxima, positions = maxima.flatten(1).gather(1, channels), positions.flatten(1).gather(1, channels)
-    poisoned = maxima.isnan()
-    if poisoned.any():  # on a CPU this question costs nothing
-        planes = x.flatten(0, 1)[plane_numbers(x, channels)[poisoned.flatten()]]
-        positions[poisoned] = argmax_ignoring_nan(planes.flatten(1))
+        positions = positions.flatten(1).gather(1, channels)
+    if math.isnan(maxima.sum()):  # on a CPU this question costs nothing; where it is a false alarm, nothing changes
+        planes = x.flatten(0, 1).index_select(0, plane_numbers(x, channels))
+        positions = argmax_ignoring_nan(planes.flatten(1)).view(channels.shape)
     return positions
 
 
@@ -102,27 +107,36 @@ def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
         return drop_dense(x, centres_by_channel(x, windows), scale, windows.radius)
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
     samples, channels, rows, cols = indices(x, windows)
-    positions = samples * strides[0] + channels * strides[1] + rows * strides[2] + cols * strides[3]
+    positions = rows * strides[2] + (cols * strides[3] + (samples * strides[0] + channels * strides[1]))
     return zero_and_scale(x, scale[:, :, None, None], positions.flatten(), strides)
 
 
 def zero_and_scale(x: Tensor, scale: Tensor, positions: Tensor, strides: tuple[int, ...]) -> Tensor:
     """Return `x * scale` with these strides, zero at flat `positions` of its memory; the gradient likewise."""
+    if x.dtype != scale.dtype:
+        # λ is near 1, where half types are coarse: 1.001 is 1 in bf16. In x + x·(λ - 1), which addcmul computes in
+        # fp32 and rounds once, λ keeps its digits. Not 0 for λ = 1, since inf·0 is NaN: 2^-20 vanishes in rounding, and
+        # is large enough for the product not to be a subnormal number, with which a CPU takes its time.
+        scale = (scale - 1).clamp_(min=2**-20).to(x.dtype)
     return _ZeroAndScale.apply(x, scale, positions, strides)
 
 
 def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return four index tensors that broadcast to (N, K, rows, columns): every unit of every window of `x`.
+    """Return four index tensors that broadcast to (rows, columns, N, K): every unit of every window of `x`.
 
-    Positions over the border repeat the border's own, which belongs to the window anyway.
+    Positions over the border repeat the border's own, which belongs to the window anyway. The windows come last because
+    there are many of them, and the CPU is fast along a long last dimension.
     """
-    num_samples, _, height, width = x.shape
-    down, across = min(windows.radius, height - 1), min(windows.radius, width - 1)
-    samples = torch.arange(num_samples, device=x.device)[:, None, None, None]
-    rows = windows.rows.unsqueeze(2) + torch.arange(-down, down + 1, device=x.device)
-    cols = windows.cols.unsqueeze(2) + torch.arange(-across, across + 1, device=x.device)
-    rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
-    return samples, windows.channels[:, :, None, None], rows.unsqueeze(3), cols.unsqueeze(2)
+    samples = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    rows = reach(windows.rows, windows.radius, x.shape[2]).unsqueeze(1)
+    return samples, windows.channels, rows, reach(windows.cols, windows.radius, x.shape[3])
+
+
+def reach(centres: Tensor, radius: int, length: int) -> Tensor:
+    """Return the positions (2r + 1, N, K) round `centres` (N, K) along a side, each moved onto the map."""
+    radius = min(radius, length - 1)
+    offsets = torch.arange(-radius, radius + 1, device=centres.device).view(-1, 1, 1)
+    return (centres + offsets).clamp_(0, length - 1)
 
 
 def drop_dense(x: Tensor, centres: Tensor, scale: Tensor, radius: int) -> Tensor:
@@ -150,7 +164,7 @@ def centres_by_channel(x: Tensor, windows: Windows) -> Tensor:
 
 
 class _ZeroAndScale(torch.autograd.Function):
-    """Multiply by λ, zero the windows: two passes over memory forward, the same two backward.
+    """Multiply by λ, zero the windows: one pass over memory and a few per cent of another, forward and backward.
 
     A dense mask would cost three to ten times as much; the windows are a few per cent of the units, so they are
     written one by one, at their positions in memory. The operation is linear in `x` and its own adjoint, which is why
@@ -162,13 +176,10 @@ class _ZeroAndScale(torch.autograd.Function):
         ctx.save_for_backward(scale, positions)
         ctx.strides = strides
         out = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
-        if x.dtype == scale.dtype:
+        if x.dtype == wide_dtype(x):
             torch.mul(x, scale, out=out)
         else:
-            # λ is near 1, where half types are coarse: 1.001 is 1 in bf16. In x + x·(λ - 1), which addcmul computes in
-            # fp32 and rounds once, λ keeps its digits. Not 0 for λ = 1, since inf·0 is NaN: tiny vanishes in rounding.
-            excess = (scale - 1).clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype)
-            torch.addcmul(x, x, excess, out=out)
+            torch.addcmul(x, x, scale, out=out)
         out.as_strided((out.numel(),), (1,)).index_fill_(0, positions, 0)
         return out
 
@@ -208,13 +219,12 @@ class _StraightThrough(torch.autograd.Function):
         x, scale, *unit = ctx.saved_tensors
         _, _, rows, cols = unit
         # A position over the border repeats the border's own: count each row and column once.
-        once = first_of_each(rows, dim=2) & first_of_each(cols, dim=3)
+        once = first_of_each(rows) & first_of_each(cols)
         terms = (grad[tuple(unit)] * x[tuple(unit)]).to(scale.dtype) * once
-        return grad, -scale * terms.sum(dim=(2, 3)), None, None, None, None, None, None
+        return grad, -scale * terms.sum(dim=(0, 1)), None, None, None, None, None, None
 
 
-def first_of_each(ascending: Tensor, dim: int) -> Tensor:
-    """Return where a value along `dim` differs from the one before it."""
-    length = ascending.shape[dim]
-    repeats = ascending.narrow(dim, 1, length - 1) == ascending.narrow(dim, 0, length - 1)
-    return torch.cat([torch.ones_like(ascending.narrow(dim, 0, 1), dtype=torch.bool), ~repeats], dim=dim)
+def first_of_each(ascending: Tensor) -> Tensor:
+    """Return where a value along the first dimension differs from the one before it."""
+    first = torch.ones_like(ascending[:1], dtype=torch.bool)
+    return torch.cat([first, ascending[1:] != ascending[:-1]])
