@@ -29,8 +29,8 @@ class RegularizedReLU(nn.ReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the regularized relu(input)."""
-        layer: Any = self.get_submodule(_CHILD)
-        return layer.after_relu(input)
+        layer = self.get_submodule(_CHILD)
+        return layer.after_relu(input) if isinstance(layer, Regularizer) else layer(super().forward(input))
 
 
 class Insertion:

@@ -154,7 +154,7 @@ class TargetDrop2d(Regularizer):
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region
         if _fused.applies_to(x):
             return _fused.target_drop(x, self.attend, *knobs, self.rescale, self.generator)
-        scores = self.attend(channel_means(x.detach()))
+        scores = self.scores(x.detach())
         windows = choose_windows(x.detach(), scores.detach(), *knobs, self.generator)
         scale = scales(x, windows, self.rescale)
         out = drop_windows(x, windows, scale)
@@ -167,8 +167,9 @@ class TargetDrop2d(Regularizer):
         """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so."""
         drop_ratio = self.drop_ratio * self.strength
         watched = self._forward_hooks or self._forward_pre_hooks  # by someone who wants to see relu(x)
-        fuses = self.training and self.attention != "se_ste" and not watched and not torch.compiler.is_compiling()
-        if not fuses or drop_ratio == 0 or x.numel() == 0 or not _fused.applies_to(x):
+        fuses = self.training and drop_ratio > 0 and self.attention != "se_ste" and not watched
+        fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
+        if torch.compiler.is_compiling() or not (fuses and fits and _fused.applies_to(x)):
             return super().after_relu(x)
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
         out, num_dropped = _fused.target_drop(x, self.attend, *knobs, relu=True)
@@ -176,8 +177,13 @@ class TargetDrop2d(Regularizer):
             self.meter.add(num_dropped, x.numel())
         return out
 
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the attention logits (N, C) of a feature map; their sigmoid, the paper's M, saturates in fp32."""
+        # Random scores need no means: any (N, C) will do.
+        return self.attend(x[:, :, 0, 0] if self.attention == "random" else channel_means(x))
+
     def attend(self, means: Tensor) -> Tensor:
-        """Return the attention logits (N, C) of channel means (N, C); their sigmoid, the paper's M, saturates."""
+        """Return the attention logits (N, C) of channel means (N, C)."""
         if self.attention == "random":
             return uniform(means.shape, self.generator, means.device)
         if self.fc1 is None or self.fc2 is None:

@@ -103,6 +103,14 @@ def test_a_relu_that_works_in_place_has_its_output_regularized():
     assert out.min() == 0
 
 
+def test_what_takes_the_layers_place_at_a_relu_gets_its_output():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    insert(model, "targetdrop", ["1"])
+    model[1].tdbench_regularizer = nn.Identity()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x), model[0](x).relu())
+
+
 def test_trained_attention_reaches_the_optimizer_and_the_fixed_one_does_not(network):
     count = len(list(network.parameters()))
     insert(network, "targetdrop", ["stage1"], attention="se").remove()
