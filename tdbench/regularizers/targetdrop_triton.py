@@ -1,4 +1,4 @@
-"""TargetDrop on a GPU: three Triton kernels in the place of some forty small ones.
+"""TargetDrop on a GPU: three Triton kernels forward and one backward, in the place of some forty small ones.
 
 `squeeze` reads the map once and finds the mean and the peak of every channel; `choose` ranks the channels of a sample
 and places the windows; `drop` copies the map, zeroes the windows and scales what is left of the target channels. So
