@@ -227,19 +227,14 @@ def squeeze(x: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
 def choose(
     scores: Tensor, peaks: Tensor, num_targets: int, height: int, width: int, radius: int, rescale: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Place a window round the peak of the `num_targets` channels of each sample with the largest scores.
+    """Place a window round the peak of each of the `num_targets` channels of a sample that have the largest scores.
 
     Args:
-        scores: (N, C), fp32 or fp64, contiguous; of equal scores the lowest channel wins, NaN is +inf.
-        peaks: Flat positions (N, C), int32, contiguous.
-        num_targets: K.
-        height, width: H and W of the map.
-        radius: (k - 1) / 2 of the window.
-        rescale: `channel`, `layer` or `none`.
+        scores: (N, C), fp32 or fp64; of equal ones the lowest channel wins, and NaN is +inf.
+        peaks, num_targets, height, width, radius, rescale: As `squeeze` finds them; K; H; W; (k - 1) / 2; a `Rescale`.
 
     Returns:
-        The centres of the windows, int32 (N, C), -1 where a channel has none; λ, fp32 (N, C); the units inside the
-        windows of each sample, int64 (N,).
+        The centres, int32 (N, C), -1 where there is no window; λ, fp32 (N, C); the units in the windows, int64 (N,).
     """
     num_samples, num_channels = scores.shape
     centres = torch.empty_like(peaks)
@@ -257,14 +252,9 @@ def choose(
 
 @triton_op("tdbench::drop", mutates_args=())
 def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool) -> Tensor:
-    """Return `x` (N, C, H, W), or relu(x), times λ and with its windows zeroed.
+    """Return `x` (N, C, H, W), or relu(x), times λ, `scale` (N, C), and with its windows zeroed, in its memory order.
 
-    Args:
-        x: Feature map, contiguous or channels_last; the result is in the same memory order.
-        centres: Flat positions (N, C), int32; -1 where a channel has no window.
-        scale: λ (N, C), fp32; positive.
-        radius: (k - 1) / 2 of the window.
-        relu: Apply a ReLU first.
+    `centres` (N, C) are flat positions, -1 where a channel has no window; `radius` is (k - 1) / 2.
     """
     grid, block = blocks_of(x)
     out = torch.empty_like(x)
@@ -275,7 +265,8 @@ def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool) -> 
 
 @triton_op("tdbench::relu_drop_backward", mutates_args=())
 def relu_drop_backward(grad: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """Return the gradient of `drop` with `relu`, from its result `out`, in the memory order of `grad` and `out`."""
+    """Return the gradient of `drop` with `relu`, from its result `out`, in the memory order of `out`."""
+    grad = grad.contiguous(memory_format=memory_format_of(out))
     grid, block = blocks_of(out)
     result = torch.empty_like(out)
     sizes = out.shape[1], out.shape[2] * out.shape[3]
@@ -296,19 +287,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
     mask, scale = ctx.saved_tensors
+    if ctx.relu:
+        return relu_drop_backward(grad, mask, scale), None, None, None, None
     grad = grad.contiguous(memory_format=ctx.memory_format)
-    grad = relu_drop_backward(grad, mask, scale) if ctx.relu else drop(grad, mask, scale, ctx.radius, False)
-    return grad, None, None, None, None
-
-
-def _save_relu(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:])
-
-
-def _relu_double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    out, scale = ctx.saved_tensors
-    return relu_drop_backward(grad.contiguous(memory_format=memory_format_of(out)), out, scale), None, None
+    return drop(grad, mask, scale, ctx.radius, False), None, None, None, None
 
 
 drop.register_autograd(_backward, setup_context=_save)
-relu_drop_backward.register_autograd(_relu_double_backward, setup_context=_save_relu)
+# It is linear in the gradient and its own adjoint; the signs of `out` have no slope.
+relu_drop_backward.register_autograd(
+    lambda ctx, grad: (relu_drop_backward(grad, *ctx.saved_tensors), None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:]),
+)
