@@ -97,10 +97,11 @@ class RegularizerConfig(Section):
 
 
 def method_names() -> list[str]:
-    """Return the names of the methods: the file names of `regularizers/`."""
+    """Return the names of the methods: the file names of `regularizers/`. A `<method>_triton` holds its kernels."""
     folder = Path(__file__).parents[1] / "regularizers"
-    names = (path.stem for path in folder.glob("*.py"))
-    return sorted(name for name in names if not name.startswith("_") and name != "base")
+    names = {path.stem for path in folder.glob("*.py")} - {"base"}
+    kernels = {f"{name}_triton" for name in names}
+    return sorted(name for name in names - kernels if not name.startswith("_"))
 
 
 def find_method(name: str) -> type[RegularizerConfig]:

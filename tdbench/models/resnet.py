@@ -24,13 +24,17 @@ class ResidualBlock(nn.Module):
     sites: ClassVar[dict[str, str]]
     shortcut: nn.Module
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
     def branch(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
-        return F.relu(self.branch(x) + self.shortcut(x))
+        return self.relu(self.branch(x) + self.shortcut(x))
 
 
 class BasicBlock(ResidualBlock):
@@ -118,12 +122,12 @@ class ResNet(nn.Module):
         self.regularizer_sites: dict[str, str] = {}
         for stage, (depth, width) in enumerate(zip(num_blocks, widths, strict=True), 1):
             group = nn.Sequential()
-            self.regularizer_sites[f"stage{stage}"] = f"stage{stage}"
+            self.regularizer_sites[f"stage{stage}"] = f"stage{stage}.block{depth}.relu"
             for number in range(1, depth + 1):
                 residual = block(channels, width, 2 if number == 1 and stage > 1 else 1)
                 group.add_module(f"block{number}", residual)
                 path = f"stage{stage}.block{number}"
-                self.regularizer_sites[path] = path
+                self.regularizer_sites[path] = f"{path}.relu"
                 for site, child in residual.sites.items():
                     self.regularizer_sites[f"{path}.{site}"] = f"{path}.{child}"
                 channels = width

@@ -3,6 +3,7 @@
 A site is the output of a module, one that the network declares or that a trace finds. The layer rides as a child of
 that module, so that `to`, `train`, `eval`, `parameters` and DDP see it, and a forward hook passes the output through
 it; its state is kept out of the network's state_dict, so that checkpoints with and without a regularizer are the same.
+Where the module is a ReLU, the layer gets the map before it instead, because it may do both in one pass.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,18 @@ from tdbench.models.tracing import INPUT, feature_shapes, input_module, output_m
 from tdbench.regularizers.base import DropMeter, Regularizer
 
 _CHILD = "tdbench_regularizer"
+
+
+class RegularizedReLU(nn.ReLU):
+    """What a ReLU becomes while it is a site: it hands its layer the map before it, so that a method may fuse the two.
+
+    Its class is exchanged in place, as torch.nn.utils.parametrize does, so that copies and pickles of the network work.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the regularized relu(input)."""
+        layer = self.get_submodule(_CHILD)
+        return layer.after_relu(input) if isinstance(layer, Regularizer) else layer(super().forward(input))
 
 
 class Insertion:
@@ -42,12 +55,15 @@ class Insertion:
         for name, host in hosts.items():
             host.add_module(_CHILD, layers[name])
             self._handles += [
-                host.register_forward_pre_hook(_regularize_input)
-                if name == INPUT
-                else host.register_forward_hook(_regularize),
                 host.register_state_dict_post_hook(_hide_state),
                 host.register_load_state_dict_post_hook(_expect_no_state),
             ]
+            if name == INPUT:
+                self._handles.append(host.register_forward_pre_hook(_regularize_input))
+            elif type(host) is nn.ReLU and not host.inplace:  # a hook could not spare the ReLU's own pass
+                host.__class__ = RegularizedReLU
+            else:
+                self._handles.append(host.register_forward_hook(_regularize))
 
     def remove(self) -> None:
         """Take the layers out again; the network is as it was."""
@@ -55,6 +71,8 @@ class Insertion:
             handle.remove()
         for host in self._hosts.values():
             del host._modules[_CHILD]
+            if type(host) is RegularizedReLU:
+                host.__class__ = nn.ReLU  # type: ignore[assignment]
         self._handles, self._hosts = [], {}
 
     def installed(self) -> dict[str, nn.Module | None]:

@@ -1,9 +1,12 @@
 """Square windows in single channels of a feature map: find the peaks, zero the windows, scale the rest.
 
 A dense mask would cost several passes over the map. The windows are a few per cent of its units, so that they are
-written one by one at their positions in memory, after one pass that multiplies each channel by its scale.
+written one by one at their positions in memory, after one pass that multiplies each channel by its scale. On a CPU the
+rest is some eighty small operations, of which each costs as much as a few thousand units, hence the care for their
+number; what torch.compile makes of the dense form there takes three times as long.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,11 +30,19 @@ def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) ->
     """Return the windows of the chosen channels (N, K) round flat positions (N, K) of `x`."""
     height, width = x.shape[2:]
     rows, cols = centres.div(width, rounding_mode="floor"), centres.remainder(width)
-    radius = min(block_size // 2, max(height, width))  # more than the map makes no difference
-    # The window is clipped at the border: it shrinks, it does not shift.
-    tall = (rows + radius).clamp(max=height - 1) - (rows - radius).clamp(min=0) + 1
-    wide = (cols + radius).clamp(max=width - 1) - (cols - radius).clamp(min=0) + 1
-    return Windows(channels, rows, cols, radius, tall * wide)
+    radius = radius_of(block_size, x)
+    return Windows(channels, rows, cols, radius, extent(rows, radius, height) * extent(cols, radius, width))
+
+
+def extent(centres: Tensor, radius: int, length: int) -> Tensor:
+    """Return how many positions each window covers: clipped at the border, it shrinks and does not shift."""
+    # min(at + radius, length - 1) - max(at - radius, 0) + 1, in fewer steps
+    return centres.clamp(max=radius).sub_(centres.clamp(min=length - 1 - radius)).add_(length)
+
+
+def radius_of(block_size: int, x: Tensor) -> int:
+    """Return (k - 1) / 2, at most a side of `x`: more than the map makes no difference."""
+    return min(block_size // 2, max(x.shape[2], x.shape[3]))
 
 
 def peaks(x: Tensor, channels: Tensor) -> Tensor:
@@ -44,16 +55,15 @@ def peaks(x: Tensor, channels: Tensor) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return argmax_ignoring_nan(x.flatten(2)).gather(1, channels)
     if x.is_contiguous():
-        planes = x.flatten(0, 1)[plane_numbers(x, channels)].unsqueeze(0)
+        planes = x.flatten(0, 1).index_select(0, plane_numbers(x, channels)).unsqueeze(0)
         maxima, positions = F.max_pool2d(planes, planes.shape[2:], return_indices=True)
-        maxima, positions = maxima.view(channels.shape), positions.view(channels.shape)
+        positions = positions.view(channels.shape)
     else:
         maxima, positions = F.max_pool2d(x, x.shape[2:], return_indices=True)
-        maxima, positions = maxima.flatten(1).gather(1, channels), positions.flatten(1).gather(1, channels)
-    poisoned = maxima.isnan()
-    if poisoned.any():  # on a CPU this question costs nothing
-        planes = x.flatten(0, 1)[plane_numbers(x, channels)[poisoned.flatten()]]
-        positions[poisoned] = argmax_ignoring_nan(planes.flatten(1))
+        positions = positions.flatten(1).gather(1, channels)
+    if math.isnan(maxima.sum()):  # on a CPU this question costs nothing; where it is a false alarm, nothing changes
+        planes = x.flatten(0, 1).index_select(0, plane_numbers(x, channels))
+        positions = argmax_ignoring_nan(planes.flatten(1)).view(channels.shape)
     return positions
 
 
@@ -75,11 +85,15 @@ def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
     if rescale == "none":
         return ones
     if rescale == "layer":
-        num_units = num_channels * height * width
-        kept = num_units - windows.area.sum(dim=1, keepdim=True)
-        return ones * torch.where(kept > 0, num_units / kept.to(ones.dtype), 1.0)
-    kept = height * width - windows.area
-    return ones.scatter(1, windows.channels, torch.where(kept > 0, height * width / kept.to(ones.dtype), 1.0))
+        return ones * ratio_to_kept(num_channels * height * width, windows.area.sum(dim=1, keepdim=True), ones.dtype)
+    return ones.scatter(1, windows.channels, ratio_to_kept(height * width, windows.area, ones.dtype))
+
+
+def ratio_to_kept(num_units: int, area: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return num_units / (num_units - area), rounded once; 1 where nothing is kept."""
+    total = torch.full((), num_units, dtype=dtype, device=area.device)  # a number over a tensor would round twice
+    kept = num_units - area
+    return torch.where(kept > 0, total / kept, 1.0)
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -89,48 +103,68 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
-    scale = scale[:, :, None, None]
-    if torch.compiler.is_compiling():  # one pointwise expression, which a compiler fuses with its neighbours
-        return torch.where(inside(x, windows), 0.0, (x * scale).to(x.dtype))
+    if torch.compiler.is_compiling():
+        return drop_dense(x, centres_by_channel(x, windows), scale, windows.radius)
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
     samples, channels, rows, cols = indices(x, windows)
-    positions = samples * strides[0] + channels * strides[1] + rows * strides[2] + cols * strides[3]
-    return zero_and_scale(x, scale, positions.flatten(), strides)
+    positions = rows * strides[2] + (cols * strides[3] + (samples * strides[0] + channels * strides[1]))
+    return zero_and_scale(x, scale[:, :, None, None], positions.flatten(), strides)
 
 
 def zero_and_scale(x: Tensor, scale: Tensor, positions: Tensor, strides: tuple[int, ...]) -> Tensor:
     """Return `x * scale` with these strides, zero at flat `positions` of its memory; the gradient likewise."""
+    if x.dtype != scale.dtype:
+        # λ is near 1, where half types are coarse: 1.001 is 1 in bf16. In x + x·(λ - 1), which addcmul computes in
+        # fp32 and rounds once, λ keeps its digits. Not 0 for λ = 1, since inf·0 is NaN: 2^-20 vanishes in rounding, and
+        # is large enough for the product not to be a subnormal number, with which a CPU takes its time.
+        scale = (scale - 1).clamp_(min=2**-20).to(x.dtype)
     return _ZeroAndScale.apply(x, scale, positions, strides)
 
 
 def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return four index tensors that broadcast to (N, K, rows, columns): every unit of every window of `x`.
+    """Return four index tensors that broadcast to (rows, columns, N, K): every unit of every window of `x`.
 
-    Positions over the border repeat the border's own, which belongs to the window anyway.
+    Positions over the border repeat the border's own, which belongs to the window anyway. The windows come last because
+    there are many of them, and the CPU is fast along a long last dimension.
     """
-    num_samples, _, height, width = x.shape
-    down, across = min(windows.radius, height - 1), min(windows.radius, width - 1)
-    samples = torch.arange(num_samples, device=x.device)[:, None, None, None]
-    rows = windows.rows.unsqueeze(2) + torch.arange(-down, down + 1, device=x.device)
-    cols = windows.cols.unsqueeze(2) + torch.arange(-across, across + 1, device=x.device)
-    rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
-    return samples, windows.channels[:, :, None, None], rows.unsqueeze(3), cols.unsqueeze(2)
+    samples = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    rows = reach(windows.rows, windows.radius, x.shape[2]).unsqueeze(1)
+    return samples, windows.channels, rows, reach(windows.cols, windows.radius, x.shape[3])
 
 
-def inside(x: Tensor, windows: Windows) -> Tensor:
-    """Return the boolean mask (N, C, H, W) of the units inside a window, 1 - S of the paper."""
-    num_samples, num_channels, height, width = x.shape
-    far = -1 - windows.radius  # a centre so far outside that its window holds no unit
-    nowhere = torch.full((num_samples, num_channels), far - max(height, width), device=x.device)
-    rows = nowhere.scatter(1, windows.channels, windows.rows)[:, :, None, None]
-    cols = nowhere.scatter(1, windows.channels, windows.cols)[:, :, None, None]
-    near_row = (torch.arange(height, device=x.device).view(-1, 1) - rows).abs() <= windows.radius
-    near_col = (torch.arange(width, device=x.device) - cols).abs() <= windows.radius
-    return near_row & near_col
+def reach(centres: Tensor, radius: int, length: int) -> Tensor:
+    """Return the positions (2r + 1, N, K) round `centres` (N, K) along a side, each moved onto the map."""
+    radius = min(radius, length - 1)
+    offsets = torch.arange(-radius, radius + 1, device=centres.device).view(-1, 1, 1)
+    return (centres + offsets).clamp_(0, length - 1)
+
+
+def drop_dense(x: Tensor, centres: Tensor, scale: Tensor, radius: int) -> Tensor:
+    """Return what `drop_windows` returns, as one pointwise expression that a compiler fuses with its neighbours.
+
+    Args:
+        x: Feature map (N, C, H, W).
+        centres: Flat positions (N, C) of the windows' centres; -1 where a channel has no window.
+        scale: λ (N, C).
+        radius: (k - 1) / 2.
+    """
+    height, width = x.shape[2:]
+    centres = centres[:, :, None, None]
+    rows, cols = (torch.arange(length, device=x.device, dtype=centres.dtype) for length in (height, width))
+    near_row = (rows.view(-1, 1) - centres // width).abs() <= radius
+    near_col = (cols - centres % width).abs() <= radius
+    inside = (centres >= 0) & near_row & near_col
+    return torch.where(inside, 0.0, (x * scale[:, :, None, None]).to(x.dtype))
+
+
+def centres_by_channel(x: Tensor, windows: Windows) -> Tensor:
+    """Return the flat position of the centre of each channel's window (N, C); -1 where it has none."""
+    nowhere = torch.full(x.shape[:2], -1, device=x.device)
+    return nowhere.scatter(1, windows.channels, windows.rows * x.shape[3] + windows.cols)
 
 
 class _ZeroAndScale(torch.autograd.Function):
-    """Multiply by λ, zero the windows: two passes over memory forward, the same two backward.
+    """Multiply by λ, zero the windows: one pass over memory and a few per cent of another, forward and backward.
 
     A dense mask would cost three to ten times as much; the windows are a few per cent of the units, so they are
     written one by one, at their positions in memory. The operation is linear in `x` and its own adjoint, which is why
@@ -142,13 +176,10 @@ class _ZeroAndScale(torch.autograd.Function):
         ctx.save_for_backward(scale, positions)
         ctx.strides = strides
         out = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
-        if x.dtype == scale.dtype:
+        if x.dtype == wide_dtype(x):
             torch.mul(x, scale, out=out)
         else:
-            # λ is near 1, where half types are coarse: 1.001 is 1 in bf16. In x + x·(λ - 1), which addcmul computes in
-            # fp32 and rounds once, λ keeps its digits. Not 0 for λ = 1, since inf·0 is NaN: tiny vanishes in rounding.
-            excess = (scale - 1).clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype)
-            torch.addcmul(x, x, excess, out=out)
+            torch.addcmul(x, x, scale, out=out)
         out.as_strided((out.numel(),), (1,)).index_fill_(0, positions, 0)
         return out
 
@@ -157,18 +188,22 @@ class _ZeroAndScale(torch.autograd.Function):
         return _ZeroAndScale.apply(grad, *ctx.saved_tensors, ctx.strides), None, None, None
 
 
-def straight_through(out: Tensor, x: Tensor, attention: Tensor, windows: Windows, scale: Tensor) -> Tensor:
+def every_channel(x: Tensor) -> Tensor:
+    """Return the number of each channel, for each sample (N, C)."""
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+
+
+def straight_through(
+    out: Tensor, x: Tensor, attention: Tensor, centres: Tensor, all_peaks: Tensor, radius: int, scale: Tensor
+) -> Tensor:
     """Return `out` unchanged, with a gradient for `attention` M (N, C) as if the hard choice T were M itself.
 
-    out_c = U_c · (1 - T_c · W_c) · λ_c, with W_c the window of channel c (round its peak, where it is not dropped)
-    and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through estimate hands it to M_c.
-    Ours: the paper trains nothing here. The feature map's own gradient stays what it is with `se`.
+    out_c = U_c · (1 - T_c · W_c) · λ_c, with W_c the window of channel c (where it is not dropped and `centres` (N, C)
+    has -1, round its peak) and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through
+    estimate hands it to M_c. Ours: the paper trains nothing here. The map's own gradient stays what it is with `se`.
     """
-    num_samples, num_channels, _, width = x.shape
-    every = torch.arange(num_channels, device=x.device).expand(num_samples, -1)
-    centres = peaks(x, every).scatter(1, windows.channels, windows.rows * width + windows.cols)
-    block_size = 2 * windows.radius + 1
-    return _StraightThrough.apply(out, attention, x, scale, *indices(x, windows_at(x, every, centres, block_size)))
+    windows = windows_at(x, every_channel(x), torch.where(centres < 0, all_peaks, centres), 2 * radius + 1)
+    return _StraightThrough.apply(out, attention, x, scale, *indices(x, windows))
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -184,13 +219,12 @@ class _StraightThrough(torch.autograd.Function):
         x, scale, *unit = ctx.saved_tensors
         _, _, rows, cols = unit
         # A position over the border repeats the border's own: count each row and column once.
-        once = first_of_each(rows, dim=2) & first_of_each(cols, dim=3)
+        once = first_of_each(rows) & first_of_each(cols)
         terms = (grad[tuple(unit)] * x[tuple(unit)]).to(scale.dtype) * once
-        return grad, -scale * terms.sum(dim=(2, 3)), None, None, None, None, None, None
+        return grad, -scale * terms.sum(dim=(0, 1)), None, None, None, None, None, None
 
 
-def first_of_each(ascending: Tensor, dim: int) -> Tensor:
-    """Return where a value along `dim` differs from the one before it."""
-    length = ascending.shape[dim]
-    repeats = ascending.narrow(dim, 1, length - 1) == ascending.narrow(dim, 0, length - 1)
-    return torch.cat([torch.ones_like(ascending.narrow(dim, 0, 1), dtype=torch.bool), ~repeats], dim=dim)
+def first_of_each(ascending: Tensor) -> Tensor:
+    """Return where a value along the first dimension differs from the one before it."""
+    first = torch.ones_like(ascending[:1], dtype=torch.bool)
+    return torch.cat([first, ascending[1:] != ascending[:-1]])

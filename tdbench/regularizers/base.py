@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -72,6 +73,10 @@ class Regularizer(nn.Module):
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        """Return what the layer makes of relu(x); a method may fuse the two."""
+        return self(F.relu(x))
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float | None:
         """Return the share of units that the knobs aim to drop at full strength in a (C, H, W) map; None: unknown."""

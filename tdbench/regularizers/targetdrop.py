@@ -14,20 +14,20 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
+from tdbench.regularizers import _fused
+from tdbench.regularizers._targets import Region, channel_means, choose_windows, share_of, uniform
 from tdbench.regularizers._windows import (
     Rescale,
-    Windows,
+    centres_by_channel,
     drop_windows,
+    every_channel,
     peaks,
     scales,
     straight_through,
-    wide_dtype,
-    windows_at,
 )
 from tdbench.regularizers.base import Regularizer, Traits
 
 Attention = Literal["se", "se_ste", "gap", "random"]
-Region = Literal["peak", "random"]
 
 
 def target_drop2d(
@@ -67,59 +67,12 @@ def target_drop2d(
         raise ValueError(f"scores must be (N, C) = {tuple(x.shape[:2])}, got {tuple(scores.shape)}")
     if drop_ratio == 0 or x.numel() == 0:
         return x
-    windows = choose_windows(x.detach(), scores.detach(), drop_ratio, block_size, target_fraction, region, generator)
+    scores = scores.detach()
+    if _fused.applies_to(x):
+        knobs = drop_ratio, block_size, target_fraction, region, rescale, generator
+        return _fused.target_drop(x, lambda means: scores, *knobs)[0]
+    windows = choose_windows(x.detach(), scores, drop_ratio, block_size, target_fraction, region, generator)
     return drop_windows(x, windows, scales(x, windows, rescale))
-
-
-def choose_windows(
-    x: Tensor,
-    scores: Tensor,
-    drop_ratio: float,
-    block_size: int,
-    target_fraction: float | None,
-    region: Region,
-    generator: torch.Generator | None,
-) -> Windows:
-    """Return the windows to drop, from the attention `scores` (N, C) and the peaks of `x` (N, C, H, W)."""
-    num_samples, num_channels, height, width = x.shape
-    num_dropped = share_of(drop_ratio, num_channels)
-    num_targets = max(num_dropped, share_of(target_fraction or drop_ratio, num_channels))
-    channels = top_channels(scores, num_targets)
-    if num_targets > num_dropped:  # ρ > γ: this step's K channels are drawn from the targets, without replacement
-        keys = uniform((num_samples, num_targets), generator, x.device)
-        channels = channels.gather(1, keys.argsort(dim=1)[:, :num_dropped])
-    if region == "peak":
-        centres = peaks(x, channels)
-    else:
-        source = x.device if generator is None else generator.device
-        centres = torch.randint(height * width, channels.shape, generator=generator, device=source).to(x.device)
-    return windows_at(x, channels, centres, block_size)
-
-
-def top_channels(scores: Tensor, num_channels: int) -> Tensor:
-    """Return the channels (N, num_channels) with the largest `scores` (N, C), the lowest first where scores tie.
-
-    `topk` leaves the order of ties open and a stable sort takes five times as long, so each fp32 score becomes an
-    integer that no other channel has: its bits, which rise with it, then the channel, from high to low. NaN is +inf.
-    """
-    scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) + 0.0  # -0.0 and 0.0 tie
-    if scores.dtype == torch.float64:
-        return scores.sort(dim=1, descending=True, stable=True).indices[:, :num_channels]
-    bits = scores.float().view(torch.int32)
-    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of a negative float, all bits but the sign fall
-    keys = (rising.long() << 31) - torch.arange(scores.shape[1], device=scores.device)
-    return keys.topk(num_channels, dim=1).indices
-
-
-def share_of(ratio: float, num_channels: int) -> int:
-    """Return K = floor(ratio · C), at least 1; the 1e-9 makes 0.29 of 100 channels 29, not 28."""
-    return max(1, int(ratio * num_channels + 1e-9))
-
-
-def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Return uniform numbers of [0, 1), drawn where the generator lives."""
-    source = device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=source, dtype=torch.float32).to(device)
 
 
 class TargetDrop2d(Regularizer):
@@ -198,24 +151,45 @@ class TargetDrop2d(Regularizer):
         drop_ratio = self.drop_ratio * self.strength
         if drop_ratio == 0 or x.numel() == 0:
             return self.untouched(x)
-        with torch.autocast(x.device.type, enabled=False):  # the ranking is done in fp32 under autocast too
-            scores = self.scores(x.detach())
-        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.generator
-        windows = choose_windows(x.detach(), scores.detach(), *knobs)
+        knobs = drop_ratio, self.block_size, self.target_fraction, self.region
+        if _fused.applies_to(x):
+            return _fused.target_drop(x, self.attend, *knobs, self.rescale, self.generator)
+        scores = self.scores(x.detach())
+        windows = choose_windows(x.detach(), scores.detach(), *knobs, self.generator)
         scale = scales(x, windows, self.rescale)
         out = drop_windows(x, windows, scale)
         if scores.requires_grad:
-            out = straight_through(out, x.detach(), scores.sigmoid(), windows, scale)
+            centres = centres_by_channel(x, windows), peaks(x.detach(), every_channel(x))
+            out = straight_through(out, x.detach(), scores.sigmoid(), *centres, windows.radius, scale)
         return out, windows.area.sum()
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so."""
+        drop_ratio = self.drop_ratio * self.strength
+        watched = self._forward_hooks or self._forward_pre_hooks  # by someone who wants to see relu(x)
+        fuses = self.training and drop_ratio > 0 and self.attention != "se_ste" and not watched
+        fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
+        if torch.compiler.is_compiling() or not (fuses and fits and _fused.applies_to(x)):
+            return super().after_relu(x)
+        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
+        out, num_dropped = _fused.target_drop(x, self.attend, *knobs, relu=True)
+        if self.meter is not None:
+            self.meter.add(num_dropped, x.numel())
+        return out
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the attention logits (N, C) of a feature map; their sigmoid, the paper's M, saturates in fp32."""
+        # Random scores need no means: any (N, C) will do.
+        return self.attend(x[:, :, 0, 0] if self.attention == "random" else channel_means(x))
+
+    def attend(self, means: Tensor) -> Tensor:
+        """Return the attention logits (N, C) of channel means (N, C)."""
         if self.attention == "random":
-            return uniform(x.shape[:2], self.generator, x.device)
-        means = channel_means(x)
+            return uniform(means.shape, self.generator, means.device)
         if self.fc1 is None or self.fc2 is None:
             return means
-        return F.linear(F.linear(means, self.fc1.to(means.dtype)).relu(), self.fc2.to(means.dtype))
+        with torch.autocast(means.device.type, enabled=False):  # the ranking is done in fp32 under autocast too
+            return F.linear(F.linear(means, self.fc1.to(means.dtype)).relu(), self.fc2.to(means.dtype))
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""
@@ -252,16 +226,6 @@ def mean_extent(block_size: int, length: int) -> float:
     """Return the mean number of positions that a clipped block covers, its centre uniform over `length` of them."""
     radius = block_size // 2
     return sum(min(at + radius, length - 1) - max(at - radius, 0) + 1 for at in range(length)) / length
-
-
-def channel_means(x: Tensor) -> Tensor:
-    """Return the mean (N, C) of each channel of `x` (N, C, H, W), the squeeze, in fp32 or wider."""
-    wide = wide_dtype(x)
-    if x.dtype == wide or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return x.mean(dim=(2, 3), dtype=wide)
-    # The CPU widens half types into a copy first; in portions the copy stays in the cache.
-    portions = x.split(max(1, 2**19 // max(1, x[0].numel())))
-    return torch.cat([portion.mean(dim=(2, 3), dtype=wide) for portion in portions])
 
 
 def check_knobs(

@@ -76,9 +76,39 @@ def test_the_output_of_a_group_is_what_is_regularized(network):
 
 def test_removal_leaves_the_network_as_it_was(network):
     modules, hooks = list(network.named_modules()), [len(m._forward_hooks) for m in network.modules()]
-    insert(network, "targetdrop", ["stage1", "stage2.block1.conv1"]).remove()
+    types = [type(module) for module in network.modules()]
+    insert(network, "targetdrop", ["stage1", "stage2.block1.conv1", "stage2.block1.branch"]).remove()
     assert list(network.named_modules()) == modules
+    assert [type(module) for module in network.modules()] == types
     assert [len(m._forward_hooks) for m in network.modules()] == hooks
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_4", "vgg11_bn", "densenet_bc_100_12", "se_resnet18"])
+def test_where_a_relu_comes_before_a_stage_site_the_layer_gets_what_goes_into_it(name):
+    network = build(name, num_classes=10, in_channels=1)
+    insertion, seen = insert(network, "none"), []
+    for layer in insertion.layers.values():
+        layer.after_relu = lambda x: seen.append(x) or x.relu()
+    network.train()(images(2))
+    assert len(seen) == len(insertion.layers) == 2
+    assert all((x < 0).any() for x in seen)
+
+
+def test_a_relu_that_works_in_place_has_its_output_regularized():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True))
+    layer = insert(model, "targetdrop", ["1"], block_size=3).layers["1"]
+    x = torch.randn(2, 3, 8, 8)
+    out = model(x)
+    assert torch.equal(out, layer(model[0](x).relu()))
+    assert out.min() == 0
+
+
+def test_what_takes_the_layers_place_at_a_relu_gets_its_output():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    insert(model, "targetdrop", ["1"])
+    model[1].tdbench_regularizer = nn.Identity()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x), model[0](x).relu())
 
 
 def test_trained_attention_reaches_the_optimizer_and_the_fixed_one_does_not(network):
@@ -106,7 +136,7 @@ def test_the_state_of_the_layers_travels_apart(network):
 def test_what_stands_at_a_site_is_told_even_where_another_layer_took_its_place(network):
     insertion = insert(network, "dropout", ["stage1", "stage3"])
     assert insertion.installed() == insertion.layers
-    network.stage3.block1.tdbench_regularizer = other = nn.Identity()
+    network.stage3.block1.relu.tdbench_regularizer = other = nn.Identity()
     assert insertion.installed() == {"stage1": insertion.layers["stage1"], "stage3": other}
     insertion.remove()
     assert insertion.installed() == {"stage1": None, "stage3": None}

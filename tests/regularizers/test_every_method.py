@@ -89,6 +89,16 @@ def test_one_seed_gives_one_output(name):
     assert torch.equal(outs[0], outs[1])
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("training", [True, False])
+def test_after_a_relu_the_layer_is_the_layer_of_the_relu(name, training):
+    x, layer, outs = torch.randn(4, 8, 9, 7), layer_of(name).train(training), []
+    for call in (layer.after_relu, lambda x: layer(x.relu())):
+        torch.manual_seed(3)
+        outs.append(call(x))
+    assert torch.equal(*outs)
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_random_method_draws_anew_each_step(name):
     x, layer = feature_map((16, 8, 12, 12)), layer_of(name)

@@ -1,0 +1,87 @@
+"""TargetDrop by the Triton kernels: where they apply, and how they make up the layer."""
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from tdbench.regularizers._targets import Region, choose_windows, share_of
+from tdbench.regularizers._windows import Rescale, centres_by_channel, drop_dense, radius_of, scales, straight_through
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # double precision stays with the plain form
+MAX_CHANNELS = 4096  # every channel of a sample is compared with every other
+MAX_POSITIONS = 2**20  # a grid has at most 65,535 blocks along the map
+
+
+def applies_to(x: Tensor) -> bool:
+    """Return whether the kernels take `x` (N, C, H, W): its device, type, memory order and size."""
+    return (
+        x.device.type == "cuda"
+        and runs_triton(x.device)
+        and x.dtype in DTYPES
+        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+        and x.shape[1] <= MAX_CHANNELS
+        and x.shape[2] * x.shape[3] <= MAX_POSITIONS
+        and x.shape[1] * x.shape[2] * x.shape[3] < 2**31  # offsets within a sample have 32 bits
+    )
+
+
+@torch.compiler.assume_constant_result
+def runs_triton(device: torch.device) -> bool:
+    """Return whether Triton is installed, knows this GPU, and is not switched off by TDBENCH_TRITON=0."""
+    if os.environ.get("TDBENCH_TRITON") == "0" or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    try:
+        import tdbench.regularizers.targetdrop_triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def target_drop(
+    x: Tensor,
+    attend: Callable[[Tensor], Tensor],
+    drop_ratio: float,
+    block_size: int,
+    target_fraction: float | None,
+    region: Region,
+    rescale: Rescale,
+    generator: torch.Generator | None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
+
+    What is random is drawn by the plain form's own code, so that the masks are the same. A compiler gets the last pass
+    as one pointwise expression, which it fuses with its neighbours; backward then costs no pass of its own.
+
+    Args:
+        x: A feature map to which the kernels apply.
+        attend: Maps the channel means (N, C) to the scores (N, C).
+        drop_ratio, block_size, target_fraction, region, rescale, generator: As in `target_drop2d`; γ > 0.
+        relu: `x` is the map before its ReLU; in eager mode only, and with scores that need no gradient.
+    """
+    from tdbench.regularizers import targetdrop_triton as kernels
+
+    height, width = x.shape[2:]
+    radius = radius_of(block_size, x)
+    num_dropped = share_of(drop_ratio, x.shape[1])
+    compiling = torch.compiler.is_compiling()
+    with nullcontext() if compiling else torch.cuda.device_of(x):
+        means, peaks = kernels.squeeze(x.detach(), relu)
+        scores = attend(means)
+        ranked = scores.detach()
+        if region == "peak" and share_of(target_fraction or drop_ratio, x.shape[1]) <= num_dropped:
+            ranked = ranked if ranked.dtype == torch.float64 else ranked.float()
+            centres, scale, area = kernels.choose(
+                ranked.contiguous(), peaks, num_dropped, height, width, radius, rescale
+            )
+        else:
+            windows = choose_windows(x, ranked, drop_ratio, block_size, target_fraction, region, generator, peaks)
+            centres = centres_by_channel(x, windows).int()
+            scale, area = scales(x, windows, rescale), windows.area
+        out = drop_dense(x, centres, scale, radius) if compiling else kernels.drop(x, centres, scale, radius, relu)
+    if scores.requires_grad:
+        out = straight_through(out, x.detach(), scores.sigmoid(), centres, peaks, radius, scale)
+    return out, area.sum()
