@@ -92,8 +92,7 @@ def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
 def ratio_to_kept(num_units: int, area: Tensor, dtype: torch.dtype) -> Tensor:
     """Return num_units / (num_units - area), rounded once; 1 where nothing is kept."""
     total = torch.full((), num_units, dtype=dtype, device=area.device)  # a number over a tensor would round twice
-    kept = num_units - area
-    return torch.where(kept > 0, total / kept, 1.0)
+    return (total / (num_units - area)).nan_to_num_(posinf=1.0)
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

@@ -6,10 +6,10 @@ largest M are targets; around the maximum of each, a k×k window clipped at the 
 left of the map is scaled by λ = H·W / sum(S). What the paper leaves open is marked on the line that decides it.
 """
 
+from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -188,8 +188,10 @@ class TargetDrop2d(Regularizer):
             return uniform(means.shape, self.generator, means.device)
         if self.fc1 is None or self.fc2 is None:
             return means
-        with torch.autocast(means.device.type, enabled=False):  # the ranking is done in fp32 under autocast too
-            return F.linear(F.linear(means, self.fc1.to(means.dtype)).relu(), self.fc2.to(means.dtype))
+        device = means.device.type
+        autocast = torch.is_autocast_enabled(device)  # the ranking is done in fp32 under autocast too
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+            return means.mm(self.fc1.to(means.dtype).t()).relu().mm(self.fc2.to(means.dtype).t())
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""

@@ -269,8 +269,7 @@ def relu_drop_backward(grad: Tensor, out: Tensor, scale: Tensor) -> Tensor:
     grad = grad.contiguous(memory_format=memory_format_of(out))
     grid, block = blocks_of(out)
     result = torch.empty_like(out)
-    sizes = out.shape[1], out.shape[2] * out.shape[3]
-    wrap_triton(_relu_backward_kernel)[grid](grad, out, scale, result, *sizes, **block)
+    wrap_triton(_relu_backward_kernel)[grid](grad, out, scale, result, out.shape[1], out.shape[2:].numel(), **block)
     return result
 
 
