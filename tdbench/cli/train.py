@@ -69,7 +69,7 @@ def train_command(
                 trace=torch_profile,
             )
         if processes.rank == 0:
-            show_result(result, folder, trained=observer.has_started, quiet=quiet, json=json)
+            show_result(result, folder, observer.has_started, quiet=quiet, json=json, trace=torch_profile)
     if result["status"] != "done":
         raise typer.Exit(1)
 

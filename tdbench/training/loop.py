@@ -75,9 +75,8 @@ def train(
     run = processes.together(lambda: Run(config, processes))
     with ExitStack() as until_end:
         first(lambda: until_end.enter_context(held(out, patience_s)))
-        finished = first(
-            lambda: finished_result(folder, config, fresh)
-        )  # another process may have been at it meanwhile
+        # Somebody else may have been at the folder meanwhile.
+        finished = first(lambda: finished_result(folder, config, fresh))
         if finished is not None:
             return finished
         state = first(lambda: None if fresh else load_checkpoint(folder / CHECKPOINT, config.digest()))

@@ -140,6 +140,11 @@ class _Joined(Processes):
         self._dist.destroy_process_group()
 
 
+def are_several() -> bool:
+    """Return whether this process was started as one of several, by torchrun's variable for how many there are."""
+    return os.environ.get("WORLD_SIZE", "") not in ("", "1")
+
+
 @contextmanager
 def joined() -> Iterator[Processes]:
     """Join the processes that torchrun started for this run; without torchrun, be one alone.
@@ -149,15 +154,14 @@ def joined() -> Iterator[Processes]:
     Raises:
         ConfigError: There are to be several processes, but nothing says how they find each other.
     """
-    world_size = os.environ.get("WORLD_SIZE", "")
-    if world_size in ("", "1"):
+    if not are_several():
         yield ALONE
         return
     missing = [name for name in _TORCHRUN if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE is {world_size}, and {', '.join(missing)} not set; start several processes with torchrun, or "
-            "unset WORLD_SIZE"
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} not set; start several processes with "
+            "torchrun, or unset WORLD_SIZE"
         )
     processes = _Joined()
     try:

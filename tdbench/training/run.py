@@ -135,9 +135,9 @@ class Run:
         self.losses[number] = loss.detach()
         self.num_hits += logits.detach().argmax(1).eq(labels).sum()
         self.step += 1
-        self.clock.tick()
         if self.trace is not None:
             self.trace.step()
+        self.clock.tick()
 
     def losses_and_hits(self, num_done: int) -> tuple[Tensor, int]:
         """Return the loss of each of this epoch's first `num_done` steps, fp64 on the CPU, and how many images hit."""

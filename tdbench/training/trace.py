@@ -66,4 +66,6 @@ class StepTrace:
             recorded.export_chrome_trace(str(unfinished))
             unfinished.replace(self._path)
         except (OSError, RuntimeError) as error:
-            raise FolderError(f"cannot write {self._path}: {error}; the run goes on without --torch-profile") from error
+            raise FolderError(
+                f"cannot write {self._path}: {error}; the same command without --torch-profile goes on"
+            ) from error

@@ -90,6 +90,13 @@ def test_a_world_size_without_the_rest_of_torchrun_is_refused_with_what_to_do(mo
     assert "torchrun" in message
 
 
+def test_a_sweep_that_torchrun_starts_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["ablate", "--param", "k=3", "--out", "sweep"]) == 2
+    assert "start it without torchrun" in capsys.readouterr().err
+    assert not Path("sweep").exists()
+
+
 EXCHANGE = """
 from tdbench.errors import ConfigError
 from tdbench.training.parallel import joined
@@ -146,30 +153,36 @@ from tdbench import load_config
 from tdbench.training.parallel import joined
 from tdbench.training.run import Run
 
-with joined() as processes:
-    flags = {"train_fraction": 0.1, "batch_size": 16, "attention": "se_ste", "region": "random", "schedule": "linear"}
-    run = Run(load_config(overrides=flags), processes)
+def check_alike(run):
+    layers = run.insertion.state_dict().items()
+    state = dict(run.model.state_dict()) | {f"{site}.{name}": x for site, layer in layers for name, x in layer.items()}
+    assert "stage1.fc1" in state
+    first, second = run.processes.gather(state)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+
+def check(run):
+    check_alike(run)
     run.distribute()
-    def state():
-        return dict(run.model.state_dict()) | {n: dict(s) for n, s in run.insertion.state_dict().items()}
-    def check_alike():
-        first, second = processes.gather(state())
-        assert first.keys() == second.keys()
-        for name, value in first.items():
-            torch.testing.assert_close(second[name], value, rtol=0, atol=0)
-    check_alike()
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(1, 0, 8)):
         assert len(images) == 8
         run.train_step(images, labels, number)
     row = run.end_epoch()
-    check_alike()
-    rows = processes.gather({key: row[key] for key in ("train_loss", "train_error_pct", "test_loss", "dropped_pct")})
-    assert rows[0] == rows[1], rows
+    check_alike(run)
+    figures = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "dropped_pct")
+    row, other = run.processes.gather({name: row[name] for name in figures})
+    assert row == other
     assert row["dropped_pct"] > 0
     assert abs(row["train_error_pct"] * 1.28 % 1) < 1e-9  # a share of all 128 images
-    random, other = processes.gather(torch.get_rng_state())
+    random, other = run.processes.gather(torch.get_rng_state())
     assert not torch.equal(random, other)
+
+with joined() as processes:
+    for attention in ("se", "se_ste"):  # buffers, and weights that the schedule leaves out at first
+        flags = {"train_fraction": 0.1, "batch_size": 16, "attention": attention, "region": "random"}
+        check(Run(load_config(overrides=flags | {"schedule": "linear"}), processes))
 """
 
 
