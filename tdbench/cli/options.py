@@ -82,6 +82,10 @@ Fresh = Annotated[
     bool,
     typer.Option("--fresh/--resume", help="Start over, or go on where the folder stopped.", rich_help_panel=_OUTPUT),
 ]
+TorchProfile = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write a Chrome trace of ten training steps there.", rich_help_panel=_OUTPUT),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing line.", rich_help_panel=_OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.", rich_help_panel=_OUTPUT)]
 

@@ -32,6 +32,15 @@ _COLUMNS = {  # column of summary.csv -> heading, form
     "train_img_per_s": ("images/s", "{:,.0f}"),
 }
 
+_OUTCOME = {  # field of result.json or environment.json -> form
+    "test_error_pct": "test error {:.2f} %",
+    "dropped_pct": "{:.3f} % dropped",
+    "wall_s": "{:.1f} s",
+    "train_img_per_s": "{:,.0f} images/s",
+    "peak_mem_mib": "{:,.0f} MiB",
+    "data_wait_pct": "{:.1f} % waiting for data",
+}
+
 
 class Tally(Watcher):
     """Counts; says nothing.
@@ -69,6 +78,10 @@ class Tally(Watcher):
         self.num_left -= 1
         self.num_ended += 1
 
+    def outcome(self, digest: str, record: Mapping[str, Any]) -> str:
+        """Return how a trial ended, in a few words."""
+        return outcome(record, self.sweep.folder.trial(digest).read_environment().get("data_wait_pct"))
+
     def time_left(self) -> str:
         """Return the time that is left, from the trials so far and how far the running ones are."""
         parts = [progress.step / progress.num_steps for progress in self.running.values() if progress is not None]
@@ -99,7 +112,7 @@ class PlainTally(Tally):
     def trial_ended(self, digest: str, record: Mapping[str, Any]) -> None:
         """Print how it ended."""
         super().trial_ended(digest, record)
-        say(f"{self.names[digest]}: {outcome(record)}  ({self.counts()})")
+        say(f"{self.names[digest]}: {self.outcome(digest, record)}  ({self.counts()})")
         self._printed = time.monotonic()
 
     def looked(self) -> None:
@@ -130,7 +143,7 @@ class LiveTally(Tally):
         """Print how it ended, above what is drawn."""
         super().trial_ended(digest, record)
         style = "" if record["status"] == "done" else "red"
-        self._console.print(Text(f"{self.names[digest]}: {outcome(record)}", style=style))
+        self._console.print(Text(f"{self.names[digest]}: {self.outcome(digest, record)}", style=style))
 
     def looked(self) -> None:
         """Draw anew."""
@@ -193,13 +206,12 @@ def position(progress: Progress) -> str:
     )
 
 
-def outcome(record: Mapping[str, Any]) -> str:
+def outcome(record: Mapping[str, Any], data_wait_pct: float | None) -> str:
     """Return how a trial ended, in a few words."""
     if record["status"] != "done":
         return f"{record['status']}: {record['error']}" if record.get("error") else "stopped, to go on"
-    return (
-        f"test error {record['test_error_pct']:.2f} %, {record['dropped_pct']:.3f} % dropped, {record['wall_s']:.1f} s"
-    )
+    figures = {**record, "data_wait_pct": data_wait_pct}
+    return ", ".join(form.format(figures[name]) for name, form in _OUTCOME.items() if figures[name] is not None)
 
 
 def print_plan(sweep: Sweep, missing: list[str], left_s: float, *, quiet: bool, json: bool) -> None:

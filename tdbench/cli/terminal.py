@@ -13,9 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from tdbench.results.store import RunFolder
+from tdbench.results.store import RunFolder, to_json
 from tdbench.training.loop import Observer
 from tdbench.training.run import Progress as RunProgress
+from tdbench.training.trace import TRACE
 
 LINE_EVERY_S = 5.0  # without a terminal
 
@@ -25,6 +26,7 @@ _SHOWN = {
     "train_error_pct": ("train error, last epoch", "{:.2f} %"),
     "dropped_pct": ("units dropped at the sites", "{:.3f} %"),
     "train_img_per_s": ("throughput, median step", "{:,.0f} images/s"),
+    "data_wait_pct": ("waiting for data, share of the steps", "{:.1f} %"),
     "wall_s": ("time", "{:.1f} s"),
     "peak_mem_mib": ("peak memory", "{:,.0f} MiB"),
     "epochs": ("epochs", "{}"),
@@ -174,11 +176,26 @@ def closing_line(result: dict[str, Any], folder: Path, trained: bool = True) -> 
     )
 
 
+def show_result(
+    result: dict[str, Any], folder: Path, trained: bool, *, quiet: bool, json: bool, trace: Path | None
+) -> None:
+    """Print how a run ended: as JSON, in a line, or as a table and where the files are."""
+    if json:
+        say(to_json(result).rstrip())
+    elif quiet:
+        say(closing_line(result, folder, trained))
+    else:
+        print_result(result, folder, trained)
+        if trace is not None and trained:
+            say(f"trace in {trace}: {TRACE}, which ui.perfetto.dev and chrome://tracing show")
+
+
 def print_result(result: dict[str, Any], folder: Path, trained: bool) -> None:
     """Print the closing table and where the files are."""
     if not trained:
         say(f"{folder} holds this run already, {result['status']}; --fresh starts it over, --out DIR repeats it")
-    rows = [(label, form.format(result[key])) for key, (label, form) in _SHOWN.items() if result[key] is not None]
+    figures = {"data_wait_pct": RunFolder(folder).read_environment().get("data_wait_pct")} | result
+    rows = [(label, form.format(figures[key])) for key, (label, form) in _SHOWN.items() if figures[key] is not None]
     if result["error"]:
         rows.insert(0, (result["status"], result["error"]))
     if sys.stdout.isatty():

@@ -36,33 +36,40 @@ def train_command(
     deterministic: options.Deterministic = None,
     out: options.Out = None,
     fresh: options.Fresh = False,
+    torch_profile: options.TorchProfile = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
     """Train one network with one regularizer; with no argument, TargetDrop on scikit-learn's digits.
 
     The results go to a folder of their own under runs/, unless --out names another. `tdbench list` shows every key that
-    --set takes, with its range and default.
+    --set takes, with its range and default. `torchrun --nproc-per-node N -m tdbench train` trains in N processes.
     """
     from tdbench.config import FLAGS, load_config
+    from tdbench.training.parallel import joined
 
-    flags = {name: context.params[name] for name in FLAGS}
-    run = load_config(config, options.overrides(flags, assignments))
-    folder = out or default_folder(run)
+    with joined() as processes:
+        flags = options.overrides({name: context.params[name] for name in FLAGS}, assignments)
+        run = processes.together(lambda: load_config(config, flags))
+        folder = out or default_folder(run)
 
-    from tdbench.cli.signals import stop_signals
-    from tdbench.cli.terminal import closing_line, print_result, say, watch
-    from tdbench.results.store import to_json
-    from tdbench.training.loop import train
+        from tdbench.cli.signals import stop_signals
+        from tdbench.cli.terminal import show_result, watch
+        from tdbench.training.loop import train
 
-    with stop_signals() as signals, watch(silent=quiet or json, on_start=signals.be_graceful) as observer:
-        result = train(run, folder, fresh=fresh, observer=observer, should_stop=signals.stop_requested)
-    if json:
-        say(to_json(result).rstrip())
-    elif quiet:
-        say(closing_line(result, folder, trained=observer.has_started))
-    else:
-        print_result(result, folder, trained=observer.has_started)
+        silent = quiet or json or processes.rank > 0
+        with stop_signals() as signals, watch(silent, on_start=signals.be_graceful) as observer:
+            result = train(
+                run,
+                folder,
+                fresh=fresh,
+                observer=observer,
+                should_stop=signals.stop_requested,
+                processes=processes,
+                trace=torch_profile,
+            )
+        if processes.rank == 0:
+            show_result(result, folder, observer.has_started, quiet=quiet, json=json, trace=torch_profile)
     if result["status"] != "done":
         raise typer.Exit(1)
 

@@ -87,10 +87,35 @@ class _Images:
 
 
 class TrainBatches:
-    """The training batches of each epoch; the images that do not fill a last batch wait for another epoch's order."""
+    """The training batches of each epoch; the images that do not fill a last batch wait for another epoch's order.
 
-    def __init__(self, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format) -> None:
+    Args:
+        data: The images.
+        config: The run.
+        device: Where the batches are made.
+        layout: Their memory format.
+        share: Which share of every batch is made here, and of how many, where several processes train one network.
+
+    Raises:
+        ConfigError: The batch size, or the crops' padding, does not suit the images or the processes.
+    """
+
+    def __init__(
+        self,
+        data: LoadedData,
+        config: RunConfig,
+        device: torch.device,
+        layout: torch.memory_format,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.batch_size, self.num_images, self.seed = config.training.batch_size, len(data.train), config.seed
+        self.share, self.num_shares = share
+        self.share_size = self.batch_size // self.num_shares
+        if self.batch_size % self.num_shares:
+            raise ConfigError(
+                f"training.batch_size must be a multiple of {self.num_shares}, the number of processes, each of which "
+                f"takes its share of every batch, got {self.batch_size}"
+            )
         if self.batch_size > self.num_images:
             raise ConfigError(
                 f"training.batch_size must be at most {self.num_images}, the number of training images, "
@@ -113,18 +138,19 @@ class TrainBatches:
         return self.num_images // self.batch_size
 
     def epoch(self, epoch: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images fp32 (B, C, H, W), labels (B,)) of an epoch's batches `first` to `last` - 1."""
+        """Yield (images fp32 (B, C, H, W), labels (B,)), this process's share of batches `first` to `last` - 1."""
         draw = self._draw(epoch)
         if self._crops is not None:
             draw = draw.to(self._images.device)
             for number in range(first, last):
-                part = draw.batch(number, self.batch_size)
+                part = draw.batch(number * self.num_shares + self.share, self.share_size)
                 yield self._augment(self._crops, part.order, part), self._images.labels[part.order]
             return
         rest = draw.order[first * self.batch_size : last * self.batch_size]
-        samples = torch.arange(self.batch_size, device=self._images.device)
-        for number, pixels in enumerate(self._images.stream(rest, self.batch_size), first):
-            part = draw.batch(number, self.batch_size, self._images.device)
+        rest = rest.view(-1, self.num_shares, self.share_size)[:, self.share].flatten()
+        samples = torch.arange(self.share_size, device=self._images.device)
+        for number, pixels in enumerate(self._images.stream(rest, self.share_size), first):
+            part = draw.batch(number * self.num_shares + self.share, self.share_size, self._images.device)
             yield self._augment(self._all_crops(pixels), samples, part), self._images.labels[part.order]
 
     def _draw(self, epoch: int) -> _Draw:
@@ -151,27 +177,40 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test images in their own order, in batches of one size: the last is filled up with the first images."""
+    """The test images in their own order, in batches of one size: the last is filled up with the first images.
+
+    Of several processes, each takes every so many batches; a process can be left without one.
+    """
 
     __test__ = False  # for pytest, which would take it for a test
 
-    def __init__(self, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format) -> None:
+    def __init__(
+        self,
+        data: LoadedData,
+        config: RunConfig,
+        device: torch.device,
+        layout: torch.memory_format,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.num_images = len(data.test)
-        num_batches = -(-self.num_images // (2 * config.training.batch_size))
+        self._share, self._num_shares = share
+        num_batches = -(-self.num_images // (2 * config.training.batch_size // self._num_shares))
         self.batch_size = -(-self.num_images // num_batches)
-        self._order = torch.arange(num_batches * self.batch_size) % self.num_images
+        order = torch.arange(num_batches * self.batch_size)
+        is_counted = order < self.num_images
+        parts = slice(self._share, None, self._num_shares)
+        self._order = (order % self.num_images).view(num_batches, self.batch_size)[parts]
+        self._num_counted = is_counted.view(num_batches, self.batch_size)[parts].sum(1).tolist()
         self._images = _Images(data.test, data, config, device, layout)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield (images, labels, how many of them count)."""
+        """Yield (images, labels, how many of them count), this process's share of the batches."""
         images = self._images
         order = self._order.to(images.device)
         pixels: Iterator[Tensor]
         if isinstance(images.pixels, Tensor):
-            pixels = (images.pixels[part] for part in order.split(self.batch_size))
+            pixels = (images.pixels[part] for part in order)
         else:
-            pixels = images.stream(self._order, self.batch_size)
-        left = self.num_images
-        for part, batch in zip(order.split(self.batch_size), pixels, strict=True):
-            yield images.normalise(batch), images.labels[part], min(left, self.batch_size)
-            left -= self.batch_size
+            pixels = images.stream(self._order.flatten(), self.batch_size)
+        for part, batch, num_counted in zip(order, pixels, self._num_counted, strict=True):
+            yield images.normalise(batch), images.labels[part], num_counted

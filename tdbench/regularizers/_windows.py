@@ -2,8 +2,7 @@
 
 A dense mask would cost several passes over the map. The windows are a few per cent of its units, so that they are
 written one by one at their positions in memory, after one pass that multiplies each channel by its scale. On a CPU the
-rest is some eighty small operations, of which each costs as much as a few thousand units, hence the care for their
-number; what torch.compile makes of the dense form there takes three times as long.
+rest is dozens of small operations, each of which costs as much as a few thousand units, hence the care for their number.
 """
 
 import math

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,6 +226,12 @@ class RunFolder:
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write what the run runs on."""
         write_atomically(self / ENVIRONMENT, to_json(environment).encode())
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return what the run ran on, or nothing where that cannot be read."""
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads((self / ENVIRONMENT).read_text(encoding="utf-8")))
+        return {}
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the row of each finished epoch; a figure that was not measured is an empty cell."""

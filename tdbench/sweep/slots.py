@@ -8,6 +8,7 @@ import torch
 
 from tdbench.config import HardwareConfig
 from tdbench.errors import ConfigError, DeviceError
+from tdbench.training.parallel import are_several
 from tdbench.training.precision import find_device
 
 MEMORY_OF_A_TRIAL = 2 * 2**30  # bytes, with room: what `--jobs` counts on where it is not given
@@ -30,9 +31,14 @@ def plan_slots(hardware: HardwareConfig, jobs: int | None, gpus: Sequence[str] |
     threads. Not given, `jobs` is a trial for each core, but no more than the memory bears.
 
     Raises:
-        ConfigError: GPUs are named that a run on another device, or on one GPU by its number, does not use.
+        ConfigError: torchrun started several sweeps; or GPUs are named that a run on another device, or on one GPU by
+            its number, does not use.
         DeviceError: There is no such device, or no such GPU.
     """
+    if are_several():
+        raise ConfigError(
+            "a sweep spreads its trials over processes and GPUs itself; start it without torchrun and its WORLD_SIZE"
+        )
     device = find_device(hardware.device)
     if gpus is not None and (device.type != "cuda" or ":" in hardware.device):
         raise ConfigError(f"--gpus must be left out for --device {hardware.device}, got {','.join(gpus)}")

@@ -8,8 +8,9 @@ import torch
 
 from tdbench.errors import FolderError
 from tdbench.results.store import write_atomically
+from tdbench.training.run import Run
 
-FORMAT = "tdbench checkpoint 1"
+FORMAT = "tdbench checkpoint 2"
 
 
 def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
@@ -48,3 +49,69 @@ def load_checkpoint(
     if content["digest"] != digest:
         raise FolderError(f"{path} belongs to another run (digest {content['digest']}, not {digest}); {hint}")
     return content["state"]
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """Return everything that a resume needs, as tensors and plain types; what is each process's own in a list."""
+    device = run.hardware.device
+    run.hardware.synchronize()
+    run.clock.collect()
+    own = {
+        "dropped": {name: layer.meter.counts.cpu() for name, layer in run.insertion.layers.items() if layer.meter},
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "losses": run.losses.cpu(),
+        "num_hits": int(run.num_hits),
+    }
+    return {
+        "processes": run.processes.gather(own),
+        "model": run.model.state_dict(),
+        "regularizer": run.insertion.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "hardware": {"device": device.type, "precision": run.hardware.precision, "threads": run.hardware.threads},
+        "rows": run.rows,
+        "step": run.step,
+        "total_dropped": run.total_dropped,
+        "steps_s": torch.tensor(run.clock.steps_s),
+        "waits_s": torch.tensor(run.clock.waits_s),
+        "wall_s": run.wall_s,
+        "epoch_s": run.epoch_s,
+    }
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Put a run where `state_of` found one of the same configuration.
+
+    Raises:
+        FolderError: It was begun on another kind of device, in another precision, or by more or fewer processes.
+    """
+    before, device, num_before = state["hardware"], run.hardware.device.type, len(state["processes"])
+    if num_before != run.processes.count:
+        raise FolderError(
+            f"the run was begun in {num_before} process(es) and would go on in {run.processes.count}, which gives "
+            f"other figures; go on with {num_before} (torchrun --nproc-per-node {num_before}), or use --fresh"
+        )
+    if (before["device"], before["precision"]) != (device, run.hardware.precision):
+        raise FolderError(
+            f"the run was begun on {before['device']} in {before['precision']} and would go on on {device} in "
+            f"{run.hardware.precision}, which gives other figures; go on where it was begun, or use --fresh"
+        )
+    if run.config.hardware.threads is None:  # the rounding of a sum depends on how many threads share it
+        torch.set_num_threads(before["threads"])
+    own = state["processes"][run.processes.rank]
+    run.model.load_state_dict(state["model"])
+    run.insertion.load_state_dict(state["regularizer"])
+    for name, layer in run.insertion.layers.items():
+        if layer.meter is not None:
+            layer.meter.counts.copy_(own["dropped"][name])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(own["random"])
+    if own["random_cuda"] is not None:
+        torch.cuda.set_rng_state(own["random_cuda"], run.hardware.device)
+    run.losses.copy_(own["losses"])
+    run.num_hits.fill_(own["num_hits"])
+    run.rows, run.step, run.total_dropped = state["rows"], state["step"], state["total_dropped"]
+    run.clock.steps_s, run.clock.waits_s = state["steps_s"].tolist(), state["waits_s"].tolist()
+    run.wall_s, run.epoch_s = state["wall_s"], state["epoch_s"]

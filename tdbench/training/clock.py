@@ -1,4 +1,4 @@
-"""How long each step takes, without waiting for the device."""
+"""How long each step takes, and how much of it is waiting for its batch, without waiting for the device."""
 
 import statistics
 import time
@@ -8,61 +8,84 @@ import torch
 WARMUP_STEPS = 5  # of each start: compilation, kernel choice, cold caches
 RECENT_STEPS = 50
 
+_Mark = float | torch.cuda.Event
+
 
 class StepClock:
     """Collects the duration of steps: by the host's clock on a CPU, by events in the device's queue on a GPU.
 
+    From the end of a step to the mark that the next batch is ready, a GPU waits for the host, copies the batch or makes
+    it, and does nothing else for the training; on a CPU the host does that itself.
+
     Attributes:
         steps_s: Seconds of each step of the run, warm-up left out.
+        waits_s: Seconds of each that passed until its batch was ready.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_cuda = device.type == "cuda"
-        self._marks: list[float | torch.cuda.Event] = []
-        self._warmup_s: list[float] = []
+        self._steps: list[tuple[_Mark, _Mark, _Mark]] = []  # the end of the one before, the batch ready, the end
+        self._warmup: list[tuple[float, float]] = []
         self._epoch_start = 0
         self.steps_s: list[float] = []
+        self.waits_s: list[float] = []
 
     def start(self) -> None:
         """Mark the beginning of an epoch's steps."""
-        self._marks = []
+        self._steps = []
         self._epoch_start = len(self.steps_s)
-        self.tick()
+        self._end = self._mark()
+
+    def batch_ready(self) -> None:
+        """Mark that a step has its batch."""
+        self._ready = self._mark()
 
     def tick(self) -> None:
         """Mark the end of a step."""
-        mark: float | torch.cuda.Event = time.perf_counter()
-        if self._on_cuda:
-            mark = torch.cuda.Event(enable_timing=True)
-            mark.record()
-        self._marks.append(mark)
+        end = self._mark()
+        self._steps.append((self._end, self._ready, end))
+        self._end = end
+
+    def _mark(self) -> _Mark:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def collect(self) -> None:
         """Turn the marks so far into durations; the device must have finished these steps."""
-        durations = [_seconds(*pair) for pair in zip(self._marks, self._marks[1:], strict=False)]
-        self._marks = self._marks[-1:]
-        num_warmup = WARMUP_STEPS - len(self._warmup_s)
-        self._warmup_s += durations[:num_warmup]
-        self.steps_s += durations[num_warmup:]
+        durations = [(_seconds(before, end), _seconds(before, ready)) for before, ready, end in self._steps]
+        self._steps = []
+        num_warmup = WARMUP_STEPS - len(self._warmup)
+        self._warmup += durations[:num_warmup]
+        self.steps_s += [step_s for step_s, _ in durations[num_warmup:]]
+        self.waits_s += [wait_s for _, wait_s in durations[num_warmup:]]
 
     def median_s(self) -> float | None:
         """Return the median step of the run in seconds, of the warm-up where there was nothing else, or None."""
-        return _median(self.steps_s or self._warmup_s)
+        return self._median(self.steps_s)
 
     def epoch_median_s(self) -> float | None:
         """Return the median step of the epoch, likewise."""
-        return _median(self.steps_s[self._epoch_start :] or self._warmup_s)
+        return self._median(self.steps_s[self._epoch_start :])
 
     def recent_median_s(self) -> float | None:
         """Return the median of the last steps; its cost does not grow with the run."""
-        return _median(self.steps_s[-RECENT_STEPS:] or self._warmup_s)
+        return self._median(self.steps_s[-RECENT_STEPS:])
+
+    def _median(self, steps_s: list[float]) -> float | None:
+        steps_s = steps_s or [step_s for step_s, _ in self._warmup]
+        return statistics.median(steps_s) if steps_s else None
+
+    def data_wait_pct(self) -> float | None:
+        """Return the share of the steps' time that passed until their batches were ready, likewise."""
+        steps = list(zip(self.steps_s, self.waits_s, strict=True)) or self._warmup
+        total_s = sum(step_s for step_s, _ in steps)
+        return 100 * sum(wait_s for _, wait_s in steps) / total_s if total_s else None
 
 
-def _median(seconds: list[float]) -> float | None:
-    return statistics.median(seconds) if seconds else None
-
-
-def _seconds(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+def _seconds(start: _Mark, end: _Mark) -> float:
     if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
         return start.elapsed_time(end) / 1e3
     return float(end) - float(start)  # type: ignore[arg-type]

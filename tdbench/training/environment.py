@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import tdbench
+from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.precision import Hardware, describe_machine
 
 _PACKAGES = ("torchvision", "numpy", "pydantic", "scikit-learn")
 
 
-def describe_environment(hardware: Hardware) -> dict[str, Any]:
-    """Return the contents of `environment.json`."""
+def describe_environment(
+    hardware: Hardware, processes: Processes = ALONE, data_wait_pct: float | None = None
+) -> dict[str, Any]:
+    """Return the contents of `environment.json`: what a run ran on, and how long it waited for data there, if over."""
     return {
         "tdbench": tdbench.__version__,
         "git_commit": git_commit(),
         "command": sys.argv,
         **describe_machine(hardware),
+        "processes": processes.count,
+        "data_wait_pct": data_wait_pct,
         "packages": {name: installed_version(name) for name in _PACKAGES},
     }
 

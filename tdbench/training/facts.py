@@ -11,11 +11,16 @@ from tdbench.training.precision import Hardware
 
 
 def describe(
-    config: RunConfig, hardware: Hardware, data: LoadedData, model: nn.Module, insertion: Insertion
+    config: RunConfig,
+    hardware: Hardware,
+    data: LoadedData,
+    model: nn.Module,
+    insertion: Insertion,
+    num_processes: int,
 ) -> dict[str, str]:
     """Return the facts of a run by their names."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    shape = "×".join(map(str, data.image_shape))
+    shape, batch_size = "×".join(map(str, data.image_shape)), config.training.batch_size
     return {
         "model": f"{label(config.model.name)} ({find_network(config.model.name).title}), {num_parameters:,} parameters",
         "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
@@ -26,7 +31,7 @@ def describe(
         "precision": f"{hardware.precision}, {config.hardware.memory_format}"
         + (", compiled" if hardware.compile else ""),
         "threads": str(hardware.threads),
-    }
+    } | ({"processes": f"{num_processes}, which share every batch of {batch_size}"} if num_processes > 1 else {})
 
 
 def describe_regularizer(regularizer: RegularizerConfig) -> str:

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig
 from tdbench.errors import FolderError, Interrupted, TdbenchError
 from tdbench.results.store import CHECKPOINT, RunFolder, held
-from tdbench.training.checkpoint import load_checkpoint, save_checkpoint
+from tdbench.training.checkpoint import load_checkpoint, restore, save_checkpoint, state_of
 from tdbench.training.environment import describe_environment
 from tdbench.training.matching import solve_match, with_knob
+from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.run import Diverged, Progress, Run
+from tdbench.training.trace import StepTrace
 
 LOOK_EVERY_S = 0.5  # how often the loss is read back from a device that works on its own
 
@@ -41,6 +43,8 @@ def train(
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     patience_s: float = 0,
+    processes: Processes = ALONE,
+    trace: Path | None = None,
 ) -> dict[str, Any]:
     """Train one network, or go on where an earlier call on the same folder stopped.
 
@@ -53,6 +57,8 @@ def train(
         observer: Told of the progress.
         should_stop: Asked after each step; once true, the run is saved and `Interrupted` raised.
         patience_s: How long to wait for another process that holds the folder.
+        processes: This one and those that train with it, all of which call this; the first alone uses the folder.
+        trace: A folder for a Chrome trace of ten steps.
 
     Returns:
         The fields of `result.json`; at once, where the folder holds the finished run.
@@ -60,30 +66,48 @@ def train(
     Raises:
         TdbenchError: Something the user can act on; what was saved before is intact.
     """
-    folder = RunFolder(out)
-    finished = finished_result(folder, config, fresh)
+    folder, first = RunFolder(out), processes.first
+    finished = first(lambda: finished_result(folder, config, fresh))
     if finished is not None:
         return finished
-    config = matched(config, None if fresh else folder.read_config())
-    run = Run(config)
-    with held(out, patience_s):
-        finished = finished_result(folder, config, fresh)  # another process may have been at it meanwhile
+    if config.regularizer.match is not None:
+        config = with_knob(config, first(lambda: matched(config, None if fresh else folder.read_config())))
+    run = processes.together(lambda: Run(config, processes))
+    with ExitStack() as until_end:
+        first(lambda: until_end.enter_context(held(out, patience_s)))
+        # Somebody else may have been at the folder meanwhile.
+        finished = first(lambda: finished_result(folder, config, fresh))
         if finished is not None:
             return finished
+        state = first(lambda: None if fresh else load_checkpoint(folder / CHECKPOINT, config.digest()))
+        if state is not None:
+            restore(run, state)
+        if trace is not None:
+            first(lambda: start_trace(run, trace, until_end))
         if fresh:
-            folder.clear()
+            first(folder.clear)
+        run.distribute()
         return execute(run, folder, observer or Observer(), should_stop)
 
 
-def matched(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig:
-    """Return the configuration with its strength knob solved: as it was when the run began, or by a calibration.
+def matched(config: RunConfig, begun: dict[str, Any] | None) -> Any:
+    """Return the solved value of the strength knob: as it was when the run began, or by a calibration.
 
     Raises:
         ConfigError: The share that is asked for cannot be reached.
     """
-    if config.regularizer.match is None or begun is None:
-        return solve_match(config)
-    return with_knob(config, begun["regularizer"][config.regularizer.strength_knob])
+    knob = str(config.regularizer.strength_knob)
+    return getattr(solve_match(config).regularizer, knob) if begun is None else begun["regularizer"][knob]
+
+
+def start_trace(run: Run, folder: Path, until_end: ExitStack) -> None:
+    """Have ten of the run's steps recorded.
+
+    Raises:
+        ConfigError: It has too few left.
+        FolderError: The folder cannot be made.
+    """
+    run.trace = until_end.enter_context(StepTrace(folder, run.hardware.device, run.num_steps - run.step))
 
 
 def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -> dict[str, Any] | None:
@@ -125,12 +149,8 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
 
 def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """Train to the end, saving each epoch; return the result that was written."""
-    state = load_checkpoint(folder / CHECKPOINT, run.config.digest())
-    if state is not None:
-        run.load_state_dict(state)
-    folder.write_config(run.config.dump())
-    folder.write_environment(describe_environment(run.hardware))
-    folder.write_metrics(run.rows)
+    processes = run.processes
+    processes.first(lambda: write_beginning(run, folder))
     observer.started(run.facts, run.step, run.num_steps)
     status, error = "done", None
     try:
@@ -140,21 +160,35 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             observer.evaluating(run.progress(run.steps_of_epoch()[0]))
             row = run.end_epoch()
             save(run, folder)
-            folder.write_metrics(run.rows)
             observer.epoch_ended(row)
             run.check_evaluation()
     except Diverged as divergence:
         status, error = "diverged", str(divergence)
-    except TdbenchError:
+    except TdbenchError as failure:
+        processes.first_failure(failure)
         raise
     except Exception as failure:
-        error = f"{type(failure).__name__}: {failure}".splitlines()[0]
-        with suppress(FolderError):  # the reason that counts is the failure's
-            folder.write_result(run.result("failed", error))
+        _, error = processes.first_failure(failure)
+        if processes.rank == 0:
+            with suppress(FolderError):  # the reason that counts is the failure's
+                folder.write_result(run.result("failed", error))
         raise TdbenchError(f"the run failed in epoch {run.epoch}: {error}; the same command tries again") from failure
     result = run.result(status, error)
-    folder.write_result(result)
+    processes.first(lambda: write_end(run, folder, result))
     return result
+
+
+def write_beginning(run: Run, folder: RunFolder) -> None:
+    """Write what is known before the first step."""
+    folder.write_config(run.config.dump())
+    folder.write_environment(describe_environment(run.hardware, run.processes))
+    folder.write_metrics(run.rows)
+
+
+def write_end(run: Run, folder: RunFolder, result: dict[str, Any]) -> None:
+    """Write what is known after the last step; the result comes last, because with it the run is over."""
+    folder.write_environment(describe_environment(run.hardware, run.processes, run.clock.data_wait_pct()))
+    folder.write_result(result)
 
 
 def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Callable[[], bool]) -> None:
@@ -162,9 +196,11 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
     first, last = run.steps_of_epoch()
     begun = looked = time.perf_counter()
     earlier_s = run.epoch_s
+    looks_always = run.hardware.device.type == "cpu" and run.processes.count == 1  # there a look costs nothing
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(run.epoch, first, last), first):
-        if should_stop():
+        stop, look = run.processes.any(should_stop(), time.perf_counter() - looked >= LOOK_EVERY_S)
+        if stop:
             run.check_losses(number)
             save(run, folder)
             done = f"stopped after step {run.step} of {run.num_steps}"
@@ -172,8 +208,7 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
         run.train_step(images, labels, number)
         now = time.perf_counter()
         run.epoch_s = earlier_s + now - begun
-        look = now - looked >= LOOK_EVERY_S
-        if look or run.hardware.device.type == "cpu":  # on a CPU a look costs nothing
+        if look or looks_always:
             run.check_losses(number + 1)
         if look:
             looked = now
@@ -182,5 +217,11 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
 
 
 def save(run: Run, folder: RunFolder) -> None:
-    """Write a checkpoint."""
-    save_checkpoint(folder / CHECKPOINT, run.config.digest(), run.state_dict())
+    """Write a checkpoint, and the rows of the finished epochs."""
+    state = state_of(run)
+
+    def write() -> None:
+        save_checkpoint(folder / CHECKPOINT, run.config.digest(), state)
+        folder.write_metrics(run.rows)
+
+    run.processes.first(write)

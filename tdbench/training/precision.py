@@ -57,13 +57,17 @@ class Hardware:
         return f"{self.device} ({cpu_name()})" if self.device.type == "cpu" else str(self.device)
 
 
-def resolve(config: HardwareConfig) -> Hardware:
+def resolve(config: HardwareConfig, local_rank: int | None = None) -> Hardware:
     """Return what the configuration comes to on this machine; nothing is switched on yet.
+
+    Args:
+        config: What is asked for.
+        local_rank: The number of this process on this machine, where several train one network.
 
     Raises:
         DeviceError: The device does not exist, or has no arithmetic of the requested precision.
     """
-    device = find_device(config.device)
+    device = find_device(config.device, local_rank)
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
@@ -75,8 +79,10 @@ def resolve(config: HardwareConfig) -> Hardware:
     return Hardware(device, precision, memory_format, config.compile, config.threads or torch.get_num_threads())
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, local_rank: int | None = None) -> torch.device:
     """Return the device of this name; `auto` is the first GPU, else Apple's, else the CPU.
+
+    Where several processes train one network, each takes the GPU of its own number.
 
     Raises:
         DeviceError: This machine has no such device.
@@ -84,13 +90,19 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
+    if local_rank is not None and (device.type == "mps" or device.index is not None):
+        raise DeviceError(
+            f"device {name} is a single one, and each of several processes needs its own; use cuda, where each takes "
+            "the GPU of its number, or cpu"
+        )
     if device.type == "cuda":
+        index = device.index or local_rank or 0
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise DeviceError("device cuda: there is no CUDA GPU here that torch can use; --device cpu runs on the CPU")
-        if (device.index or 0) >= count:
-            raise DeviceError(f"device {name}: this machine has {count} CUDA GPU(s), cuda:0 to cuda:{count - 1}")
-        return torch.device("cuda", device.index or 0)
+        if index >= count:
+            raise DeviceError(f"device cuda:{index}: this machine has {count} CUDA GPU(s), cuda:0 to cuda:{count - 1}")
+        return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device mps: torch finds no Apple GPU here; --device cpu runs on the CPU")
     return device

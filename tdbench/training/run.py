@@ -1,4 +1,4 @@
-"""A run's state on its device: network, regularizer, data, optimizer, sums; its steps, and what a resume needs.
+"""A run's state on its device: network, regularizer, data, optimizer, sums; and its steps.
 
 Nothing here waits for the device inside an epoch unless it is asked for a figure: losses, hits and drop counts are
 summed on the device. The network's weights and the data's order and crops come from generators of their own, so that
@@ -15,15 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.data.batches import TestBatches, TrainBatches
+from tdbench.config.user_code import is_user_code
+from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
 from tdbench.data.sources import load_data
-from tdbench.errors import FolderError, TdbenchError
+from tdbench.errors import TdbenchError
 from tdbench.models.build import find_network
 from tdbench.training.clock import StepClock
 from tdbench.training.facts import describe
 from tdbench.training.network import seeded_insertion, seeded_network
+from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.precision import activate, resolve
 from tdbench.training.schedule import lr_at
+from tdbench.training.trace import StepTrace
 
 
 class Diverged(TdbenchError):
@@ -46,25 +49,37 @@ class Progress:
 
 
 class Run:
-    """A network, its data and its regularizer on their device, and how far its training is."""
+    """A network, its data and its regularizer on their device, and how far its training is.
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    Of several processes, each has a run; the figures that a run returns are those of all.
+    """
+
+    trace: StepTrace | None = None
+
+    def __init__(self, config: RunConfig, processes: Processes = ALONE) -> None:
+        self.config, self.processes = config, processes
         find_network(config.model.name)  # a misspelt name should not wait for the data
-        self.hardware = resolve(config.hardware)
+        self.hardware = resolve(config.hardware, processes.local_rank)
         data = load_data(config.data, config.seed)
         activate(self.hardware, config.hardware.deterministic)
         self.model = seeded_network(config, data)
         self.insertion = seeded_insertion(self.model, config, data.image_shape)
+        if processes.rank > 0:  # the layers start alike, and then each process draws masks of its own
+            torch.manual_seed(derive_seed(config.seed, "regularizer", processes.rank))
         device, layout = self.hardware.device, self.hardware.memory_format
-        self.batches = TrainBatches(data, config, device, layout)
-        self.test_batches = TestBatches(data, config, device, layout)
+        share = (processes.rank, processes.count)
+        self.batches = TrainBatches(data, config, device, layout, share)
+        self.test_batches = TestBatches(data, config, device, layout, share)
         self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.insertion.meter(device)
         if self.hardware.compile:
             self.model.compile()
+        self.network = self.model
         options = config.optimizer.model_dump()
         self.optimizer = torch.optim.SGD(self.model.parameters(), **options, fused=device.type in ("cpu", "cuda"))
+        if config.optimizer.momentum:  # fused SGD fails where one weight's first gradient comes later than another's
+            for weight in self.model.parameters():
+                self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
         self.steps_per_epoch = len(self.batches)
         planned = config.training.epochs * self.steps_per_epoch
@@ -76,7 +91,7 @@ class Run:
         self.wall_s = self.epoch_s = 0.0
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.facts = describe(config, self.hardware, data, self.model, self.insertion)
+        self.facts = describe(config, self.hardware, data, self.model, self.insertion, processes.count)
 
     @property
     def epoch(self) -> int:
@@ -88,20 +103,28 @@ class Run:
         before = len(self.rows) * self.steps_per_epoch
         return self.step - before, min(self.steps_per_epoch, self.num_steps - before)
 
+    def distribute(self) -> None:
+        """Train together with the other processes from now on; all have to come here."""
+        uses_user_code = any(map(is_user_code, (self.config.model.name, self.config.regularizer.name)))
+        # Where a schedule begins, its layers are not there yet, and a user's code may do anything.
+        can_skip_weights = uses_user_code or self.config.regularizer.schedule != "constant"
+        self.network = self.processes.distribute(self.model, self.hardware.device, can_skip_weights)
+
     def begin_steps(self) -> None:
         """Make ready for a series of training steps."""
         self.model.train()
         self.clock.start()
 
     def train_step(self, images: Tensor, labels: Tensor, number: int) -> None:
-        """Do one optimizer step on one batch, step `number` of its epoch."""
+        """Do one optimizer step on this process's share of a batch, step `number` of its epoch."""
+        self.clock.batch_ready()
         rate = self.config.optimizer.lr
         rate = lr_at(self.step, self.num_steps, self.steps_per_epoch, rate, self.config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.insertion.set_progress(self.step / self.num_steps)
         with self.hardware.autocast():
-            logits = self.model(images).float()
+            logits = self.network(images).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -110,11 +133,18 @@ class Run:
         self.losses[number] = loss.detach()
         self.num_hits += logits.detach().argmax(1).eq(labels).sum()
         self.step += 1
+        if self.trace is not None:
+            self.trace.step()
         self.clock.tick()
+
+    def losses_and_hits(self, num_done: int) -> tuple[Tensor, int]:
+        """Return the loss of each of this epoch's first `num_done` steps, fp64 on the CPU, and how many images hit."""
+        shares = self.processes.gather((self.losses[:num_done].cpu(), int(self.num_hits)))
+        return torch.stack([losses for losses, _ in shares]).double().mean(0), sum(hits for _, hits in shares)
 
     def check_losses(self, num_done: int) -> None:
         """Raise Diverged if a loss of this epoch's first `num_done` steps is NaN or infinite."""
-        losses = self.losses[:num_done].cpu()
+        losses, _ = self.losses_and_hits(num_done)
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             step = len(self.rows) * self.steps_per_epoch + int(bad[0]) + 1
@@ -133,14 +163,15 @@ class Run:
         tested = [row["test_error_pct"] for row in self.rows if row["test_error_pct"] is not None]
         self.hardware.synchronize()
         self.clock.collect()
+        losses, num_hits = self.losses_and_hits(num_done)
         return Progress(
             epoch=self.epoch,
             num_epochs=math.ceil(self.num_steps / self.steps_per_epoch),
             step=self.step,
             num_steps=self.num_steps,
             batch_size=self.config.training.batch_size,
-            train_loss=float(self.losses[:num_done].mean()),
-            train_error_pct=error_pct(int(self.num_hits), num_images),
+            train_loss=float(losses.mean()),
+            train_error_pct=error_pct(num_hits, num_images),
             test_error_pct=tested[-1] if tested else None,
             train_img_per_s=self.img_per_s(self.clock.recent_median_s()) or 0.0,
         )
@@ -148,6 +179,7 @@ class Run:
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """Return the mean loss and the error in per cent over the test images."""
+        self.processes.unify_buffers(self.model)
         self.model.eval()
         losses = []
         num_hits = torch.zeros((), dtype=torch.int64, device=self.hardware.device)
@@ -158,7 +190,8 @@ class Run:
             losses.append(F.cross_entropy(logits, labels, reduction="sum"))
             num_hits += logits.argmax(1).eq(labels).sum()
         num_images = self.test_batches.num_images
-        return sum(map(float, losses)) / num_images, error_pct(int(num_hits), num_images)
+        shares = self.processes.gather((sum(map(float, losses)), int(num_hits)))
+        return sum(loss for loss, _ in shares) / num_images, error_pct(sum(hits for _, hits in shares), num_images)
 
     def result(self, status: str, error: str | None) -> dict[str, Any]:
         """Return the fields of `result.json`."""
@@ -176,64 +209,9 @@ class Run:
             "dropped_pct": 100 * dropped / units if units else None,
             "train_img_per_s": self.img_per_s(self.clock.median_s()),
             "wall_s": self.wall_s + self.epoch_s,
-            "peak_mem_mib": self.hardware.peak_mem_mib(),
+            "peak_mem_mib": max([row["peak_mem_mib"] for row in self.rows[-1:]] + [self.hardware.peak_mem_mib()]),
             "error": error,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that a resume needs, as tensors and plain types."""
-        device = self.hardware.device
-        self.hardware.synchronize()
-        self.clock.collect()
-        return {
-            "model": self.model.state_dict(),
-            "regularizer": self.insertion.state_dict(),
-            "dropped": {name: layer.meter.counts for name, layer in self.insertion.layers.items() if layer.meter},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "hardware": {"device": device.type, "precision": self.hardware.precision, "threads": self.hardware.threads},
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "rows": self.rows,
-            "step": self.step,
-            "losses": self.losses,
-            "num_hits": self.num_hits,
-            "total_dropped": self.total_dropped,
-            "steps_s": torch.tensor(self.clock.steps_s),
-            "wall_s": self.wall_s,
-            "epoch_s": self.epoch_s,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to what `state_dict` returned for the same configuration.
-
-        Raises:
-            FolderError: It was begun on another kind of device or in another precision.
-        """
-        before, device = state["hardware"], self.hardware.device.type
-        if (before["device"], before["precision"]) != (device, self.hardware.precision):
-            raise FolderError(
-                f"the run was begun on {before['device']} in {before['precision']} and would go on on {device} in "
-                f"{self.hardware.precision}, which gives other figures; go on where it was begun, or use --fresh"
-            )
-        if self.config.hardware.threads is None:  # the rounding of a sum depends on how many threads share it
-            torch.set_num_threads(before["threads"])
-        self.model.load_state_dict(state["model"])
-        self.insertion.load_state_dict(state["regularizer"])
-        for name, layer in self.insertion.layers.items():
-            if layer.meter is not None:
-                layer.meter.counts.copy_(state["dropped"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.hardware.device)
-        self.rows, self.step = state["rows"], state["step"]
-        self.losses.copy_(state["losses"])
-        self.num_hits.copy_(state["num_hits"])
-        self.total_dropped = state["total_dropped"]
-        self.clock.steps_s = state["steps_s"].tolist()
-        self.wall_s, self.epoch_s = state["wall_s"], state["epoch_s"]
 
     def img_per_s(self, step_s: float | None) -> float | None:
         """Return the images per second of a step of that length; None where there is none."""
@@ -247,21 +225,23 @@ class Run:
         self.clock.collect()
         due = self.step == self.num_steps or self.epoch % self.config.training.eval_every == 0
         test_loss, test_error_pct = self.evaluate() if due else (None, None)
-        counts = self.insertion.read_meter(reset=True).values()
+        losses, num_hits = self.losses_and_hits(num_done)
+        shares = self.processes.gather((self.insertion.read_meter(reset=True), self.hardware.peak_mem_mib()))
+        counts = [count for meters, _ in shares for count in meters.values()]
         dropped, units = sum(dropped for dropped, _ in counts), sum(units for _, units in counts)
         self.total_dropped = [self.total_dropped[0] + dropped, self.total_dropped[1] + units]
         self.epoch_s += time.perf_counter() - begun
         row = {
             "epoch": self.epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": float(self.losses[:num_done].cpu().double().mean()),
-            "train_error_pct": error_pct(int(self.num_hits), num_done * self.config.training.batch_size),
+            "train_loss": float(losses.mean()),
+            "train_error_pct": error_pct(num_hits, num_done * self.config.training.batch_size),
             "test_loss": test_loss,
             "test_error_pct": test_error_pct,
             "dropped_pct": 100 * dropped / max(1, units),
             "train_img_per_s": self.img_per_s(self.clock.epoch_median_s()),
             "epoch_s": self.epoch_s,
-            "peak_mem_mib": self.hardware.peak_mem_mib(),
+            "peak_mem_mib": max(peak_mem_mib for _, peak_mem_mib in shares),
         }
         self.rows.append(row)
         self.wall_s += self.epoch_s

@@ -177,8 +177,8 @@ os.fsync = sync_and_die
 sys.exit(main(sys.argv[1:]))
 """
 # Each file is synced before its rename, and its folder after it: config, environment, metrics; then a checkpoint and
-# the metrics for each of three epochs; then the result.
-LAST_SYNC = 2 * (3 + 3 * 2 + 1)
+# the metrics for each of three epochs; then the environment with what was measured, and the result.
+LAST_SYNC = 2 * (3 + 3 * 2 + 2)
 
 
 @POSIX

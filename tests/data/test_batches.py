@@ -207,3 +207,35 @@ def test_each_image_has_a_hole_of_its_own_anew_in_each_epoch():
             holes.append((batch[labels.argsort()] == 0).all(dim=1))
     assert len(holes[0].unique(dim=0)) > 20
     assert not torch.equal(*holes)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_shares_of_several_processes_are_together_the_batches_of_one(streamed, tmp_path):
+    images = random_images(26)
+    data = data_of(images)
+    if streamed:
+        on_drive = ImageSet(on_disk(images, tmp_path), torch.arange(26))
+        data = dataclasses.replace(data, train=on_drive, test=on_drive)
+    config = load_config(overrides={"batch_size": 8, "data.num_workers": 0, "augment.cutout": 4})
+    shares = [(number, 4) for number in range(4)]
+    whole = TrainBatches(data, config, CPU, torch.channels_last)
+    parts = [TrainBatches(data, config, CPU, torch.channels_last, share) for share in shares]
+    for batch, *shared in zip(whole.epoch(2, 1, 3), *(part.epoch(2, 1, 3) for part in parts), strict=True):
+        assert torch.equal(torch.cat([images for images, _ in shared]), batch[0])
+        assert torch.equal(torch.cat([labels for _, labels in shared]), batch[1])
+    tested = [batch for share in shares for batch in TestBatches(data, config, CPU, torch.channels_last, share)]
+    assert sorted(label for _, labels, num in tested for label in labels[:num].tolist()) == list(range(26))
+    assert len({len(images) for images, _, _ in tested}) == 1
+
+
+def test_a_process_can_be_left_without_a_test_batch():
+    data, config = data_of(random_images(8)), load_config(overrides={"batch_size": 8, "data.num_workers": 0})
+    batches = [list(TestBatches(data, config, CPU, torch.channels_last, (number, 8))) for number in range(8)]
+    assert [sum(num for _, _, num in part) for part in batches] == [2, 2, 2, 2, 0, 0, 0, 0]
+
+
+def test_a_batch_that_does_not_divide_by_the_processes_is_refused():
+    with pytest.raises(ConfigError, match=r"batch_size must be a multiple of 3, the number of processes.* got 4"):
+        TrainBatches(
+            data_of(random_images(8)), load_config(overrides={"batch_size": 4}), CPU, torch.channels_last, (0, 3)
+        )

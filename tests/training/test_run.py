@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tdbench import load_config
+from tdbench.training.checkpoint import restore, state_of
 from tdbench.training.run import Diverged, Run
 
 TINY = {"train_fraction": 0.1, "batch_size": 16, "epochs": 2, "threads": 2}
@@ -54,10 +55,10 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(knobs):
     part = run_of(**knobs)
     train(part, 0, 3)
     buffer = io.BytesIO()
-    torch.save(part.state_dict(), buffer)
+    torch.save(state_of(part), buffer)
     buffer.seek(0)
     resumed = run_of(**knobs)
-    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    restore(resumed, torch.load(buffer, weights_only=True))
     assert resumed.steps_of_epoch() == (3, 8)
     train(resumed, 3, 8)
     rows = [run.end_epoch() for run in (whole, resumed)]
@@ -114,6 +115,15 @@ def test_max_steps_ends_a_run_in_mid_epoch():
     train(run, *run.steps_of_epoch())
     run.end_epoch()
     assert run.steps_of_epoch() == (0, 3)
+
+
+def test_weights_whose_first_gradient_comes_late_are_trained_from_then_on():
+    run = run_of(attention="se_ste", schedule="linear", sites="stage1")  # at the first step the layer is not there yet
+    before = run.insertion.layers["stage1"].fc1.detach().clone()
+    train(run, 0, 1)
+    assert torch.equal(run.insertion.layers["stage1"].fc1, before)
+    train(run, 1, 3)
+    assert not torch.equal(run.insertion.layers["stage1"].fc1, before)
 
 
 @pytest.mark.slow

@@ -1,0 +1,202 @@
+"""One run in several processes, as torchrun starts them: what they exchange, and how they stop together.
+
+Each process has the whole network and takes its share of every batch; DistributedDataParallel averages the gradients.
+Process 0 alone prints and writes. A process alone has the same interface, which then does nothing. What the processes
+tell each other goes from host to host through gloo, so that no GPU waits for it; only gradients and buffers take NCCL.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tdbench.errors import ConfigError, TdbenchError
+
+if TYPE_CHECKING:  # torch is imported where there are several processes, and a mistake of one alone is told without it
+    import torch
+    from torch import nn
+
+T = TypeVar("T")
+
+_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Processes:
+    """The processes of one run; this form is a process alone.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        local_rank: Its number on its machine, and that of its GPU; None: alone, it takes the GPU that is configured.
+        count: How many they are.
+    """
+
+    rank = 0
+    local_rank: int | None = None
+    count = 1
+
+    def first(self, do: Callable[[], T]) -> T:
+        """Return everywhere what `do` returns in process 0, which alone does it, or raise everywhere what it raises."""
+        return do()
+
+    def together(self, do: Callable[[], T]) -> T:
+        """Return what `do` returns once it has returned in every process, or raise everywhere what it raises in any."""
+        return do()
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return, for each flag, whether it is up in any process; cheap enough for every step."""
+        return flags
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in their order."""
+        return [value]
+
+    def distribute(self, model: "nn.Module", device: "torch.device", find_unused: bool) -> "nn.Module":
+        """Return the network with its gradients averaged over the processes, and the weights of process 0.
+
+        Args:
+            model: The network, on its device.
+            device: The device of this process.
+            find_unused: Whether a step may leave some of the weights out.
+        """
+        return model
+
+    def unify_buffers(self, model: "nn.Module") -> None:
+        """Give the network the buffers of process 0, such as the running statistics of batch normalisation."""
+
+    def first_failure(self, error: BaseException) -> tuple[int, str]:
+        """Tell the others why this process ends; return the number of the first that ended so, and its reason."""
+        return self.rank, reason_of(error)
+
+
+ALONE = Processes()
+
+
+class _Joined(Processes):
+    """Several processes, each of which has joined the others."""
+
+    def __init__(self) -> None:
+        import torch
+        import torch.distributed as dist
+
+        store, self.rank, self.count = next(dist.rendezvous("env://"))
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
+        self._dist, self._store = dist, dist.PrefixStore("tdbench", store)
+
+    def first(self, do: Callable[[], T]) -> T:
+        answer: list[Any] = list(_attempt(do)) if self.rank == 0 else [None, None]
+        self._dist.broadcast_object_list(answer, src=0)
+        value, error = answer
+        if error is not None:
+            raise error
+        return value
+
+    def together(self, do: Callable[[], T]) -> T:
+        value, error = _attempt(do)
+        for failure in (error, *self.gather(error)):
+            if failure is not None:
+                raise failure
+        return value  # type: ignore[return-value]
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        import torch
+
+        raised = torch.tensor(flags, dtype=torch.uint8)
+        self._dist.all_reduce(raised, self._dist.ReduceOp.MAX)
+        return tuple(map(bool, raised.tolist()))
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.count
+        self._dist.all_gather_object(values, value)
+        return values
+
+    def distribute(self, model: "nn.Module", device: "torch.device", find_unused: bool) -> "nn.Module":
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=find_unused,
+            gradient_as_bucket_view=True,
+        )
+
+    def unify_buffers(self, model: "nn.Module") -> None:
+        for buffer in model.buffers():
+            self._dist.broadcast(buffer, src=0)
+
+    def first_failure(self, error: BaseException) -> tuple[int, str]:
+        reason = "another process of it ended without a word" if is_loss(error) else reason_of(error)
+        try:
+            told = self._store.compare_set("failure", "", f"{self.rank} {reason}").decode()
+        except RuntimeError:  # the store has gone with torchrun, or with process 0 before this one failed
+            return 0, reason
+        rank, _, first = told.partition(" ")
+        return int(rank), first
+
+    def leave(self) -> None:
+        """Part from the others, once all have come so far."""
+        self.gather(None)
+        self._dist.destroy_process_group()
+
+
+def are_several() -> bool:
+    """Return whether this process was started as one of several, by torchrun's variable for how many there are."""
+    return os.environ.get("WORLD_SIZE", "") not in ("", "1")
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that torchrun started for this run; without torchrun, be one alone.
+
+    An error leaves one process only, the first that it ended; the others end in silence, with their exit codes.
+
+    Raises:
+        ConfigError: There are to be several processes, but nothing says how they find each other.
+    """
+    if not are_several():
+        yield ALONE
+        return
+    missing = [name for name in _TORCHRUN if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} not set; start several processes with "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    processes = _Joined()
+    try:
+        yield processes
+    except (Exception, KeyboardInterrupt) as error:
+        rank, reason = processes.first_failure(error)
+        if rank == processes.rank or os.environ.get("TDBENCH_DEBUG") == "1":
+            if is_loss(error):
+                raise TdbenchError(f"the run failed: {reason}; the same command tries again") from error
+            raise
+        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        raise SystemExit(code) from None
+    processes.leave()
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong in a line."""
+    text = str(error) if isinstance(error, TdbenchError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]
+
+
+def is_loss(error: BaseException) -> bool:
+    """Return whether torch says by an error that another process cannot be reached any more."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+def _attempt(do: Callable[[], T]) -> tuple[T | None, TdbenchError | None]:
+    """Return what `do` returns, and what it raises as an error that travels between processes."""
+    try:
+        return do(), None
+    except TdbenchError as error:
+        return None, error
+    except Exception as error:
+        travelling = TdbenchError(reason_of(error))
+        travelling.__cause__ = error
+        return None, travelling

@@ -1,0 +1,282 @@
+"""`torchrun -m tdbench train`: two processes end as one does, and whatever ends one of them ends both, resumable."""
+
+import contextlib
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+
+LONG = ("--train-fraction", "0.3", "--batch-size", "8", "--epochs", "3")  # 3 epochs of 53 or 54 steps, seconds
+FILES = {".lock", "config.yaml", "environment.json", "metrics.csv", "result.json", "checkpoint.pt"}
+
+CODE = """
+import os
+import torch
+from torch import nn
+from tdbench.regularizers.base import Regularizer
+
+class Halves(nn.Module):
+    '''The one half of the network is left out in every other step; one process can be made to fail.'''
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.half, self.other = nn.Linear(128, num_classes), nn.Linear(128, num_classes)
+        self.num_steps = 0
+
+    def forward(self, x):
+        self.num_steps += self.training
+        if os.environ.get("RANK") == os.environ.get("FAILS") and self.num_steps == 20:
+            raise MemoryError("none is left")
+        return (self.half if self.num_steps % 2 else self.other)(self.stem(x))
+
+def make_model(num_classes, in_channels):
+    return Halves(num_classes, in_channels)
+"""
+
+
+class Torchrun:
+    """Calls `tdbench train` in two processes."""
+
+    def __init__(self, cli) -> None:
+        self.cli = cli
+        self.agents: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: object, number: int = 2, **variables: str) -> subprocess.Popen[str]:
+        command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number))
+        command += ("-m", "tdbench", "train", *map(str, arguments))
+        agent = self.cli.start_python(*command, env=self.cli.environment(**variables))
+        self.agents.append(agent)
+        return agent
+
+    def __call__(self, *arguments: object, **variables: str):
+        return self.cli.finish(self.start(*arguments, **variables))
+
+    @staticmethod
+    def workers(agent: subprocess.Popen[str]) -> list[int]:
+        with contextlib.suppress(OSError):
+            return [int(pid) for pid in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+        return []
+
+    def kill_all(self, agent: subprocess.Popen[str]) -> None:
+        workers = self.workers(agent)
+        agent.kill()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        agent.communicate()
+
+
+@pytest.fixture
+def torchrun(cli) -> Iterator[Torchrun]:
+    torchrun = Torchrun(cli)
+    yield torchrun
+    for agent in torchrun.agents:
+        torchrun.kill_all(agent)
+
+
+@pytest.fixture(scope="module")
+def whole(cli, tmp_path_factory) -> Path:
+    """Return the folder of a run in two processes that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = Torchrun(cli)(*LONG, "--quiet", "--out", folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+def said(outcome) -> list[str]:
+    """Return what tdbench said on stderr, beside what torchrun says."""
+    return [line for line in outcome.err.splitlines() if line.startswith("tdbench:")]
+
+
+def exit_codes(outcome) -> set[int]:
+    """Return the exit codes of the processes that failed, as torchrun reports them."""
+    return {int(code) for code in re.findall(r"exitcode *: (-?\d+)", outcome.err)}
+
+
+def test_two_processes_learn_what_one_does(cli, torchrun, tmp_path):
+    assert cli("train", "--quiet", "--out", "one").code == 0
+    done = torchrun("--json", "--out", "two")
+    assert done.code == 0, done.err
+    one, two = cli.result(tmp_path / "one"), cli.result(tmp_path / "two")
+    assert json.loads(done.out) == two
+    assert {path.name for path in (tmp_path / "two").iterdir()} == FILES
+    assert (tmp_path / "one" / "config.yaml").read_text() == (tmp_path / "two" / "config.yaml").read_text()
+    # Batch normalisation sees half a batch, so the runs differ like two seeds. Both estimate a test error of at most
+    # 3 % from 360 images: their difference has a standard deviation of at most √(2 · 0.03 · 0.97 / 360) = 1.27 points.
+    bound = 4 * 100 * math.sqrt(2 * 0.03 * 0.97 / 360)
+    assert max(one["test_error_pct"], two["test_error_pct"]) <= 3
+    assert abs(one["test_error_pct"] - two["test_error_pct"]) <= bound
+    assert two["dropped_pct"] == pytest.approx(one["dropped_pct"], rel=0.05)
+
+
+def test_the_same_command_repeats_a_run_bit_for_bit(cli, torchrun, whole, tmp_path):
+    done = torchrun(*LONG, "--out", "again")
+    assert done.code == 0
+    assert len(re.findall("^test error, last epoch", done.out, re.MULTILINE)) == 1
+    assert cli.outcome(tmp_path / "again") == cli.outcome(whole)
+    weights = [torch.load(folder / "checkpoint.pt")["state"]["model"] for folder in (whole, tmp_path / "again")]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+@pytest.mark.parametrize(
+    ("number", "target"), [(signal.SIGTERM, "torchrun"), (signal.SIGINT, "torchrun"), (signal.SIGTERM, "a worker")]
+)
+def test_processes_that_a_signal_stops_are_saved_and_end_like_some_never_stopped(
+    cli, torchrun, whole, tmp_path, number, target
+):
+    agent = torchrun.start(*LONG, "--out", "run")
+    cli.wait_for((tmp_path / "run" / "checkpoint.pt").exists, agent)
+    os.kill(agent.pid if target == "torchrun" else torchrun.workers(agent)[1], number)
+    stopped = cli.finish(agent)
+    assert stopped.code != 0
+    (message,) = said(stopped)
+    step = int(re.match(r"tdbench: stopped after step (\d+) of 162; run keeps it", message)[1])
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]
+    assert (state["step"], len(state["processes"])) == (step, 2)
+    resumed = torchrun(*LONG, "--out", "run")
+    assert resumed.code == 0
+    assert f"resuming after step {step} of 162" in resumed.out
+    assert cli.outcome(tmp_path / "run") == cli.outcome(whole)
+
+
+def test_after_kill_9_of_all_at_random_moments_the_same_command_ends_like_one_never_killed(
+    cli, torchrun, whole, tmp_path
+):
+    chance, saved = random.Random(0), tmp_path / "run" / "checkpoint.pt"
+    for _ in range(4):
+        agent = torchrun.start(*LONG, "--out", "run")
+        environment = tmp_path / "run" / "environment.json"
+        written = environment.stat().st_mtime_ns if environment.exists() else 0
+        cli.wait_for(lambda: environment.exists() and environment.stat().st_mtime_ns > written, agent)  # noqa: B023
+        time.sleep(chance.uniform(0, 4))
+        torchrun.kill_all(agent)
+        if saved.exists():
+            torch.load(saved, weights_only=True)
+    assert torchrun(*LONG, "--quiet", "--out", "run").code == 0
+    assert cli.outcome(tmp_path / "run") == cli.outcome(whole)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_kill_9_of_one_process_ends_the_other_with_one_message_and_the_run_goes_on(
+    cli, torchrun, whole, tmp_path, rank
+):
+    agent = torchrun.start(*LONG, "--out", "run")
+    cli.wait_for((tmp_path / "run" / "checkpoint.pt").exists, agent)
+    os.kill(torchrun.workers(agent)[rank], signal.SIGKILL)
+    ended = cli.finish(agent)
+    assert ended.code != 0
+    (message,) = said(ended)
+    assert re.search(r"run failed in epoch [23]: another process of it ended without a word; the same command", message)
+    resumed = torchrun(*LONG, "--out", "run")
+    assert resumed.code == 0
+    assert "resuming after step" in resumed.out
+    assert cli.outcome(tmp_path / "run") == cli.outcome(whole)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_that_fails_ends_all_with_its_reason_in_one_message(cli, torchrun, tmp_path, rank):
+    (tmp_path / "code.py").write_text(CODE)
+    command = ("--model", "code.py:make_model", "--regularizer", "none", *LONG, "--out", "run")
+    failed = torchrun(*command, FAILS=rank)
+    assert failed.code != 0
+    reason = "MemoryError: none is left"
+    assert said(failed) == [f"tdbench: the run failed in epoch 1: {reason}; the same command tries again"]
+    result = cli.result(tmp_path / "run")
+    assert (result["status"], result["error"]) == ("failed", reason)
+    assert torchrun(*command).code == 0
+    assert cli.result(tmp_path / "run")["status"] == "done"
+
+
+def test_weights_that_steps_leave_out_are_trained_as_one_process_trains_them(cli, torchrun, tmp_path):
+    (tmp_path / "code.py").write_text(CODE)
+    command = ("--model", "code.py:make_model", "--regularizer", "none", "--precision", "fp32", *LONG)
+    assert cli("train", *command, "--out", "one").code == 0
+    assert torchrun(*command, "--out", "two").code == 0
+    for one, two in zip(cli.rows(tmp_path / "one"), cli.rows(tmp_path / "two"), strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(two["train_loss"]), rel=1e-3)
+        assert float(one["test_error_pct"]) == pytest.approx(float(two["test_error_pct"]), abs=100 * 2 / 360)
+
+
+def test_a_run_is_refused_to_more_or_fewer_processes_than_began_it(cli, torchrun, tmp_path):
+    agent = torchrun.start(*LONG, "--out", "run")
+    cli.wait_for((tmp_path / "run" / "checkpoint.pt").exists, agent)
+    torchrun.kill_all(agent)
+    before = cli.snapshot(tmp_path / "run")
+    refused = cli("train", *LONG, "--out", "run")
+    assert (refused.code, refused.out) == (2, "")
+    assert "begun in 2 process(es) and would go on in 1" in refused.err
+    many = cli.finish(torchrun.start(*LONG, "--out", "run", number=4))
+    assert "begun in 2 process(es) and would go on in 4" in "".join(said(many))
+    assert len(said(many)) == 1
+    assert exit_codes(many) <= {2, -signal.SIGTERM}
+    assert cli.snapshot(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch-size", "33"), "training.batch_size must be a multiple of 2, the number of processes"),
+        (("--device", "cuda:0"), "device cuda:0 is a single one"),
+        (("--set", "gamma=7"), "drop_ratio"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_message_with_exit_code_2(torchrun, tmp_path, options, message):
+    refused = torchrun(*options, "--out", "run")
+    assert len(said(refused)) == 1
+    assert message in said(refused)[0]
+    assert refused.out == ""
+    assert 2 in exit_codes(refused)
+    assert exit_codes(refused) <= {2, -signal.SIGTERM}  # torchrun stops the others when it sees the first end
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_whose_loss_is_no_number_end_as_diverged(cli, torchrun, tmp_path):
+    done = torchrun(*LONG, "--lr", "1e30", "--out", "run")
+    result = cli.result(tmp_path / "run")
+    assert result["status"] == "diverged"
+    assert re.fullmatch(r"the loss became (nan|inf) at step 2 \(epoch 1\)", result["error"])
+    assert done.out.count(result["error"]) == 1
+    assert said(done) == []
+    assert 1 in exit_codes(done)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--compile",),
+        ("--match", "dropped=1"),
+        ("--set", "attention=se_ste", "--set", "schedule=linear"),
+        ("--regularizer", "drop_path", "--precision", "bf16"),
+        ("--data", "folder", "--data-root", "pictures", "--set", "resident_mib=0", "--train-fraction", "1"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_work_in_one_process_work_in_two(cli, torchrun, tmp_path, options):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for number in range(16):
+            folder = tmp_path / "pictures" / part / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (16 * number, 100 * (number % 2), 0)).save(folder / f"{number}.png")
+    done = torchrun("--train-fraction", "0.1", "--batch-size", "8", "--epochs", "2", *options, "--out", "run")
+    assert done.code == 0, done.err
+    result = cli.result(tmp_path / "run")
+    assert (result["status"], result["epochs"]) == ("done", 2)
+    assert result["dropped_pct"] > 0
+    if "--match" in options:
+        assert result["dropped_pct"] == pytest.approx(1, rel=0.1)
