@@ -2,7 +2,7 @@
 
 A dense mask would cost several passes over the map. The windows are a few per cent of its units, so that they are
 written one by one at their positions in memory, after one pass that multiplies each channel by its scale. On a CPU the
-rest is dozens of small operations, each of which costs as much as a few thousand units, hence the care for their number.
+rest is dozens of small operations, each as dear as a few thousand units, hence the care for their number.
 """
 
 import math
