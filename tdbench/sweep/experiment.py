@@ -16,6 +16,7 @@ from tdbench.results.store import label
 
 ARM = "arm"  # the swept key of an experiment whose values are sets of settings
 DEFAULT_SEEDS = 3
+MOST_TRIALS = 100_000  # more is a slip of the pen
 
 
 class Experiment(Section):
@@ -154,6 +155,8 @@ def parse_values(text: str) -> tuple[Any, ...]:
         first, last, step = map(Decimal, text.strip().split(":"))
         if step == 0 or (last - first) / step < 0:
             raise ConfigError(f"--values FIRST:LAST:STEP must lead from FIRST to LAST, got {text!r}")
+        if (last - first) / step > MOST_TRIALS:
+            raise ConfigError(f"--values {text} would be {int((last - first) / step) + 1:,} values; take a wider step")
         numbers = [first + step * index for index in range(int((last - first) / step) + 1)]
         whole = all("." not in part and "e" not in part.lower() for part in text.split(":"))
         return tuple(int(value) if whole else float(value) for value in numbers)

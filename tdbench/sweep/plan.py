@@ -8,6 +8,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from tdbench.config import HardwareConfig, RunConfig, build_config
 from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
 from tdbench.results.store import CONFIG, SWEEP, SweepFolder
-from tdbench.sweep.experiment import ARM, Experiment, column, default_values, resolve_param, shown
+from tdbench.sweep.experiment import ARM, MOST_TRIALS, Experiment, column, default_values, resolve_param, shown
 
 MOST_COMPLAINTS = 10
 
@@ -114,6 +115,9 @@ def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, An
     if "seed" in axes:
         raise ConfigError("--param seed: every value runs with every seed anyway; --seeds says which")
     axes = {key: values or default_values(key, base) for key, values in axes.items()}
+    num_trials = math.prod(map(len, axes.values())) * len(experiment.seeds)
+    if num_trials > MOST_TRIALS:
+        raise ConfigError(f"a sweep must have at most {MOST_TRIALS:,} trials, got {num_trials:,}")
     for cell in itertools.product(*axes.values()):
         overrides = dict(zip(axes, cell, strict=True))
         yield {column(key): shown(value) for key, value in overrides.items()}, overrides

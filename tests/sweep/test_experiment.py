@@ -40,7 +40,7 @@ def test_values_are_lists_or_ranges_with_both_ends(text, values):
     assert [type(value) for value in parse_values(text)] == [type(value) for value in values]
 
 
-@pytest.mark.parametrize("text", ["", "1,,3", "1:2:0", "1:2:-1", "[1,2", "1,"])
+@pytest.mark.parametrize("text", ["", "1,,3", "1:2:0", "1:2:-1", "[1,2", "1,", "0:1:0.0000001"])
 def test_values_that_are_none_are_refused(text):
     with pytest.raises(ConfigError, match="--values"):
         parse_values(text)

@@ -103,6 +103,7 @@ def test_all_wrong_points_are_named_before_anything_runs():
     ("sweep", "message"),
     [
         ({"seed": (1, 2)}, "--seeds says which"),
+        ({"lr": tuple(range(1, 400)), "block_size": tuple(range(1, 400))}, "at most 100,000 trials, got 318,402"),
         ({"k": (1,), "block_size": (3,)}, "each parameter once"),
         ({"p": (0.1,)}, "unknown key 'p': it is a knob of"),
         ({"blok_size": (1,)}, "did you mean block_size"),
