@@ -91,7 +91,7 @@ def test_a_run_stopped_many_times_ends_like_one_never_stopped(cli, whole, tmp_pa
 
 @POSIX
 def test_a_signal_that_stops_at_once_is_answered_with_a_message(cli, monkeypatch):
-    monkeypatch.setattr(loop, "Run", lambda config: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(loop, "Run", lambda *_: signal.raise_signal(signal.SIGINT))
     stopped = cli(*SHORT, "--out", "run")
     assert stopped.code == 130
     assert stopped.err == "tdbench: interrupted\n"
@@ -100,7 +100,7 @@ def test_a_signal_that_stops_at_once_is_answered_with_a_message(cli, monkeypatch
 @POSIX
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_training_begins_ends_with_130_and_nothing_written(cli, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(loop, "Run", lambda config: signal.raise_signal(number))
+    monkeypatch.setattr(loop, "Run", lambda *_: signal.raise_signal(number))
     stopped = cli(*SHORT, "--out", "run")
     assert (stopped.code, stopped.out) == (130, "")
     assert "Traceback" not in stopped.err

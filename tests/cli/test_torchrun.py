@@ -33,14 +33,14 @@ class Halves(nn.Module):
     def __init__(self, num_classes, in_channels):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        self.half, self.other = nn.Linear(128, num_classes), nn.Linear(128, num_classes)
+        self.odd, self.even = nn.Linear(128, num_classes), nn.Linear(128, num_classes)
         self.num_steps = 0
 
     def forward(self, x):
         self.num_steps += self.training
-        if os.environ.get("RANK") == os.environ.get("FAILS") and self.num_steps == 20:
+        if os.environ.get("FAILS", "none") == os.environ.get("RANK") and self.num_steps == 20:
             raise MemoryError("none is left")
-        return (self.half if self.num_steps % 2 else self.other)(self.stem(x))
+        return (self.odd if self.num_steps % 2 else self.even)(self.stem(x))
 
 def make_model(num_classes, in_channels):
     return Halves(num_classes, in_channels)
