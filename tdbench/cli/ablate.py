@@ -113,7 +113,9 @@ def ablate_command(
     from tdbench.config import FLAGS
 
     flags = {name: context.params[name] for name in FLAGS if name != "seed"}
-    plan = make_plan_of(config, options.overrides(flags, assignments), params or [], values or [], seeds, baseline)
+    given = options.overrides(flags, assignments)
+    check_choices(given, executor, ray_address, log)
+    plan = make_plan_of(config, given, params or [], values or [], seeds, baseline)
 
     from tdbench.sweep.slots import plan_slots
 
@@ -130,6 +132,20 @@ def ablate_command(
         raise Interrupted(f"{sweep.folder.path} keeps what is done, and the same command goes on from there")
     if sweep.unfinished():
         raise typer.Exit(1)
+
+
+def check_choices(given: dict[str, Any], executor: str, ray_address: str | None, log: str | None) -> None:
+    """Raise ConfigError for a choice that does not exist, or that would be ignored."""
+    from tdbench.errors import ConfigError, unknown
+
+    if "seed" in given:
+        raise ConfigError(f"--set seed must be left out: --seeds says which seeds run, got {given['seed']}")
+    if executor not in ("local", "ray"):
+        raise ConfigError(unknown("--executor", executor, ["local", "ray"]))
+    if ray_address is not None and executor != "ray":
+        raise ConfigError(f"--ray-address goes with --executor ray, got {ray_address}")
+    if log not in (None, "tensorboard"):
+        raise ConfigError(unknown("--log", log, ["tensorboard"]))
 
 
 def make_plan_of(
@@ -213,18 +229,13 @@ def make_executor(slots: "Slots", arguments: dict[str, Any]) -> "Executor":
     Raises:
         ConfigError: There is no such place, or what it needs is not installed.
     """
-    from tdbench.errors import ConfigError, unknown
     from tdbench.sweep.executors import LocalExecutor
     from tdbench.training.tensorboard import check_tensorboard
 
-    if arguments["log"] not in (None, "tensorboard"):
-        raise ConfigError(unknown("--log", arguments["log"], ["tensorboard"]))
     if arguments["log"] == "tensorboard":
         check_tensorboard()
     if arguments["executor"] == "local":
         return LocalExecutor(slots.environments, arguments["trial_timeout"])
-    if arguments["executor"] != "ray":
-        raise ConfigError(unknown("--executor", arguments["executor"], ["local", "ray"]))
     from tdbench.sweep.ray_executor import RayExecutor
 
     return RayExecutor(slots, arguments["ray_address"], arguments["trial_timeout"])

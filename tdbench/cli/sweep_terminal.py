@@ -268,7 +268,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         title = _COLUMNS.get(name, (name, ""))[0]
         table.add_column(title, justify="left" if name in ("verdict", "trial", "status") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(Text(str(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

@@ -1,7 +1,7 @@
 """The user's own networks and methods, named `path/to/file.py:NAME`.
 
 The file is imported as a script would be: its folder is on the path, so that it may import its neighbours. What it
-holds decides what a run gives, so that its content is part of the run's digest.
+holds decides what a run gives, so that its content is part of the run's digest; that of its neighbours is not.
 """
 
 import hashlib

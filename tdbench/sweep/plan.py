@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tdbench.config import HardwareConfig, RunConfig, build_config
+from tdbench.config import HardwareConfig, RunConfig, about, build_config, flatten, known_keys
 from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
 from tdbench.results.store import CONFIG, SWEEP, SweepFolder
 from tdbench.sweep.experiment import ARM, MOST_TRIALS, Experiment, column, default_values, resolve_param, shown
 
 MOST_COMPLAINTS = 10
+NO_REGULARIZER = {"rescale": "no regularizer"}  # where `none` is a value of the key itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
-        text = json.dumps(identity(self.experiment, self.base), sort_keys=True)
+        text = json.dumps([identity(self.experiment, self.base), self.experiment.arms], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def with_threads(self, threads: int | None) -> "Plan":
@@ -91,13 +92,25 @@ def make_plan(experiment: Experiment) -> Plan:
         more = len(complaints) - MOST_COMPLAINTS
         raise ConfigError("\n".join(complaints[:MOST_COMPLAINTS] + [f"... and {more} more"] * (more > 0)))
     trials: dict[str, RunConfig] = {}
-    points = [
-        Point(values, schedule(config, experiment.seeds, trials))
-        for (values, _), config in zip(settings, configs, strict=True)
-    ]
+    distinct: dict[tuple[Any, ...], tuple[dict[str, Any], RunConfig]] = {}
+    for (values, overrides), config in zip(settings, configs, strict=True):
+        if not experiment.arms:  # as it was understood: 1e-1 is 0.1
+            values = dict(zip(values, resolved(config, overrides), strict=True))
+        distinct.setdefault(tuple(values.values()), (values, config))
+    configs = [config for _, config in distinct.values()]
+    points = [Point(values, schedule(config, experiment.seeds, trials)) for values, config in distinct.values()]
     points = compared(experiment, base, points, configs, trials)
     in_order = [point.trials[seed] for seed in experiment.seeds for point in points]
     return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
+
+
+def resolved(config: RunConfig, overrides: dict[str, Any]) -> list[str | int | float]:
+    """Return the shown values of a point; a number that was written as text is a number."""
+    values = flatten(config.dump())
+    return [
+        shown(values[key] if isinstance(values[key], (int, float)) and isinstance(value, str) else value)
+        for key, value in overrides.items()
+    ]
 
 
 def identity(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
@@ -114,6 +127,10 @@ def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, An
         raise ConfigError(f"--param must name each parameter once, got {', '.join(experiment.sweep)}")
     if "seed" in axes:
         raise ConfigError("--param seed: every value runs with every seed anyway; --seeds says which")
+    fields = known_keys(type(base.regularizer))
+    for key in axes:
+        if not about(fields[key]).get("identity", True):
+            raise ConfigError(f"--param {column(key)}: it changes where or how fast a run goes, and no result")
     axes = {key: values or default_values(key, base) for key, values in axes.items()}
     num_trials = math.prod(map(len, axes.values())) * len(experiment.seeds)
     if num_trials > MOST_TRIALS:
@@ -178,7 +195,9 @@ def without_regularizer(config: RunConfig) -> RunConfig:
 def baseline_values(point: Point, base: RunConfig) -> dict[str, Any]:
     """Return the shown values of a point's baseline: `none` for what belongs to the regularizer, else the point's."""
     return {
-        key: "none" if key == ARM or resolve_param(key, base).startswith("regularizer.") else value
+        key: NO_REGULARIZER.get(key, "none")
+        if key == ARM or resolve_param(key, base).startswith("regularizer.")
+        else value
         for key, value in point.values.items()
     }
 
@@ -200,6 +219,8 @@ def check_folder(plan: Plan, folder: SweepFolder) -> None:
     except (ValueError, TdbenchError) as error:
         raise FolderError(f"{folder / SWEEP} is not one that this release wrote; take another --out") from error
     here = identity(plan.experiment, plan.base)
+    for name in held.arms.keys() & plan.experiment.arms.keys():
+        here[f"arm {name}"], there[f"arm {name}"] = plan.experiment.arms[name], held.arms[name]
     different = [
         f"{key} is {there.get(key)} there and {here.get(key)} here"
         for key in here | there

@@ -4,6 +4,7 @@ Both run in a process of their own, so that the driver never holds a data set, a
 """
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 def in_another_process(function: Callable[..., T], *arguments: Any) -> T:
     """Return what a function returns, or raise what it raises, in a process like that of a trial."""
-    pool = ProcessPoolExecutor(1, mp_context=trial_context(), initializer=watch_parent)
+    pool = ProcessPoolExecutor(1, mp_context=trial_context(), initializer=begin)
     with main_module_hidden(), pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -32,6 +33,12 @@ def in_another_process(function: Callable[..., T], *arguments: Any) -> T:
             raise TdbenchError(
                 "the process that looks at the sweep's trials was killed; is the memory full?"
             ) from error
+
+
+def begin() -> None:
+    """Make the process end with its parent, and keep what the user's code prints out of what the command prints."""
+    watch_parent()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def check_trials(configs: Iterable[RunConfig]) -> None:
@@ -46,10 +53,12 @@ def check_trials(configs: Iterable[RunConfig]) -> None:
 
 def check(trees: list[dict[str, Any]]) -> None:
     """Build the run of each tree, and drop it again."""
+    from tdbench.training.matching import solve_match
     from tdbench.training.run import Run
 
     for tree in trees:
-        Run(without_compilation(RunConfig.model_validate(tree)))
+        config = without_compilation(RunConfig.model_validate(tree))
+        Run(config) if config.regularizer.match is None else solve_match(config)
 
 
 def time_left_s(waiting: Iterable[RunConfig], finished: Iterable[tuple[RunConfig, float]], num_at_once: int) -> float:
@@ -108,5 +117,5 @@ def shape_of(config: RunConfig, with_method: bool = False) -> str:
     regularizer: Mapping[str, Any] = config.regularizer.model_dump(mode="json")
     if not with_method:
         regularizer = {"name": regularizer["name"]}
-    tree = config.model_dump(mode="json", include={"data", "model", "training", "hardware"})
+    tree = config.model_dump(mode="json", include={"data", "augment", "model", "training", "hardware"})
     return json.dumps([regularizer, tree], sort_keys=True)

@@ -44,15 +44,22 @@ class RayExecutor:
             import ray
         except ImportError:
             raise ConfigError('--executor ray needs Ray, which is not installed: pip install "tdbench[ray]"') from None
-        local: dict[str, Any] = {"num_cpus": (slots.threads or 1) * len(slots.environments)} if address is None else {}
+        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            options["num_cpus"] = (slots.threads or 1) * len(slots.environments)
         check_reachable(address)
         try:
-            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
+            ray.init(address or "local", **options)
         except Exception as error:  # whatever keeps it from a cluster
             raise ConfigError(f"--ray-address {address}: no Ray can be reached there ({error})") from error
         self._ray: Any = ray
         self._timeout_s = timeout_s
         self._needs = {"num_cpus": slots.threads or 1, "num_gpus": slots.gpu_share}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        needs = {"CPU": slots.threads or 1, "GPU": slots.gpu_share}
+        if not any(all(node.get(what, 0) >= number for what, number in needs.items()) for node in nodes):
+            ray.shutdown()
+            raise ConfigError(f"no node of the Ray cluster has what a trial needs: {self._needs}; see --threads")
         self._trial: Any = self._ray.remote(max_retries=MAX_RETRIES, **self._needs)(run_remotely)
         self._board: Any = self._ray.remote(num_cpus=0)(Board).remote()
         self._running: dict[Any, tuple[Assignment, float]] = {}
@@ -64,7 +71,7 @@ class RayExecutor:
         places = has.get("CPU", 0) // self._needs["num_cpus"]
         if self._needs["num_gpus"]:
             places = min(places, has.get("GPU", 0) // self._needs["num_gpus"])
-        return max(1, int(places)) - len(self._running)
+        return max(0, int(places) - len(self._running))
 
     def submit(self, assignment: Assignment) -> None:
         """Begin a trial as a task."""

@@ -14,9 +14,7 @@ def write_report(sweep: Sweep) -> None:
         FolderError: A file cannot be written.
     """
     plan, folder, rows, trials = sweep.plan, sweep.folder, sweep.summary_rows(), sweep.trial_rows()
-    written = [folder / name for name in (SUMMARY_TEXT, PLOT_PNG, PLOT_SVG)]
-    if not sweep.write_tables() and all(path.exists() for path in written):
-        return  # drawing is the slowest part of looking again at a large sweep
+    sweep.write_tables()
     experiment = plan.experiment
     text = summary_markdown(
         rows,
@@ -26,9 +24,13 @@ def write_report(sweep: Sweep) -> None:
         published=experiment.published or None,
         published_source=experiment.published_source,
     )
-    write_atomically(folder / SUMMARY_TEXT, text.encode())
+    pictures = folder / PLOT_PNG, folder / PLOT_SVG
+    is_old = (folder / SUMMARY_TEXT).exists() and (folder / SUMMARY_TEXT).read_bytes() == text.encode()
+    if is_old and all(path.exists() for path in pictures):
+        return  # drawing is the slowest part of looking again at a large sweep
     if any(row["n"] for row in rows):
-        plot_sweep(rows, plan.keys, folder / PLOT_PNG, folder / PLOT_SVG, subject=subject(sweep), trials=trials)
+        plot_sweep(rows, plan.keys, *pictures, subject=subject(sweep), trials=trials)
+    write_atomically(folder / SUMMARY_TEXT, text.encode())  # last: it says that the pictures are as new
 
 
 def subject(sweep: Sweep) -> str:

@@ -62,9 +62,12 @@ class Sweep:
 
     def _read(self, digest: str) -> dict[str, Any]:
         try:
-            return self.folder.trial(digest).read_result() or dict(WAITING)
+            result = self.folder.trial(digest).read_result() or dict(WAITING)
         except FolderError as error:
             return {"status": "failed", "error": str(error)}
+        if result.get("digest") not in (None, digest):
+            return {"status": "failed", "error": "its result is of another version of the model's or method's file"}
+        return result
 
     def missing(self, retry_failed: bool = False) -> list[str]:
         """Return the trials that are to be run, in their order."""
@@ -98,7 +101,7 @@ class Sweep:
         watcher.began(self.plan, self.records)
         try:
             while queue or running:
-                while queue and executor.num_free:
+                while queue and executor.num_free > 0:
                     digest = queue.popleft()
                     executor.submit(self._assignment(digest, log))
                     running.add(digest)
@@ -116,24 +119,28 @@ class Sweep:
                     queue.clear()
                     executor.stop()
                 if time.monotonic() - written > TABLES_EVERY_S:
-                    self.write_tables()
+                    with suppress(FolderError):  # they are written again at the end, and then it counts
+                        self.write_tables()
                     written = time.monotonic()
         finally:
             executor.close()
             self.write_tables()
 
     def _assignment(self, digest: str, log: str | None) -> Assignment:
-        fresh = self.records[digest]["status"] == "diverged"  # what it was saved with would diverge again
+        record = self.records[digest]
+        # What a diverged trial saved would diverge again; and what is not this trial's own cannot go on.
+        fresh = record["status"] == "diverged" or (record["status"] == "failed" and "digest" not in record)
         config = self.plan.trials[digest].dump()
         return Assignment(digest, config, self.folder.trial(digest).path, fresh, log)
 
     def _record(self, ended: Ended) -> None:
         """Note how a trial ended; a failure that left no `result.json` gets one, so that the next call knows of it."""
         record: dict[str, Any] = {"status": ended.status, "error": ended.reason}
-        if ended.status == "stopped":
+        found = self._read(ended.digest)
+        if ended.status in ("done", "diverged") or found["status"] == "done":  # it may have been killed just after
+            record = found
+        elif ended.status == "stopped":
             record = dict(WAITING)
-        elif ended.status in ("done", "diverged"):
-            record = self._read(ended.digest)
         elif ended.status == "failed":
             blank = dict.fromkeys(RESULT_FIELDS) | {"digest": ended.digest}
             record = blank | {"seed": self.plan.trials[ended.digest].seed} | record

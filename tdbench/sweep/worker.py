@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig
-from tdbench.errors import Interrupted, TdbenchError
+from tdbench.errors import ConfigError, Interrupted, TdbenchError
 from tdbench.training.loop import Observer, train
 from tdbench.training.run import Progress
 
@@ -87,6 +87,8 @@ def run_assignment(
     """Train a trial in this process and return how it ended; whatever it raises is caught."""
     try:
         config = RunConfig.model_validate(assignment.config)
+        if config.digest() != assignment.digest:
+            raise ConfigError("the model's or method's file has changed since the sweep was planned; run it again")
         observer = Reporting(assignment.digest, send, observer_of(assignment, config))
         result = train(
             config,
@@ -99,12 +101,12 @@ def run_assignment(
     except Interrupted:
         return Ended(assignment.digest, "stopped")
     except TdbenchError as error:
-        cause = error.__cause__
-        if cause is not None:
-            traceback.print_exception(cause)
+        with suppress(OSError):  # a full disk must not hide the reason
+            traceback.print_exception(error.__cause__ or error)
         return Ended(assignment.digest, "failed", str(error).splitlines()[0])
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         return Ended(assignment.digest, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
     return Ended(assignment.digest, result["status"], result["error"])
 
@@ -123,16 +125,17 @@ def work(assignment: Assignment, link: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides what it means
     watch_parent()
     os.environ.update(assignment.environment)
-    assignment.folder.mkdir(parents=True, exist_ok=True)
-    with (assignment.folder / LOG).open("a", buffering=1, encoding="utf-8") as log:
+    with suppress(OSError):  # a trial without a log is better than none
+        assignment.folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(assignment.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(log.fileno(), stream.fileno())
+            os.dup2(log, stream.fileno())
 
-        def send(event: Event) -> None:
-            with suppress(OSError):  # a driver that has gone needs no report
-                link.send(event)
+    def send(event: Event) -> None:
+        with suppress(OSError):  # a driver that has gone needs no report
+            link.send(event)
 
-        send(run_assignment(assignment, send, should_stop=link.poll))
+    send(run_assignment(assignment, send, should_stop=link.poll))
 
 
 def watch_parent() -> None:

@@ -1,5 +1,8 @@
 """A run's network and its regularizer, each drawn from a seed of its own, so that neither changes with the other."""
 
+import random
+
+import numpy
 import torch
 from torch import nn
 
@@ -22,5 +25,8 @@ def seeded_insertion(model: nn.Module, config: RunConfig, image_shape: tuple[int
     Raises:
         ConfigError: A site is unknown or unsuitable.
     """
-    torch.manual_seed(derive_seed(config.seed, "regularizer"))
+    seed = derive_seed(config.seed, "regularizer")
+    torch.manual_seed(seed)
+    random.seed(seed)  # for the user's own code; tdbench draws from torch alone
+    numpy.random.seed(seed % 2**32)  # noqa: NPY002
     return insert(model, config.regularizer, image_shape=image_shape)

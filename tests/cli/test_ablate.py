@@ -96,6 +96,7 @@ def test_more_values_join_a_finished_sweep_and_another_sweep_does_not(cli, copie
     after = cli.snapshot(copied / "trials")
     assert before.items() <= after.items()
     assert len([name for name in after if "/" not in name]) == 8
+    assert "| 7" in (copied / "summary.md").read_text()
     refused = cli("ablate", "--param", "gamma", "--seeds", "2", *cli.tiny, "--out", copied)
     assert refused.code == 2
     assert "holds another sweep: sweeps is block_size there and drop_ratio here" in refused.err
@@ -157,6 +158,10 @@ def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):
         (["--param", "k", "--device", "cuda"], "no CUDA GPU here"),
         (["--param", "k", "--gpus", "0", "--device", "cpu"], "--gpus must be left out for --device cpu, got 0"),
         (["--data", "folder", "--data-root", "/nonexistent", "--param", "k"], "/nonexistent"),
+        (["--set", "seed=3"], "--seeds says which seeds run"),
+        (["--ray-address", "auto"], "--ray-address goes with --executor ray"),
+        (["--param", "k", "--match", "dropped=99"], "regularizer.match must be between"),
+        (["--param", "augment.crop_padding=64,4"], "augment.crop_padding must be at most 32"),
         (["missing.yaml"], "config file missing.yaml does not exist"),
     ],
 )

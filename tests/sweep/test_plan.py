@@ -75,6 +75,11 @@ def test_trials_that_come_out_identical_run_once():
     assert plan.points[1].trials == plan.points[2].trials
 
 
+def test_values_that_are_the_same_value_are_one_point_and_baselines_have_names_of_their_own():
+    assert values_of(plan_of(drop_ratio=(0.1, "1e-1", 0.1))) == [("none",), (0.1,)]
+    assert values_of(plan_of(rescale=("none", "layer"))) == [("no regularizer",), ("none",), ("layer",)]
+
+
 def test_arms_are_named_sets_of_settings():
     arms = {"plain": {"regularizer": "none"}, "both": {"regularizer": "max_dropout", "augment.cutout": 16}}
     plan = make_plan(Experiment(arms=arms, seeds=1, baseline="plain"))
@@ -104,6 +109,7 @@ def test_all_wrong_points_are_named_before_anything_runs():
     [
         ({"seed": (1, 2)}, "--seeds says which"),
         ({"lr": tuple(range(1, 400)), "block_size": tuple(range(1, 400))}, "at most 100,000 trials, got 318,402"),
+        ({"threads": (1, 2)}, "it changes where or how fast a run goes"),
         ({"k": (1,), "block_size": (3,)}, "each parameter once"),
         ({"p": (0.1,)}, "unknown key 'p': it is a knob of"),
         ({"blok_size": (1,)}, "did you mean block_size"),

@@ -115,6 +115,17 @@ def test_a_failure_is_kept_with_its_reason_and_left_alone_until_it_is_asked_for(
     assert not sweep.unfinished()
 
 
+def test_a_result_of_another_version_of_the_users_file_is_not_taken_for_this_trials(folder):
+    plan = tiny_plan()
+    run(plan, folder)
+    trial = folder.trial(next(iter(plan.trials)))
+    trial.write_result(trial.read_result() | {"digest": "0" * 12})
+    sweep = Sweep(plan, folder)
+    assert [record["status"] for record in sweep.unfinished().values()] == ["failed"]
+    _, again = run(plan, folder, retry_failed=True)
+    assert [assignment.fresh for assignment in again.submitted] == [True]
+
+
 @pytest.mark.parametrize("status", ["killed", "stopped"])
 def test_what_was_killed_or_stopped_goes_on_with_the_next_call(folder, status):
     plan = tiny_plan()
