@@ -76,9 +76,9 @@ def test_a_dry_run_counts_the_trials_and_the_time_and_trains_nothing(cli, copied
     more = ("ablate", "--param", "k", "--values", "3,5,7", "--seeds", "2", *cli.tiny, "--out", copied, "--dry-run")
     counts = json.loads(cli(*more, "--json").out)
     assert (counts["trials"], counts["done"], counts["to_run"], len(counts["rows"])) == (8, 6, 2, 8)
-    assert 0 < counts["time_left_s"] < 600
+    assert 0 < counts["time_left_s"] < 60
     assert cli.snapshot(copied) == before
-    assert "8 different trials, 6 done, 2 to run, about " in cli(*more).out
+    assert "8 different trials, 6 done, 2 to run, about 0:0" in cli(*more).out
 
 
 def test_a_dry_run_of_a_new_sweep_takes_the_time_from_a_few_steps(cli, tmp_path):
