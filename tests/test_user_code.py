@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from tdbench import load_config
+from tdbench.audit import audit
 from tdbench.config import RunConfig, find_method
 from tdbench.config.user_code import absolute, label, load_object
 from tdbench.errors import ConfigError, TdbenchError
 from tdbench.models.build import build
+from tdbench.models.sites import insert
 from tdbench.regularizers.base import DropMeter
+from tdbench.training.matching import solve_match
 
 CODE = """
 import neighbour
@@ -162,3 +165,37 @@ def test_a_file_that_fails_once_can_be_mended(tmp_path):
         load_object(f"{file}:x")
     file.write_text("x = 1")
     assert load_object(f"{file}:x") == 1
+
+
+INVERTED = """
+import torch
+from torch import nn
+
+class Inverted(nn.Module):
+    def __init__(self, p: float = 0.2):
+        super().__init__()
+        self.p = p
+    def forward(self, x):
+        return x * (torch.rand_like(x) >= self.p) / (1 - self.p) if self.training else x
+
+class Off(Inverted):
+    def forward(self, x):
+        return x
+"""
+
+
+def test_an_audit_finds_no_fault_in_a_correct_module_of_the_users_and_finds_one_that_is_off(tmp_path):
+    (tmp_path / "mine.py").write_text(INVERTED)
+    images, labels = torch.randn(8, 1, 32, 32), torch.arange(8)
+    for name, faults in (("Inverted", []), ("Off", ["nothing was dropped: the layer is off"])):
+        network = build("resnet8", 10, 1)
+        regularizer = load_config(overrides={"regularizer": f"{tmp_path}/mine.py:{name}"}).regularizer
+        sites = insert(network, regularizer, ["stage1"], image_shape=(1, 32, 32))
+        assert [fault.text for fault in audit(network, sites, [(images, labels)] * 2, num_batches=2).faults] == faults
+
+
+def test_a_module_of_the_users_that_divides_by_what_it_keeps_can_be_matched(tmp_path):
+    (tmp_path / "mine.py").write_text(INVERTED)
+    flags = {"train_fraction": 0.1, "batch_size": 32, "max_steps": 4, "threads": 1, "match": "dropped=5"}
+    config = load_config(overrides={"regularizer": f"{tmp_path}/mine.py:Inverted", **flags})
+    assert solve_match(config).regularizer.p == pytest.approx(0.05, rel=0.02)

@@ -132,8 +132,9 @@ def draw_masks(site: Observed, layer: nn.Module, x: Tensor, num_draws: int) -> N
     site.is_random |= before != random_state(x.device)
     site.batches.append(drawn)
     if isinstance(layer, Regularizer):
-        site.num_counted = (site.num_counted or 0) + meter.read()[0]
         layer.meter = None
+        if layer.counts_exactly:
+            site.num_counted = (site.num_counted or 0) + meter.read()[0]
 
 
 @torch.no_grad()

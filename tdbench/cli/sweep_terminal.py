@@ -182,8 +182,9 @@ def watch_sweep(silent: bool, sweep: Sweep, slots: Slots) -> Iterator[Tally]:
 def names(plan: Plan) -> dict[str, str]:
     """Return digest to what a person calls the trial: the first point that it belongs to, and its seed."""
     found: dict[str, str] = {}
+    baselines = {point.baseline for point in plan.points}
     for point in plan.points:
-        value = ", ".join(map(str, point.values.values()))
+        value = ", ".join(map(str, point.values.values())) + " (baseline)" * (point in baselines)
         for seed, digest in point.trials.items():
             found.setdefault(digest, f"{value}, seed {seed}")
     return found
@@ -216,9 +217,11 @@ def outcome(record: Mapping[str, Any], data_wait_pct: float | None) -> str:
 
 def print_plan(sweep: Sweep, missing: list[str], left_s: float, *, quiet: bool, json: bool) -> None:
     """Print the trials, how many are done, and the time that is left."""
+    baselines = {digest for point in sweep.plan.points if point.baseline for digest in point.baseline.trials.values()}
     rows = [
         {"trial": row["trial"], "status": row["status"], "seed": row["seed"]}
         | {key: row[key] for key in sweep.plan.keys}
+        | {"baseline": "yes" if row["trial"] in baselines else ""}
         for row in sweep.trial_rows()
     ]
     counts = {

@@ -69,9 +69,21 @@ def train_command(
                 trace=torch_profile,
             )
         if processes.rank == 0:
+            if missed := off_target(run.regularizer.match, result["dropped_pct"]):
+                typer.echo(missed, err=True)
             show_result(result, folder, observer.has_started, quiet=quiet, json=json, trace=torch_profile)
     if result["status"] != "done":
         raise typer.Exit(1)
+
+
+def off_target(match: float | None, dropped_pct: float | None) -> str | None:
+    """Return in words how far a run's dropped share is from the one it was solved for; None where it is near."""
+    if match is None or dropped_pct is None or abs(dropped_pct - match) <= 0.1 * match:
+        return None
+    return (
+        f"tdbench: note: {dropped_pct:.3g} % of the units were dropped, not the {match:g} % that were asked for: the "
+        "calibration saw the initial network, and a short run draws few masks"
+    )
 
 
 def default_folder(config: "RunConfig") -> Path:

@@ -6,6 +6,7 @@ it; its state is kept out of the network's state_dict, so that checkpoints with 
 Where the module is a ReLU, the layer gets the map before it instead, because it may do both in one pass.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -75,6 +76,15 @@ class Insertion:
                 host.__class__ = nn.ReLU  # type: ignore[assignment]
         self._handles, self._hosts = [], {}
 
+    def check_blocks(self) -> None:
+        """Raise ConfigError where the method's blocks are larger than the feature map at every site."""
+        sides = {name: max(self.shapes[name][1:]) for name in self.layers if name != INPUT}
+        blocks = {name: self.layers[name].block() for name in sides}
+        if sides and all((block or 0) > sides[name] for name, block in blocks.items()):
+            where = ", ".join(f"{name} ({self.shapes[name][1]}×{self.shapes[name][2]})" for name in sides)
+            largest = max(sides.values())
+            raise ConfigError(f"block_size must be at most {largest} for maps at {where}, got {max(blocks.values())}")  # type: ignore[type-var]
+
     def installed(self) -> dict[str, nn.Module | None]:
         """Return what stands at each site now: its layer, or what took its place; None where it was taken out."""
         return {name: getattr(self._hosts.get(name), _CHILD, None) for name in self.layers}
@@ -110,7 +120,7 @@ class Insertion:
 def insert(
     model: nn.Module,
     regularizer: str | RegularizerConfig,
-    sites: Sequence[str] | None = None,
+    sites: str | Sequence[str] | None = None,
     *,
     image_shape: tuple[int, int, int] | None = None,
     **knobs: Any,
@@ -131,8 +141,14 @@ def insert(
         The layers, by site, and the way to take them out again.
 
     Raises:
-        ConfigError: A site, a method or a knob is unknown or unsuitable.
+        ConfigError: A site, a method or a knob is unknown or unsuitable, or `model` is no network.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
+    if isinstance(sites, str):
+        sites = re.split("[,+]", sites)
+    if sites is not None and not sites:
+        raise ConfigError("sites must name at least one site, got none")
     if isinstance(regularizer, str):
         overrides = {"regularizer": regularizer} | {f"regularizer.{key}": value for key, value in knobs.items()}
         regularizer = load_config(overrides=overrides).regularizer

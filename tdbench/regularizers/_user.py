@@ -25,6 +25,8 @@ class UserLayer(Regularizer):
     that among the others.
     """
 
+    counts_exactly = False
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
@@ -67,6 +69,10 @@ class UserConfig(RegularizerConfig):
                 "tdbench.Regularizer, whose `strength` follows a schedule"
             )
         return self
+
+    def strength_range(self) -> tuple[float, float]:
+        """Return values below 1, where what is kept is often divided by 0."""
+        return 0.0, 0.99
 
     def build(self, channels: int, depth: float = 1.0) -> Regularizer:
         """Return the layer for `channels` channels.

@@ -52,12 +52,14 @@ class Regularizer(nn.Module):
         traits: What the method claims of its mask; None: nothing.
         full_rate: The knob that a rising schedule raises from 0, at its full value; 1 where the method names none.
         strength: What the schedule has come to, in [0, 1].
+        counts_exactly: The number of dropped units that `drop` returns is that of its mask, no estimate.
     """
 
     traits: Traits | None = None
     meter: DropMeter | None = None
     full_rate: float = 1.0
     strength: float = 1.0
+    counts_exactly: bool = True
 
     @property
     def rate(self) -> float:

@@ -128,11 +128,15 @@ def from_flags(
         raise ConfigError(f"--values must be given once for each --param, got {len(values)} for {len(params)}")
     if params:
         pairs = [param.partition("=")[::2] for param in params]
+        if values and any(text for _, text in pairs):
+            raise ConfigError("--param KEY=VALUES has its values already; leave --values out")
         texts = values or [text for _, text in pairs]
         tree["sweep"] = {key: parse_values(text) if text else () for (key, _), text in zip(pairs, texts, strict=True)}
         tree["arms"] = {}
     if seeds is not None:
         numbers = parse_values(seeds)
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+            raise ConfigError(f"--seeds must be how many, such as 5, or which, such as 0,7,9, got {seeds!r}")
         tree["seeds"] = numbers[0] if len(numbers) == 1 and "," not in seeds else numbers
     if baseline is not None:
         tree["baseline"] = baseline

@@ -58,7 +58,7 @@ def check(trees: list[dict[str, Any]]) -> None:
 
     for tree in trees:
         config = without_compilation(RunConfig.model_validate(tree))
-        Run(config) if config.regularizer.match is None else solve_match(config)
+        Run(solve_match(config)).insertion.check_blocks()
 
 
 def time_left_s(waiting: Iterable[RunConfig], finished: Iterable[tuple[RunConfig, float]], num_at_once: int) -> float:

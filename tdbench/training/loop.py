@@ -73,6 +73,7 @@ def train(
     if config.regularizer.match is not None:
         config = with_knob(config, first(lambda: matched(config, None if fresh else folder.read_config())))
     run = processes.together(lambda: Run(config, processes))
+    processes.together(run.insertion.check_blocks)
     with ExitStack() as until_end:
         first(lambda: until_end.enter_context(held(out, patience_s)))
         # Somebody else may have been at the folder meanwhile.

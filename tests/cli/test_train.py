@@ -472,3 +472,19 @@ def cpu_seconds(*command: str) -> float:
 def test_help_takes_at_most_a_fifth_of_the_time_of_importing_torch():
     importing = min(cpu_seconds("-c", "import torch") for _ in range(3))
     assert min(cpu_seconds("-m", "tdbench", "--help") for _ in range(5)) <= importing / 5
+
+
+def test_a_run_that_misses_the_share_it_was_solved_for_says_so(cli):
+    flags = (*cli.tiny, "--match", "dropped=2", "--quiet")
+    missed = cli("train", "--regularizer", "focused_dropout", *flags, "--out", "few")  # one step in sixty takes part
+    assert missed.code == 0
+    assert "were dropped, not the 2 % that were asked for" in missed.err
+    met = cli("train", "--regularizer", "dropout", *flags, "--out", "many")
+    assert (met.code, met.err) == (0, "")
+
+
+def test_a_block_larger_than_every_map_is_refused_before_anything_is_written(cli, tmp_path):
+    refused = cli("train", *cli.tiny, "--set", "block_size=65", "--out", "run")
+    assert refused.code == 2
+    assert "block_size must be at most 32 for maps at stage1 (32×32), stage2 (16×16), got 65" in refused.err
+    assert not (tmp_path / "run").exists()

@@ -204,3 +204,23 @@ def test_a_second_regularizer_at_one_site_is_refused(network):
 def test_a_site_that_is_no_feature_map_is_refused():
     with pytest.raises(ConfigError, match="must put out a feature map"):
         insert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), "targetdrop", ["1"])
+
+
+@pytest.mark.parametrize(("sites", "k", "refused"), [(["stage1", "stage2"], 17, False), (["stage2"], 17, True)])
+def test_a_block_larger_than_every_map_is_refused_and_one_larger_than_some_is_not(network, sites, k, refused):
+    insertion = insert(network, "targetdrop", sites, block_size=k)
+    if refused:
+        with pytest.raises(ConfigError, match=r"block_size must be at most 16 for maps at stage2 \(16×16\), got 17"):
+            insertion.check_blocks()
+    else:
+        insertion.check_blocks()
+
+
+def test_sites_may_be_written_as_the_flag_has_them_and_none_at_all_are_refused(network):
+    insertion = insert(network, "dropout", "stage1,stage3")
+    assert list(insertion.layers) == ["stage1", "stage3"]
+    insertion.remove()
+    with pytest.raises(ConfigError, match="sites must name at least one site"):
+        insert(network, "dropout", [])
+    with pytest.raises(ConfigError, match=r"model must be an nn.Module, got int"):
+        insert(42, "dropout")
