@@ -211,7 +211,6 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
             check_trials(sweep.plan.trials[digest] for digest in missing)
             signals.be_graceful()
             with watch_sweep(arguments["quiet"] or arguments["json"], sweep, slots) as watcher:
-                watcher.expect(len(missing))
                 sweep.run(
                     executor,
                     watcher=watcher,

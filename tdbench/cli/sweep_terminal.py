@@ -56,13 +56,9 @@ class Tally(Watcher):
         self.num_left = self.num_ended = 0
         self.started = time.monotonic()
 
-    def began(self, plan: Plan, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Note when."""
-        self.started = time.monotonic()
-
-    def expect(self, num_trials: int) -> None:
-        """Note how many trials are to be run."""
-        self.num_left = num_trials
+    def began(self, num_trials: int) -> None:
+        """Note when, and how many trials are to be run."""
+        self.started, self.num_left = time.monotonic(), num_trials
 
     def trial_began(self, digest: str) -> None:
         """Note a trial that runs."""
@@ -104,9 +100,9 @@ class PlainTally(Tally):
         super().__init__(sweep, slots)
         self._printed = time.monotonic()
 
-    def began(self, plan: Plan, records: Mapping[str, Mapping[str, Any]]) -> None:
+    def began(self, num_trials: int) -> None:
         """Print what there is to do."""
-        super().began(plan, records)
+        super().began(num_trials)
         say(heading(self.sweep, self.num_left, self.num_slots))
 
     def trial_ended(self, digest: str, record: Mapping[str, Any]) -> None:
@@ -133,9 +129,9 @@ class LiveTally(Tally):
         self._console = Console()
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
 
-    def began(self, plan: Plan, records: Mapping[str, Mapping[str, Any]]) -> None:
+    def began(self, num_trials: int) -> None:
         """Begin to draw."""
-        super().began(plan, records)
+        super().began(num_trials)
         self._console.print(heading(self.sweep, self.num_left, self.num_slots), style="dim")
         self._live.start()
 

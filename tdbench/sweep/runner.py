@@ -28,8 +28,8 @@ WAITING = {"status": "waiting"}
 class Watcher:
     """Watches a sweep; this one does nothing."""
 
-    def began(self, plan: Plan, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Hear what there is to do, and what is done."""
+    def began(self, num_trials: int) -> None:
+        """Hear how many trials are to be run."""
 
     def trial_began(self, digest: str) -> None:
         """Hear that a trial runs now."""
@@ -98,7 +98,7 @@ class Sweep:
         """
         queue, running = deque(self.missing(retry_failed)), set[str]()
         stopping, written = False, time.monotonic()
-        watcher.began(self.plan, self.records)
+        watcher.began(len(queue))
         try:
             while queue or running:
                 while queue and executor.num_free > 0:
