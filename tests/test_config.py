@@ -140,3 +140,10 @@ def test_two_mistakes_are_both_told(write):
 @pytest.mark.parametrize("name", method_names())
 def test_the_folder_is_the_registry(name):
     assert load_config(overrides={"regularizer": name}).regularizer.name == name
+
+
+def test_the_data_lie_under_the_working_folder_of_the_moment(tmp_path, monkeypatch):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert load_config().data.root == folder / "data"

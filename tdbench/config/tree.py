@@ -141,7 +141,7 @@ class RunConfig(Section):
     """One run: everything that `tdbench train` needs to repeat it."""
 
     seed: int = knob(0, "of the weights, the data order, the augmentation and the regularizer", ge=0, lt=2**63)
-    data: DataConfig = DataConfig()
+    data: DataConfig = Field(default_factory=DataConfig)  # made anew: its place is relative to the working folder
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     regularizer: SerializeAsAny[RegularizerConfig] = Field(RegularizerConfig(), validate_default=True)

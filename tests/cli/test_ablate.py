@@ -191,7 +191,7 @@ SWEPT = ("--train-fraction", "0.1", "--epochs", "6", "--batch-size", "32")
 
 
 def test_ctrl_c_saves_the_running_trials_and_the_same_command_goes_on(cli, tmp_path):
-    command = (*TWO, "--train-fraction", "0.3", "--epochs", "8", "--batch-size", "32", "--jobs", "2", "--out", tmp_path)
+    command = (*TWO, *SWEPT, "--jobs", "2", "--out", tmp_path)
     process = cli.start(*command, start_new_session=True)
     cli.wait_for(lambda: list(tmp_path.glob("trials/*/checkpoint.pt")), process)
     os.killpg(process.pid, signal.SIGINT)
