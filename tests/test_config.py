@@ -97,6 +97,7 @@ def test_the_place_of_a_folder_of_images_is_part_of_the_experiment():
         ({"attention": "sse"}, "regularizer.attention must be 'se', 'se_ste', 'gap' or 'random', got 'sse'"),
         ({"name": "x"}, "key 'name' is ambiguous"),
         ({"train_fraction": 0}, "data.train_fraction must be greater than 0, got 0"),
+        ({"match": "dropped=2", "gamma": 0.3}, "drop_ratio must not be given beside regularizer.match, which solves"),
     ],
 )
 def test_a_mistake_is_one_line_with_field_rule_and_value(overrides, message):

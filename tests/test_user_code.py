@@ -12,6 +12,7 @@ from tdbench.models.build import build
 from tdbench.models.sites import insert
 from tdbench.regularizers.base import DropMeter
 from tdbench.training.matching import solve_match
+from tdbench.training.run import Run
 
 CODE = """
 import neighbour
@@ -70,6 +71,19 @@ def code(tmp_path):
 @pytest.mark.parametrize("factory", ["make_model", "anything"])
 def test_a_network_of_the_users_is_built_for_the_data(code, factory):
     assert build(f"{code}:{factory}", 7, 2)(torch.zeros(1, 2, 8, 8)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "got"),
+    [("nn.Flatten(), nn.Linear(1024, 5)", r"\(1, 5\)"), ("nn.Conv2d(1, 10, 3)", r"\(1, 10, 30, 30\)")],
+)
+def test_a_network_of_the_users_that_does_not_fit_the_classes_is_refused_before_training(tmp_path, body, got):
+    (tmp_path / "small.py").write_text(f"from torch import nn\n\ndef small():\n    return nn.Sequential({body})\n")
+    config = load_config(overrides={"model": f"{tmp_path}/small.py:small", "regularizer": "none"})
+    with pytest.raises(
+        ConfigError, match=rf"small.py:small must put out a score for each of the 10 classes.*got {got}"
+    ):
+        Run(config)
 
 
 def test_the_knobs_of_a_method_of_the_users_are_its_constructors_parameters(code):

@@ -114,8 +114,12 @@ def build_config(
     method = find_method(after)
     if absolute(after) != absolute(str(before)):  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
-    for key, value in overrides.items():
-        *parents, last = resolve_key(key, method).split(".")
+    given = {resolve_key(key, method): value for key, value in overrides.items()}
+    solved = f"regularizer.{method.strength_knob}"
+    if given.get("regularizer.match") is not None and solved in given:
+        raise ConfigError(f"{solved} must not be given beside regularizer.match, which solves it; leave one out")
+    for key, value in given.items():
+        *parents, last = key.split(".")
         branch = tree
         for parent in parents:
             if branch.get(parent) is None:

@@ -188,16 +188,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
-    """Pass one blank image through the network."""
+def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> Any:
+    """Pass one blank image through the network, and return what it puts out."""
     like = next(model.parameters(), torch.empty(0))
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     shapes = [image_shape] if image_shape is not None else [(in_channels, side, side) for side in (32, 64, 224)]
     failure: Exception | None = None
     for shape in shapes:
         try:
-            model(like.new_zeros(1, *shape))
-            return
+            return model(like.new_zeros(1, *shape))
         except (AssertionError, RuntimeError, ValueError) as error:
             failure = error
     refused = " and ".join("×".join(map(str, shape)) for shape in shapes)

@@ -32,16 +32,16 @@ def solve_match(config: RunConfig) -> RunConfig:
     assert method.strength_knob is not None, "the configuration refuses to match a method without one"
     calibration = Calibration(config)
     low, high = method.strength_range()
-    ends = sorted((calibration.dropped_pct(low), calibration.dropped_pct(high)))
-    if not ends[0] <= target <= ends[1]:
+    (least, weak), (most, strong) = sorted((calibration.dropped_pct(value), value) for value in (low, high))
+    if not least <= target <= most:
         raise ConfigError(
-            f"regularizer.match must be between {ends[0]:.3g} and {ends[1]:.3g} % here, what {method.name} drops at "
-            f"{method.strength_knob} = {low:g} and {high:g}, got {target:g} %"
+            f"regularizer.match must be between {least:.3g} and {most:.3g} % here, what {method.name} drops at "
+            f"{method.strength_knob} = {weak:g} and {strong:g}, got {target:g} %"
         )
     if method.share_is_proportional:
-        value = low + (high - low) * (target - ends[0]) / (ends[1] - ends[0])
+        value = low + (high - low) * (target - least) / (most - least)
         return with_knob(config, calibration.rounded(value))
-    rising = calibration.dropped_pct(high) == ends[1]
+    rising = strong == high
     for _ in range(NUM_HALVINGS):
         middle = calibration.rounded((low + high) / 2)
         share = calibration.dropped_pct(middle)

@@ -4,19 +4,36 @@ import random
 
 import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tdbench.config import RunConfig
+from tdbench.config.user_code import is_user_code
 from tdbench.data.batches import derive_seed
 from tdbench.data.sources import LoadedData
+from tdbench.errors import ConfigError
 from tdbench.models.build import build
 from tdbench.models.sites import Insertion, insert
+from tdbench.models.tracing import evaluating, forward_once
 
 
 def seeded_network(config: RunConfig, data: LoadedData) -> nn.Module:
-    """Return the run's network with its initial weights, on the CPU."""
+    """Return the run's network with its initial weights, on the CPU.
+
+    Raises:
+        ConfigError: The network is unknown or cannot be built, or the user's own does not fit the data.
+    """
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    return build(config.model.name, data.num_classes, data.image_shape[0])
+    network = build(config.model.name, data.num_classes, data.image_shape[0])
+    if is_user_code(config.model.name):
+        with evaluating(network), torch.no_grad():
+            scores = forward_once(network, data.image_shape)
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < data.num_classes:
+            raise ConfigError(
+                f"{config.model.name} must put out a score for each of the {data.num_classes} classes, "
+                f"(1, {data.num_classes}) for one image, got {shape}"
+            )
+    return network
 
 
 def seeded_insertion(model: nn.Module, config: RunConfig, image_shape: tuple[int, int, int]) -> Insertion:

@@ -58,6 +58,13 @@ def test_a_share_out_of_reach_is_refused_with_what_can_be_had():
         solve_match(config)
 
 
+def test_the_range_names_the_weak_end_first_where_the_knob_says_how_much_is_kept():
+    config = load_config(overrides={**TINY, "regularizer": "weighted_channel_dropout", "match": "dropped=1"})
+    low, high = config.regularizer.strength_range()
+    with pytest.raises(ConfigError, match=rf"at {config.regularizer.strength_knob} = {high:g} and {low:g}, got 1 %"):
+        solve_match(config)
+
+
 def test_the_baseline_drops_nothing_whatever_the_others_are_matched_to():
     matched, plain = (load_config(overrides={"regularizer": "none", **more}) for more in ({"match": "dropped=5"}, {}))
     assert matched.digest() == plain.digest()
