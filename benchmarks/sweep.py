@@ -91,20 +91,27 @@ def main(
             note(f"{name} of {num_trials} finished trials", [seconds for seconds, _, _ in measured], "s")
             note(f"{name} of {num_trials} finished trials, peak memory", [mib for _, mib, _ in measured], "MiB")
 
+        def sweep(name: str, num_seeds: int, jobs: int) -> tuple[float, float, int]:
+            """Return the seconds of a sweep and of the training in it, and the number of its trials."""
+            folder = Path(place) / name
+            flags = ["--param", "block_size", "--values", "3,5,7", "--seeds", str(num_seeds), "--epochs", str(epochs)]
+            taken, _, _ = run("ablate", *flags, "--jobs", str(jobs), "--out", str(folder), "--quiet")
+            results = [json.loads(path.read_text()) for path in folder.glob("trials/*/result.json")]
+            return taken, sum(result["wall_s"] for result in results), len(results)
+
         seconds: dict[int, list[float]] = {1: [], 2: []}
-        overheads = []
+        overheads, starts = [], []
         for turn in range(turns):
-            for jobs in seconds:
-                folder = Path(place) / f"jobs{jobs}-{turn}"
-                flags = ["--param", "block_size", "--values", "3,5,7", "--seeds", "3", "--epochs", str(epochs)]
-                taken, _, _ = run("ablate", *flags, "--jobs", str(jobs), "--out", str(folder), "--quiet")
-                seconds[jobs].append(taken)
-                if jobs == 1:
-                    results = [json.loads(path.read_text()) for path in folder.glob("trials/*/result.json")]
-                    # The start of the command and its tables are not a trial's; an empty call of it measures them.
-                    again, _, _ = run("ablate", *flags, "--jobs", "1", "--out", str(folder), "--quiet")
-                    overheads.append((taken - again - sum(result["wall_s"] for result in results)) / len(results))
+            # What a sweep costs once, and what each trial adds to it, from a small and a large one.
+            (small_s, small_training_s, few), (large_s, large_training_s, many) = (
+                sweep(f"seeds{num_seeds}-{turn}", num_seeds, jobs=1) for num_seeds in (1, 3)
+            )
+            overheads.append(((large_s - large_training_s) - (small_s - small_training_s)) / (many - few))
+            starts.append(small_s - small_training_s - few * overheads[-1])
+            seconds[1].append(large_s)
+            seconds[2].append(sweep(f"jobs2-{turn}", 3, jobs=2)[0])
         note("overhead per trial outside training, --jobs 1", overheads, "s")
+        note("start and tables of a sweep", starts, "s")
         for jobs, values in seconds.items():
             note(f"12 ResNet-8 trials of {epochs} epochs on digits, --jobs {jobs}", values, "s")
         ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]

@@ -71,9 +71,20 @@ def test_no_floor_names_a_method():
                 assert name.removeprefix("tdbench.regularizers.") not in method_names(), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("code", ["import tdbench", "from tdbench.cli import main; main(['--help'])"])
-def test_starting_costs_no_heavy_import(code):
-    heavy = "torch torchvision pandas scipy sklearn matplotlib numpy"
+METHODS = "from tdbench.config import find_method, method_names; [find_method(name) for name in method_names()]"
+LIBRARIES = "torch torchvision pandas scipy sklearn matplotlib numpy"
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import tdbench", LIBRARIES),
+        ("from tdbench.cli import main; main(['--help'])", LIBRARIES),
+        (METHODS, "torch._dynamo torch._inductor torchvision pandas scipy sklearn matplotlib"),
+        ("import tdbench.sweep.runner", "torch._dynamo torch._inductor torchvision sklearn matplotlib"),
+    ],
+)
+def test_starting_costs_no_heavy_import(code, heavy):
     check = f"{code}; import sys; loaded = set('{heavy}'.split()) & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
 

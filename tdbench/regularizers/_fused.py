@@ -28,7 +28,6 @@ def applies_to(x: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
 def runs_triton(device: torch.device) -> bool:
     """Return whether Triton is installed, knows this GPU, and is not switched off by TDBENCH_TRITON=0."""
     if os.environ.get("TDBENCH_TRITON") == "0" or torch.cuda.get_device_capability(device) < (7, 0):
@@ -38,6 +37,11 @@ def runs_triton(device: torch.device) -> bool:
     except ImportError:
         return False
     return True
+
+
+# What torch.compiler.assume_constant_result does; to call it imports the whole compiler, seconds and 160 MiB, though
+# most commands compile nothing.
+runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def target_drop(

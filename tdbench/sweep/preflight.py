@@ -53,12 +53,20 @@ def check_trials(configs: Iterable[RunConfig]) -> None:
 
 def check(trees: list[dict[str, Any]]) -> None:
     """Build the run of each tree, and drop it again."""
+    from tdbench.data.sources import LoadedData, load_data
+    from tdbench.models.build import find_network
     from tdbench.training.matching import solve_match
     from tdbench.training.run import Run
 
-    for tree in trees:
-        config = without_compilation(RunConfig.model_validate(tree))
-        Run(solve_match(config)).insertion.check_blocks()
+    configs = [without_compilation(RunConfig.model_validate(tree)) for tree in trees]
+    for config in configs:
+        find_network(config.model.name)  # a misspelt name should not wait for the data
+    loaded: dict[str, LoadedData] = {}
+    for config in configs:
+        key = config.data.model_dump_json()
+        if key not in loaded:
+            loaded[key] = load_data(config.data, config.seed)
+        Run(solve_match(config, loaded[key]), data=loaded[key]).insertion.check_blocks()
 
 
 def time_left_s(waiting: Iterable[RunConfig], finished: Iterable[tuple[RunConfig, float]], num_at_once: int) -> float:

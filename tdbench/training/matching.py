@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tdbench.config import RunConfig
+from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 from tdbench.training.network import seeded_insertion
 from tdbench.training.run import Run
@@ -20,8 +21,12 @@ CLOSE_ENOUGH = 0.002  # of the share that is asked for
 DIGITS = 4  # of the solved value
 
 
-def solve_match(config: RunConfig) -> RunConfig:
+def solve_match(config: RunConfig, data: LoadedData | None = None) -> RunConfig:
     """Return the configuration with its strength knob solved for `regularizer.match`, or as it is where that is null.
+
+    Args:
+        config: The run.
+        data: Its data set where that is loaded already.
 
     Raises:
         ConfigError: No value of the knob gives the share; the range of shares that can be had is named.
@@ -30,7 +35,7 @@ def solve_match(config: RunConfig) -> RunConfig:
     if target is None:
         return config
     assert method.strength_knob is not None, "the configuration refuses to match a method without one"
-    calibration = Calibration(config)
+    calibration = Calibration(config, data)
     low, high = method.strength_range()
     (least, weak), (most, strong) = sorted((calibration.dropped_pct(value), value) for value in (low, high))
     if not least <= target <= most:
@@ -62,9 +67,9 @@ class Calibration:
         seen: Value to share, of all that were measured.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, data: LoadedData | None = None) -> None:
         hardware = config.hardware.model_copy(update={"compile": False})
-        self.run = Run(config.model_copy(update={"hardware": hardware}))
+        self.run = Run(config.model_copy(update={"hardware": hardware}), data=data)
         self.method = config.regularizer
         number = min(NUM_BATCHES, len(self.run.batches))
         self.images = [images for images, _ in self.run.batches.epoch(1, 0, number)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from tdbench.config import RunConfig
 from tdbench.config.user_code import is_user_code
 from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
-from tdbench.data.sources import load_data
+from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import TdbenchError
 from tdbench.models.build import find_network
 from tdbench.training.clock import StepClock
@@ -56,11 +56,11 @@ class Run:
 
     trace: StepTrace | None = None
 
-    def __init__(self, config: RunConfig, processes: Processes = ALONE) -> None:
+    def __init__(self, config: RunConfig, processes: Processes = ALONE, data: LoadedData | None = None) -> None:
         self.config, self.processes = config, processes
         find_network(config.model.name)  # a misspelt name should not wait for the data
         self.hardware = resolve(config.hardware, processes.local_rank)
-        data = load_data(config.data, config.seed)
+        data = data or load_data(config.data, config.seed)  # given where many runs of the same data are looked at
         activate(self.hardware, config.hardware.deterministic)
         self.model = seeded_network(config, data)
         self.insertion = seeded_insertion(self.model, config, data.image_shape)
