@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -22,15 +22,16 @@ from tdbench.training.run import Progress
 
 _COLUMNS = {  # column of summary.csv -> heading, form
     "n": ("n", "{}"),
-    "test_error_pct_mean": ("test error %", "{:.2f}"),
-    "ci95": ("95 % interval", "{}"),
+    "test_error_pct_mean": ("test\nerror %", "{:.2f}"),
+    "ci95": ("95 %\ninterval", "{}"),
     "delta_vs_baseline": ("difference", "{:+.2f}"),
-    "delta_ci95": ("95 % interval", "{}"),
-    "p_holm": ("p (Holm)", "{:.3f}"),
+    "delta_ci95": ("95 %\ninterval", "{}"),
+    "p_holm": ("p\n(Holm)", "{:.3f}"),
     "verdict": ("verdict", "{}"),
-    "dropped_pct": ("dropped %", "{:.3f}"),
-    "train_img_per_s": ("images/s", "{:,.0f}"),
+    "dropped_pct": ("dropped\n%", "{:.3f}"),
+    "train_img_per_s": ("images\n/s", "{:,.0f}"),
 }
+_FIRST_TO_GO = ("train_img_per_s", "ci95", "p_holm", "dropped_pct")  # where the terminal is narrow; the files keep them
 
 _OUTCOME = {  # field of result.json or environment.json -> form
     "test_error_pct": "test error {:.2f} %",
@@ -261,14 +262,36 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table, as wide as the terminal."""
+    """Print rows as a table, without empty columns, and without those wanted least where the terminal is too narrow."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    names = [name for name in rows[0] if any(str(row[name]) for row in rows)]
+    for name in _FIRST_TO_GO:
+        if sum(least_width(name, rows) + 3 for name in names) + 1 > console.width and name in names:
+            names.remove(name)
     table = Table()
-    for name in rows[0]:
-        title = _COLUMNS.get(name, (name, ""))[0]
-        table.add_column(title, justify="left" if name in ("verdict", "trial", "status") else "right", overflow="fold")
+    for name in names:
+        justify: JustifyMethod = "left" if name in ("verdict", "trial", "status") else "right"
+        table.add_column(title_of(name), justify=justify, no_wrap=is_figure(name), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(*(Text(str(row[name])) for name in names))
+    console.print(table)
+
+
+def title_of(name: str) -> str:
+    """Return what stands above a column."""
+    return _COLUMNS.get(name, (name, ""))[0]
+
+
+def is_figure(name: str) -> bool:
+    """Return whether a column's cells must stay on one line."""
+    return name in _COLUMNS and name != "verdict"
+
+
+def least_width(name: str, rows: list[dict[str, Any]]) -> int:
+    """Return the width that a column needs for no figure and no word to be broken."""
+    cells = [str(row[name]) for row in rows]
+    words = cells if is_figure(name) else [word for cell in cells for word in cell.split()]
+    return max(len(part) for part in [*words, *title_of(name).split("\n")])
 
 
 def closing_line(sweep: Sweep) -> str:
