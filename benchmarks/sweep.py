@@ -1,6 +1,7 @@
 """What a sweep costs beside its training: planning and resuming, the overhead of a trial, and what `--jobs` gains.
 
     python benchmarks/sweep.py --out benchmarks/results/sweep_cpu.csv
+    python benchmarks/sweep.py --epochs 0 --out benchmarks/results/sweep_cpu_build.csv    # with torch's CPU build
 
 Each figure is of whole processes. The sweep of 10,000 finished trials is made of copies of one result.
 """
@@ -64,7 +65,7 @@ def main(
     out: Annotated[Path, typer.Option(help="CSV file.")] = Path("benchmarks/results/sweep_cpu.csv"),
     num_trials: Annotated[int, typer.Option(help="Finished trials of the large sweep.")] = 10_000,
     turns: Annotated[int, typer.Option(help="Turns of each figure.")] = 3,
-    epochs: Annotated[int, typer.Option(help="Epochs of the trials that are timed with --jobs 1 and 2.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of the trials that are timed with --jobs 1 and 2; 0: none.")] = 8,
 ) -> None:
     rows = []
 
@@ -101,7 +102,7 @@ def main(
 
         seconds: dict[int, list[float]] = {1: [], 2: []}
         overheads, starts = [], []
-        for turn in range(turns):
+        for turn in range(turns if epochs else 0):
             # What a sweep costs once, and what each trial adds to it, from a small and a large one.
             (small_s, small_training_s, few), (large_s, large_training_s, many) = (
                 sweep(f"seeds{num_seeds}-{turn}", num_seeds, jobs=1) for num_seeds in (1, 3)
@@ -110,12 +111,13 @@ def main(
             starts.append(small_s - small_training_s - few * overheads[-1])
             seconds[1].append(large_s)
             seconds[2].append(sweep(f"jobs2-{turn}", 3, jobs=2)[0])
-        note("overhead per trial outside training, --jobs 1", overheads, "s")
-        note("start and tables of a sweep", starts, "s")
-        for jobs, values in seconds.items():
-            note(f"12 ResNet-8 trials of {epochs} epochs on digits, --jobs {jobs}", values, "s")
-        ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-        note("speed-up of --jobs 2 over --jobs 1", ratios, "times")
+        if epochs:
+            note("overhead per trial outside training, --jobs 1", overheads, "s")
+            note("start and tables of a sweep", starts, "s")
+            for jobs, values in seconds.items():
+                note(f"12 ResNet-8 trials of {epochs} epochs on digits, --jobs {jobs}", values, "s")
+            ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
+            note("speed-up of --jobs 2 over --jobs 1", ratios, "times")
     out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(out, index=False)
 
