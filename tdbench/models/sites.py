@@ -61,7 +61,8 @@ class Insertion:
             ]
             if name == INPUT:
                 self._handles.append(host.register_forward_pre_hook(_regularize_input))
-            elif type(host) is nn.ReLU and not host.inplace:  # a hook could not spare the ReLU's own pass
+            elif type(host) is nn.ReLU and not host.inplace and "forward" not in vars(host):
+                # A hook could not spare the ReLU's own pass.
                 host.__class__ = RegularizedReLU
             else:
                 self._handles.append(host.register_forward_hook(_regularize))

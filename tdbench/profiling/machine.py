@@ -4,6 +4,8 @@ Two rates bound every step: how fast memory is copied, and how fast matrices are
 Both are measured here, on this machine, with torch; no data sheet is trusted.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +28,8 @@ class Machine:
     Attributes:
         copy_gb_per_s: Bytes read and written by a copy that no cache holds.
         matmul_gflop_per_s: Of a square matrix product, an addition and a multiplication each counted, in the run's
-            precision; in fp32 where that is faster, as on a CPU without half arithmetic.
+            precision; in fp32 where that is faster, as on a CPU without half arithmetic. On CUDA fp32 means TF32 where
+            convolutions use it.
     """
 
     copy_gb_per_s: float
@@ -40,6 +43,7 @@ class Roofline:
     machine: Machine
     work: Work
     step_ms: float
+    compiled: bool = False
 
     @property
     def matmul_share(self) -> float:
@@ -55,12 +59,12 @@ class Roofline:
         """Say what limits the step."""
         shares = f"{self.matmul_share:.0%} of the matrix rate and {self.copy_share:.0%} of the copy bandwidth"
         if max(self.matmul_share, self.copy_share) < NEAR_A_LIMIT:
+            neither = f"Neither arithmetic nor memory limits the step, which reaches {shares}"
+            if self.compiled:  # its operators were counted uncompiled
+                return f"{neither}."
             each_us = 1e3 * self.step_ms / max(1, self.work.num_operators)
-            why = "little more than it costs to start one" if each_us < STARTING_US else "on shapes that suit neither"
-            return (
-                f"Neither arithmetic nor memory limits the step, which reaches {shares}: its "
-                f"{self.work.num_operators} operators take {each_us:,.0f} µs each, {why}."
-            )
+            why = ", little more than it costs to start one" if each_us < STARTING_US else ""
+            return f"{neither}: its {self.work.num_operators} operators take {each_us:,.0f} µs each{why}."
         if self.matmul_share >= self.copy_share:
             return f"Arithmetic limits the step: it reaches {shares}."
         return f"Memory bandwidth limits the step: it reaches {shares}."
@@ -81,9 +85,20 @@ class Roofline:
 
 def measure_machine(device: torch.device, dtype: torch.dtype, seconds: float) -> Machine:
     """Measure the two rates, each product and the copy for about `seconds`."""
-    with torch.no_grad():
+    with torch.no_grad(), _arithmetic_of_convolutions():
         matmul_rates = [_matmul_gflop_per_s(device, one, seconds) for one in {dtype, torch.float32}]
         return Machine(_copy_gb_per_s(device, seconds), max(matmul_rates))
+
+
+@contextmanager
+def _arithmetic_of_convolutions() -> Iterator[None]:
+    """Multiply matrices on CUDA in TF32 where convolutions do."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def _copy_gb_per_s(device: torch.device, seconds: float) -> float:

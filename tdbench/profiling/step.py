@@ -10,7 +10,7 @@ import torch
 
 from tdbench.profiling.memory import OOM, attempt, memory_limit, release
 from tdbench.profiling.timing import TURNS, Report, median_interval, median_ms, silent, take_turns
-from tdbench.profiling.trace import trace
+from tdbench.profiling.trace import room_to_compile, trace
 
 STEP_COLUMNS = (
     "method",
@@ -72,9 +72,10 @@ class StepCost:
         cells |= {"step_ms": round(step_ms, 4), "train_img_per_s": round(1e3 * self.batch_size / step_ms, 2)}
         if self.peak_mem_mib is not None:
             cells["peak_mem_mib"] = round(self.peak_mem_mib, 2)
-        if self.overhead_pct is not None and self.overhead_ci95 is not None:
-            low, high = self.overhead_ci95
+        if self.overhead_pct is not None:
             cells |= {"overhead_pct": round(self.overhead_pct, 3)}
+        if self.overhead_ci95 is not None:
+            low, high = self.overhead_ci95
             cells |= {"overhead_ci95_low": round(low, 3), "overhead_ci95_high": round(high, 3)}
         return cells
 
@@ -108,7 +109,7 @@ def profile_steps(
     """
     builders = {_REFERENCE: baseline, BASELINE: baseline}
     builders |= {name: build for name, build in methods.items() if name != BASELINE}
-    with memory_limit(device):
+    with memory_limit(device), room_to_compile(len(builders)):
         steps = {}
         for number, (name, build) in enumerate(builders.items()):
             report(0.1 * number / len(builders), name)

@@ -5,9 +5,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from scipy.stats import binom
@@ -16,11 +17,13 @@ from torch.utils.benchmark import Timer
 from tdbench.profiling.memory import attempt
 
 Call = Callable[[], object]
+C = TypeVar("C", bound=Call)
 Report = Callable[[float, str], None]  # (share done, what is measured now)
 
 TURNS = 11
 FEWEST_TURNS = 6  # of which the median has a 95 % interval
 QUEUED_MS = 20.0  # work given to a GPU before the host waits for it
+CYCLES_PER_S = 2e9  # at least those of a GPU
 
 
 def silent(share: float, what: str) -> None:
@@ -28,7 +31,7 @@ def silent(share: float, what: str) -> None:
 
 
 def take_turns(
-    calls: Mapping[str, Call],
+    calls: MutableMapping[str, C],
     device: torch.device,
     seconds: float,
     turns: int = TURNS,
@@ -47,7 +50,8 @@ def take_turns(
         report: Told before each measurement which share of them is done.
 
     Returns:
-        Milliseconds by name: the median of each turn. A call that ran out of memory is left out.
+        Milliseconds by name: the median of each turn. A call that ran out of memory is left out, and taken from
+        `calls`, so that the others can have what it held.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     done, total = 0, (turns + 1) * max(1, len(calls))
@@ -60,7 +64,7 @@ def take_turns(
             done += 1
             took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
             if took_ms is None:
-                del times[name]
+                del times[name], calls[name]
             elif turn > 0:
                 times[name].append(took_ms)
     return times
@@ -85,18 +89,27 @@ def _mps_clock() -> float:
 
 
 def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[float]:
-    """Return the time of each of some calls by events round it, the host waiting only now and then."""
+    """Return the time of each of some calls by events round it, the host waiting only now and then.
+
+    The GPU is kept busy while the host queues a burst of calls, so that the events time kernels, not their dispatch. A
+    call that itself waits for the GPU is timed with its waits.
+    """
     times: list[float] = []
-    num_calls, begun = 1, time.perf_counter()
+    num_calls, lead_cycles, begun = 1, 0, time.perf_counter()
     while len(times) < 2 or time.perf_counter() - begun < seconds:
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(num_calls + 1)]
+        if lead_cycles:
+            torch.cuda._sleep(lead_cycles)
+        queued = time.perf_counter()
         marks[0].record()
         for mark in marks[1:]:
             call()
             mark.record()
+        queued_s = time.perf_counter() - queued
         torch.cuda.synchronize(device)
         times += [start.elapsed_time(end) for start, end in pairwise(marks)]
         num_calls = min(50, max(1, int(QUEUED_MS / max(times[-1], 1e-3))))
+        lead_cycles = int(CYCLES_PER_S * queued_s / (len(marks) - 1) * num_calls)
     return times
 
 
@@ -107,12 +120,17 @@ def paired_ratio(times: Sequence[float], others: Sequence[float]) -> float:
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Return p20, p50 and p80."""
-    low, *_, high = statistics.quantiles(values, n=5)
+    low, *_, high = statistics.quantiles(values, n=5) if len(values) > 1 else [*values, *values]
     return low, statistics.median(values), high
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median: order statistics whose ranks a fair coin makes likely."""
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the median: order statistics whose ranks a fair coin makes likely.
+
+    None where there are fewer than six: their whole range would not do.
+    """
+    if len(values) < FEWEST_TURNS:
+        return None
     ordered = sorted(values)
     low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
     return ordered[low], ordered[-1 - low]

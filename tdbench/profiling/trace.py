@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tdbench.profiling.timing import Call
 
 _MARK = "tdbench_call"
+_LAUNCHES = ("LaunchKernel", "LaunchCooperativeKernel", "GraphLaunch")  # in the names of CUDA's calls
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def trace(call: Call, device: torch.device) -> Trace:
     names = [event.name for event in events if mark.start <= event.time_range.start < mark.end]
     if on_cuda:
         return Trace(
-            launches=sum("LaunchKernel" in name or "GraphLaunch" in name for name in names),
+            launches=sum(any(part in name for part in _LAUNCHES) for name in names),
             host_syncs=sum("Synchronize" in name for name in names),
             peak_mem_mib=(torch.cuda.max_memory_allocated(device) - before) / 2**20,
         )
@@ -126,6 +128,17 @@ class _Traffic(TorchDispatchMode):
             self.num_bytes += sum(min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in tensors)
             self.num_operators += 1
         return out
+
+
+def room_to_compile(num_modules: int) -> AbstractContextManager[None]:
+    """Let torch.compile specialise the code that many modules share for each of them.
+
+    After its usual 8 specialisations it would run the others uncompiled, and say so only in a warning.
+    """
+    limit, total = torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit
+    return torch._dynamo.config.patch(
+        recompile_limit=limit * num_modules, accumulated_recompile_limit=total * num_modules
+    )
 
 
 def graph_breaks(layer: nn.Module, x: Tensor) -> int | None:

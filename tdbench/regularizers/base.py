@@ -105,6 +105,12 @@ class Regularizer(nn.Module):
         raise NotImplementedError
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether somebody watches the module's calls, or those of all modules."""
+    own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(own) or torch.nn.modules.module._has_any_global_hook()
+
+
 def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
     """Return a boolean mask (1 = keep) on the device of `x`, each entry False with probability `rate`."""
     return torch.rand(shape, device=x.device) >= rate

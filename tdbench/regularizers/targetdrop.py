@@ -25,7 +25,7 @@ from tdbench.regularizers._windows import (
     scales,
     straight_through,
 )
-from tdbench.regularizers.base import Regularizer, Traits
+from tdbench.regularizers.base import Regularizer, Traits, has_hooks
 
 Attention = Literal["se", "se_ste", "gap", "random"]
 
@@ -166,8 +166,9 @@ class TargetDrop2d(Regularizer):
     def after_relu(self, x: Tensor) -> Tensor:
         """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so."""
         drop_ratio = self.drop_ratio * self.strength
-        watched = self._forward_hooks or self._forward_pre_hooks  # by someone who wants to see relu(x)
-        fuses = self.training and drop_ratio > 0 and self.attention != "se_ste" and not watched
+        # A subclass may have changed the layer, and a hook's owner wants to see relu(x).
+        fuses = type(self) is TargetDrop2d and not has_hooks(self)
+        fuses = fuses and self.training and drop_ratio > 0 and self.attention != "se_ste"
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
         if torch.compiler.is_compiling() or not (fuses and fits and _fused.applies_to(x)):
             return super().after_relu(x)

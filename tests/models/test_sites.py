@@ -74,6 +74,15 @@ def test_the_output_of_a_group_is_what_is_regularized(network):
     assert network.stage1(network.stem(images())).any()
 
 
+def test_a_relu_whose_forward_somebody_has_replaced_is_regularized_all_the_same():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 2))
+    network[1].forward = lambda x: x.clamp(min=0)
+    insertion = insert(network, "targetdrop", ["1"], image_shape=(3, 32, 32))
+    insertion.meter(torch.device("cpu"))
+    network.train()(torch.randn(2, 3, 32, 32))
+    assert insertion.read_meter()["1"][0] > 0
+
+
 def test_removal_leaves_the_network_as_it_was(network):
     modules, hooks = list(network.named_modules()), [len(m._forward_hooks) for m in network.modules()]
     types = [type(module) for module in network.modules()]

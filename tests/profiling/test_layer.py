@@ -1,5 +1,9 @@
 """A layer alone against the floor: plausible ratios, inputs that no cache holds, and cells that say OOM."""
 
+import platform
+import resource
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -12,15 +16,16 @@ SHAPE = (16, 16, 32, 32)
 
 
 class Chain(nn.Module):
-    """Twenty times the floor."""
+    """Twenty times the floor and more."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, number=20):
         super().__init__()
+        self.number = number
 
     def forward(self, x):
-        for _ in range(20):
+        for _ in range(self.number):
             x = x * 1.01
-        return x
+        return x * 1.01
 
 
 class Greedy(nn.Module):
@@ -97,6 +102,51 @@ def test_where_the_maps_do_not_fit_every_row_says_so(monkeypatch):
     monkeypatch.setattr(layer_module._Inputs, "_map", full)
     costs = profile_layers({"none": lambda channels: Pass()}, SHAPE, Setting(CPU), 0.1)
     assert [(cost.method, cost.status) for cost in costs] == [(FLOOR, "OOM"), ("none", "OOM")]
+
+
+def test_every_layer_is_compiled_however_many_share_its_code(monkeypatch):
+    num_compiled = 0
+
+    def backend(graph, inputs):
+        nonlocal num_compiled
+        num_compiled += 1
+        return graph.forward
+
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **options: setattr(self, "_compiled_call_impl", compiled(self))
+    )
+
+    def compiled(module):
+        return torch.compile(module._call_impl, backend=backend, dynamic=False)
+
+    factories = {f"chain {number}": partial(Chain, number=number) for number in range(12)}
+    profile_layers(factories, (2, 3, 4, 4), Setting(CPU, compile=True), seconds=0.01, turns=1)
+    assert num_compiled >= 13  # and the floor
+
+
+def test_what_a_layer_meets_is_what_its_row_says(monkeypatch):
+    seen = set()
+
+    class Look(nn.Module):
+        def forward(self, x):
+            form = "nchw" if x.is_contiguous() else "channels_last"
+            seen.add((x.dtype, form, torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+            return x * 1.5
+
+    setting = Setting(CPU, torch.bfloat16, torch.channels_last)
+    profile_layers({"look": lambda channels: Look()}, (2, 3, 4, 4), setting, seconds=0.01, turns=1)
+    assert seen == {(torch.bfloat16, "channels_last", True, True)}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators")
+def test_the_floor_is_not_that_of_the_system_giving_memory():
+    layer_module.keep_freed_memory(CPU)
+    x = torch.ones(2**23)  # 32 MiB, which glibc would give back to the system each time
+    for _ in range(3):
+        x * 1.5
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x * 1.5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000  # of 8192 pages
 
 
 def test_an_error_of_a_layer_s_own_is_not_taken_for_the_end_of_memory():

@@ -19,6 +19,32 @@ def test_both_rates_are_measured(monkeypatch, dtype):
     assert 0.01 < rates.matmul_gflop_per_s < 1_000_000
 
 
+def test_the_rates_are_bytes_and_operations_over_the_time(monkeypatch):
+    monkeypatch.setattr(machine, "last_cache_bytes", lambda device: 2**20)
+    monkeypatch.setattr(machine, "CPU_MATRIX_SIDE", 64)
+    monkeypatch.setattr(machine, "median_ms", lambda call, device, seconds: 2.0)
+    rates = measure_machine(torch.device("cpu"), torch.float32, seconds=0.01)
+    assert rates == Machine(copy_gb_per_s=2 * 4 * 2**20 / 2e6, matmul_gflop_per_s=2 * 64**3 / 2e6)
+
+
+def test_matrices_are_multiplied_in_the_arithmetic_of_convolutions(monkeypatch):
+    monkeypatch.setattr(machine, "last_cache_bytes", lambda device: 2**20)
+    monkeypatch.setattr(machine, "CPU_MATRIX_SIDE", 8)
+    seen = []
+    monkeypatch.setattr(
+        machine, "median_ms", lambda call, device, seconds: seen.append(torch.backends.cuda.matmul.allow_tf32) or 1.0
+    )
+    before = torch.backends.cuda.matmul.allow_tf32
+    measure_machine(torch.device("cpu"), torch.float32, seconds=0.01)
+    assert set(seen) == {torch.backends.cudnn.allow_tf32}
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+def test_of_a_compiled_step_no_time_per_uncompiled_operator_is_given():
+    sentence = Roofline(MACHINE, Work(0.5, 0.1, 5000), step_ms=50.0, compiled=True).sentence()
+    assert sentence.endswith("20% of the copy bandwidth.")
+
+
 def test_the_shares_are_the_work_over_the_time_over_the_rate():
     roofline = Roofline(MACHINE, Work(gflop=2.0, gb=0.1, num_operators=50), step_ms=50.0)
     assert roofline.matmul_share == pytest.approx(0.4)
@@ -30,7 +56,7 @@ def test_the_shares_are_the_work_over_the_time_over_the_rate():
     [
         (Work(4.0, 0.1, 50), "Arithmetic limits the step: it reaches 80% of the matrix rate and 20% of the copy"),
         (Work(2.0, 0.4, 50), "Memory bandwidth limits the step: it reaches 40% of the matrix rate and 80% of the copy"),
-        (Work(0.5, 0.1, 50), "its 50 operators take 1,000 µs each, on shapes that suit neither"),
+        (Work(0.5, 0.1, 50), "its 50 operators take 1,000 µs each."),
         (Work(0.5, 0.1, 5000), "its 5000 operators take 10 µs each, little more than it costs to start one"),
     ],
 )

@@ -89,6 +89,19 @@ def test_the_spread_is_the_quintiles_and_the_median():
     assert spread([float(value) for value in range(1, 10)]) == (2.0, 5.0, 8.0)
 
 
+def test_one_turn_is_its_own_spread_and_fewer_than_six_have_no_interval():
+    assert spread([3.0]) == (3.0, 3.0, 3.0)
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0]) is None
+
+
+def test_a_call_that_runs_out_of_memory_is_let_go():
+    def greedy():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    calls = {"greedy": greedy, "modest": lambda: None}
+    assert list(take_turns(calls, torch.device("cpu"), seconds=0.01, turns=2)) == list(calls) == ["modest"]
+
+
 @pytest.mark.parametrize("n", [6, 9, 11, 15, 40])
 def test_the_interval_of_the_median_covers_it_in_at_least_95_of_100_cases(n):
     low, high = median_interval([float(value) for value in range(n)])

@@ -291,6 +291,25 @@ def test_whoever_hooks_the_layer_sees_the_map_after_the_relu(fused):
     assert torch.equal(seen[1], unwatched)
 
 
+def test_a_subclass_and_whoever_watches_all_modules_or_gradients_see_the_layer_too(fused):
+    fused(True)
+
+    class Mine(TargetDrop2d):
+        def drop(self, x):
+            return x * 0, torch.zeros((), dtype=torch.int64)
+
+    x, seen = feature_map((1, 12, 6, 5), kinds=["normal"]), []
+    assert not Mine(12).after_relu(x).any()
+    layer = TargetDrop2d(12)
+    handle = layer.register_full_backward_hook(lambda module, *gradients: seen.append("backward"))
+    layer.after_relu(x.clone().requires_grad_()).sum().backward()
+    handle.remove()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *values: seen.append("forward"))
+    layer.after_relu(x)
+    handle.remove()
+    assert seen == ["backward", "forward"]
+
+
 # Where the kernels apply
 
 
