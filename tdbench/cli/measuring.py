@@ -1,17 +1,21 @@
 """What `tdbench profile` measures: runs are built here, from below, and handed to `tdbench.profiling` as calls."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tdbench.cli.progress import part
 from tdbench.config import RunConfig, find_method, load_config, method_names, resolve_key
+from tdbench.config.user_code import is_user_code, label, load_object, own_words
 from tdbench.errors import ConfigError
 from tdbench.models.build import find_network
 from tdbench.models.sites import insert
-from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
+from tdbench.profiling.layer import LAYER_COLUMNS, LayerCost, Setting, profile_layers
 from tdbench.profiling.machine import Roofline, measure_machine
 from tdbench.profiling.step import BASELINE, STEP_COLUMNS, batch_sizes, profile_steps
 from tdbench.profiling.tables import markdown
@@ -26,9 +30,11 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, int, int, int]
+T = TypeVar("T")
 
 LAYER, STEP, SUMMARY = "profile_layer.csv", "profile_step.csv", "profile.md"
 MACHINE_SECONDS = 0.5
+FAILED = "failed"  # the status of a method of the user's that raises
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Profile:
         shapes: Maps of the layer's table.
         layer, step: Rows of the two tables.
         machine: What the machine can do, and what the step without a method makes of it.
+        failures: The user's own methods that raised while they were measured, each with its own error.
     """
 
     configs: dict[str, RunConfig]
@@ -52,6 +59,7 @@ class Profile:
     layer: list[dict[str, Any]] = field(default_factory=list)
     step: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] | None = None
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> RunConfig:
@@ -167,15 +175,19 @@ def measure(profile: Profile, seconds: float, report: Report) -> None:
     num_layers, num_steps = (len(profile.methods) + 1) * len(profile.shapes), len(profile.methods) + 2
     layers_end = 0.97 * num_layers / (num_layers + num_steps)
     measure_layers(profile, seconds, part(report, 0.0, layers_end, "layer"))
-    costs = profile_steps(
-        partial(RepeatedStep, profile.baseline),
-        {name: partial(RepeatedStep, profile.configs[name]) for name in profile.methods},
-        profile.batch_size,
-        profile.hardware.device,
-        seconds,
-        report=part(report, layers_end, 0.97, "step"),
+    costs, failed = without_failing(
+        profile,
+        lambda names: profile_steps(
+            partial(RepeatedStep, profile.baseline),
+            {name: partial(RepeatedStep, profile.configs[name]) for name in names},
+            profile.batch_size,
+            profile.hardware.device,
+            seconds,
+            report=part(report, layers_end, 0.97, "step"),
+        ),
     )
-    profile.step = [step_row(profile, cost.figures()) for cost in costs]
+    failed_cells = [no_figures(name) | {"batch_size": profile.batch_size} for name in failed]
+    profile.step = [step_row(profile, cells) for cells in [*(cost.figures() for cost in costs), *failed_cells]]
     report(0.97, "the machine")
     if costs[0].step_ms:
         machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
@@ -190,32 +202,92 @@ def measure_layers(profile: Profile, seconds: float, report: Report) -> None:
     setting = Setting(
         hardware.device, profile.dtype, hardware.memory_format, hardware.compile, seed=profile.baseline.seed
     )
-    factories = {name: profile.configs[name].regularizer.build for name in profile.methods}
     for number, shape in enumerate(profile.shapes):
         text = "x".join(map(str, shape))
         begin, end = (at / len(profile.shapes) for at in (number, number + 1))
-        costs = profile_layers(factories, shape, setting, seconds, report=part(report, begin, end, text))
+        here = part(report, begin, end, text)
+
+        def measure_at(names: list[str], shape: Shape = shape, report: Report = here) -> list[LayerCost]:
+            factories = {name: profile.configs[name].regularizer.build for name in names}
+            return profile_layers(factories, shape, setting, seconds, report=report)
+
+        costs, failed = without_failing(profile, measure_at)
         common = {
             "shape": text,
             "dtype": str(profile.dtype).removeprefix("torch."),
             "memory_format": profile.baseline.hardware.memory_format,
             "device": hardware.name(),
         }
-        profile.layer += [ordered(cost.figures() | common, LAYER_COLUMNS) for cost in costs]
+        cells = [*(cost.figures() for cost in costs), *map(no_figures, failed)]
+        profile.layer += [ordered(one | common, LAYER_COLUMNS) for one in cells]
 
 
-def measure_batch_sizes(profile: Profile, seconds: float, report: Report) -> None:
+def measure_batch_sizes(profile: Profile, seconds: float, search_seconds: float, report: Report) -> None:
     """Fill in the step's table with the batch sizes that were tried, method by method."""
+    num_methods = len(profile.methods)
     for number, method in enumerate(profile.methods):
-        config = profile.configs[method]
+        here = part(report, number / num_methods, (number + 1) / num_methods, method)
+        try:
+            find_batch_size(profile, method, seconds, search_seconds, here)
+        except Exception as error:
+            if note_failure(profile, error, [method]) is None:
+                raise
 
-        def build(batch_size: int, config: RunConfig = config) -> RepeatedStep:
-            return RepeatedStep(with_batch(config, batch_size))
 
-        report(number / len(profile.methods), f"{method}, batch {profile.batch_size}")
-        for cost in batch_sizes(method, build, profile.batch_size, profile.hardware.device, seconds):
-            profile.step.append(step_row(profile, cost.figures()))
-            report(number / len(profile.methods), f"{method}, batch {cost.batch_size}: {cost.status}")
+def find_batch_size(profile: Profile, method: str, seconds: float, search_seconds: float, report: Report) -> None:
+    """Add a row for each batch size that was tried with a method; the share reported is that of the time."""
+
+    def build(batch_size: int) -> RepeatedStep:
+        return RepeatedStep(with_batch(profile.configs[method], batch_size))
+
+    begun = time.perf_counter()
+    report(0.0, f"batch {profile.batch_size}")
+    first, device = profile.batch_size, profile.hardware.device
+    for cost in batch_sizes(method, build, first, device, seconds, search_seconds):
+        profile.step.append(step_row(profile, cost.figures()))
+        share = min(1.0, (time.perf_counter() - begun) / search_seconds)
+        report(share, f"batch {cost.batch_size}: {cost.status}")
+
+
+def without_failing(profile: Profile, measure: Callable[[list[str]], T]) -> tuple[T, list[str]]:
+    """Measure all methods, and again without one of the user's that raises; return the figures and who raised.
+
+    Raises:
+        ConfigError: No method is left.
+    """
+    names, failed = list(profile.methods), list[str]()
+    while True:
+        try:
+            return measure(names), failed
+        except Exception as error:
+            name = note_failure(profile, error, names)
+            if name is None:
+                raise
+            failed.append(name)
+            names.remove(name)
+            if not names:
+                raise ConfigError(failure_line(profile.failures)) from error
+
+
+def note_failure(profile: Profile, error: Exception, names: Sequence[str]) -> str | None:
+    """Return the method of the user's whose file an error came through, and keep its words; None: it was no such."""
+    for name in filter(is_user_code, names):
+        file = inspect.getfile(load_object(name))  # a neighbour of the file named, where that only imports the class
+        inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if inside:
+            profile.failures.setdefault(name, f"{own_words(error)} ({Path(file).name}, line {inside[-1].lineno})")
+            return name
+    return None
+
+
+def failure_line(failures: Mapping[str, str]) -> str:
+    """Return which of the user's methods raised what, in one line."""
+    return "; ".join(f"{label(name)} raised {words}" for name, words in failures.items())
+
+
+def no_figures(method: str) -> dict[str, Any]:
+    """Return the cells of a method of the user's that raised."""
+    return {"method": method, "n": 0, "status": FAILED}
 
 
 def step_row(profile: Profile, figures: dict[str, Any]) -> dict[str, Any]:

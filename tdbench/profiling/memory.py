@@ -15,14 +15,23 @@ T = TypeVar("T")
 OOM = "OOM"  # what a cell of a table says where memory ran out
 
 DEFAULT_CACHE_BYTES = 32 * 2**20
-_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
+_MESSAGES = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "unable to find an engine to execute this computation",  # cuDNN, where no workspace fits any more
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is torch's or Python's way to say that memory ended, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
 
 
 def attempt(action: Callable[[], T], device: torch.device) -> T | None:

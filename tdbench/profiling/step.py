@@ -1,6 +1,8 @@
 """A method inside a training step: the same network with and without it, step about step."""
 
+import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +32,7 @@ STEP_COLUMNS = (
 )
 
 BASELINE = "none"
+OUT_OF_TIME = "out of time"  # the status of a batch size that was not tried
 _REFERENCE = "baseline"  # the first of the two
 
 
@@ -149,11 +152,12 @@ def batch_sizes(
     first: int,
     device: torch.device,
     seconds: float,
+    search_seconds: float = math.inf,
 ) -> Iterator[StepCost]:
-    """Double the batch until memory ends, or halve it until it fits; yield what each size came to.
+    """Double the batch until memory or time ends, or halve it until it fits; yield what each size came to.
 
     On a CPU memory ends where four fifths of what is free now are taken. The largest batch that fits is the largest
-    whose status is `ok`.
+    whose status is `ok`. A size for which the time will not do is yielded with the status OUT_OF_TIME, and is the last.
 
     Args:
         method: Name of the method.
@@ -161,12 +165,19 @@ def batch_sizes(
         first: The batch size to begin with.
         device: Where the steps run.
         seconds: Time for each size.
+        search_seconds: Time for all sizes; the first is tried in any case.
     """
-    size, direction = first, 0
+    size, direction, took_s = first, 0, 0.0
+    latest = time.perf_counter() + search_seconds
     while size >= 1:
+        begun = time.perf_counter()
+        if direction and begun + 2 * took_s > latest:  # twice the images may take twice the time
+            yield StepCost(method, size, OUT_OF_TIME)
+            return
         with memory_limit(device):
             cost = attempt(partial(_try_batch, method, build, size, device, seconds), device)
         release(device)
+        took_s = time.perf_counter() - begun
         yield cost or StepCost(method, size, OOM)
         if direction == 0:
             direction = 1 if cost else -1

@@ -3,15 +3,19 @@
 import csv
 import json
 import re
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from tdbench.cli import measuring
-from tdbench.cli.measuring import configure, prepare
-from tdbench.config import method_names
+from tdbench.cli.measuring import Profile, configure, measure_batch_sizes, prepare
+from tdbench.cli.profile import default_folder
+from tdbench.config import HardwareConfig, method_names
 from tdbench.errors import ConfigError
 from tdbench.regularizers.spatial_dropout import SpatialDropout
+from tdbench.training.precision import resolve
 from tdbench.training.repeat import RepeatedStep
 
 LAYER_COLUMNS = (
@@ -52,7 +56,7 @@ def test_profile_ends_with_exit_code_0_and_says_nothing_on_stderr(finished):
 
 def test_a_profile_leaves_exactly_the_files_of_a_profile_folder(finished):
     _, folder = finished
-    assert folder.name == "profile-resnet8-batch8-fp32-cpu"
+    assert folder.name == "profile-resnet8-targetdrop-spatial_dropout-batch8-fp32-cpu-train_fraction0.1-threads1"
     names = {path.name for path in folder.iterdir()}
     assert names == {"profile_layer.csv", "profile_step.csv", "profile.md", "environment.json"}
 
@@ -180,9 +184,142 @@ def test_find_batch_size_doubles_until_memory_ends_and_says_which_size_fits(cli,
     assert not (out / "profile_layer.csv").exists()
 
 
+def test_a_search_that_is_out_of_time_gives_the_largest_batch_so_far_and_says_so(cli, tmp_path, monkeypatch):
+    class Slow(RepeatedStep):
+        def __call__(self):
+            time.sleep(0.01 * len(self.images))
+            super().__call__()
+
+    monkeypatch.setattr(measuring, "RepeatedStep", Slow)
+    out = tmp_path / "out"
+    done = cli("profile", "--find-batch-size", "--search-seconds", "0.1", *TINY, "--out", out)
+    assert done.code == 0
+    assert "targetdrop 8 (stopped for time; --search-seconds gives more)" in done.out.splitlines()[-1]
+    assert [(row["batch_size"], row["status"]) for row in table(out, "step")] == [("8", "ok"), ("16", "out of time")]
+
+
+def test_the_bar_of_a_search_moves_with_the_time(monkeypatch):
+    class Full(RepeatedStep):
+        def __call__(self):
+            if len(self.images) > 20:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__call__()
+
+    monkeypatch.setattr(measuring, "RepeatedStep", Full)
+    profile = prepare(None, {"batch_size": 8, "threads": 1, "train_fraction": 0.1}, ["none", "dropout"], [])
+    shares = []
+    measure_batch_sizes(profile, 0.02, 60, lambda share, what: shares.append(share))
+    first = shares[: len(shares) // 2]
+    assert first == sorted(set(first)), "each report is further than the one before"
+    assert 0 == first[0] < first[-1] < 0.5 <= shares[len(first)] < shares[-1] <= 1
+
+
+def name_of_folder(regularizer=None, shapes=(), find_batch_size=False, **overrides):
+    methods = regularizer or ["targetdrop"]
+    hardware = resolve(HardwareConfig(device="cpu", precision="fp32"))
+    profile = Profile(configure(None, overrides, methods), methods, {}, list(shapes), hardware)
+    return default_folder(profile, regularizer, list(shapes), find_batch_size).name
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "profile-resnet8-batch64-fp32-cpu"),
+        ({"data": "digits", "compile": False, "memory_format": "channels_last"}, "profile-resnet8-batch64-fp32-cpu"),
+        ({"find_batch_size": True}, "profile-resnet8-batch64-fp32-cpu-largest-batch"),
+        ({"regularizer": ["dropout", "none"]}, "profile-resnet8-dropout-none-batch64-fp32-cpu"),
+        ({"shapes": [(4, 8, 8, 8)]}, "profile-resnet8-4x8x8x8-batch64-fp32-cpu"),
+        ({"data": "cifar10"}, "profile-resnet8-batch64-fp32-cpu-cifar10"),
+        ({"data": "folder", "data_root": "pictures/cats"}, "profile-resnet8-batch64-fp32-cpu-folder-cats"),
+        ({"sites": "stage1,stage3"}, "profile-resnet8-batch64-fp32-cpu-stage1-stage3"),
+        ({"compile": True}, "profile-resnet8-batch64-fp32-cpu-compile"),
+        ({"memory_format": "contiguous"}, "profile-resnet8-batch64-fp32-cpu-contiguous"),
+        ({"block_size": 3}, "profile-resnet8-batch64-fp32-cpu-block_size3"),
+        ({"model": "far/away/net.py:make"}, "profile-net.py-make-batch64-fp32-cpu"),
+    ],
+)
+def test_what_is_given_is_in_the_name_of_the_folder_so_that_no_table_replaces_another(given, name):
+    assert name_of_folder(**given) == name
+
+
+def test_the_name_of_a_folder_stays_short_and_differs_where_its_end_is_cut_off():
+    shapes = [(size, 8, 8, 8) for size in range(1, 60)]
+    names = {name_of_folder(shapes=shapes), name_of_folder(shapes=shapes[:-1])}
+    assert len(names) == 2
+    assert all(re.fullmatch(r"[\w.-]{120}", name) for name in names)
+
+
+def test_a_search_leaves_the_tables_of_a_profile_alone(cli, tmp_path):
+    (tmp_path / "profile_layer.csv").write_text("of a profile\n")
+    done = cli("profile", "--find-batch-size", *TINY, "--out", tmp_path)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "holds a profile; take another folder" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["profile_layer.csv"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write")
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(cli, monkeypatch):
+    monkeypatch.setattr(measuring, "profile_layers", lambda *arguments, **options: pytest.fail("measured"))
+    done = cli("profile", *QUICK, "--out", "/proc/self")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "--out /proc/self must be a folder that can be written" in done.err
+
+
+def test_where_no_layer_fits_the_closing_line_does_not_say_that_it_was_measured_alone(cli, tmp_path):
+    arguments = (*QUICK[:-1], "99999x99999x9999x999", "--regularizer", "targetdrop", "--quiet")
+    done = cli("profile", *arguments, "--out", tmp_path / "out")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("measured targetdrop in a step of resnet8 (fp32)")
+    assert "; OOM in 2 rows; " in done.out
+
+
+USER_METHODS = """
+from torch import nn
+
+class Breaks(nn.Module):
+    def forward(self, x):
+        if self.training:
+            raise ValueError("no such luck\\nwhatever")
+        return x
+
+class Works(nn.Module):
+    def forward(self, x):
+        return 2 * x
+"""
+
+
+def test_a_method_of_the_user_s_that_raises_is_named_with_its_error_and_the_others_are_measured(cli, tmp_path):
+    (tmp_path / "mine.py").write_text(USER_METHODS)
+    out = tmp_path / "out"
+    done = cli("profile", "--regularizer", "mine.py:Breaks,mine.py:Works", *QUICK, "--quiet", "--out", out)
+    assert done.code == 2
+    assert done.err == "tdbench: mine.py:Breaks raised ValueError: no such luck (mine.py, line 7)\n"
+    for name in ("layer", "step"):
+        statuses = {row["method"]: row["status"] for row in table(out, name)}
+        assert statuses.pop("mine.py:Breaks") == "failed"
+        assert statuses.pop("mine.py:Works") == "ok"
+    assert done.out.startswith("measured mine.py:Works alone at 4×8×8×8 and in a step of resnet8")
+
+
+@pytest.mark.parametrize("arguments", [(*QUICK,), (*TINY, "--find-batch-size")])
+def test_where_no_other_method_is_left_only_the_user_s_error_is_told(cli, tmp_path, arguments):
+    (tmp_path / "mine.py").write_text(USER_METHODS)
+    done = cli("profile", "--regularizer", "mine.py:Breaks", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "tdbench: mine.py:Breaks raised ValueError: no such luck (mine.py, line 7)\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--shape", "999999999x999999999x999999999x9"), "--shape must have at most 2\\^60 elements, got '9{9}x"),
+        (
+            ("--shape", "4x8x8x8", "--find-batch-size"),
+            "--shape is for the layer alone, which --find-batch-size does not",
+        ),
+        (("--search-seconds", "9"), "--search-seconds is for --find-batch-size"),
+        (("--search-seconds", "0", "--find-batch-size"), "--search-seconds must be greater than 0 and finite, got 0.0"),
+        (("--out", ""), "--out must name a folder, got ''"),
         (("--shape", "128x64"), "--shape must be NxCxHxW, .* such as 128x64x32x32, got '128x64'"),
         (("--shape", "4x8x8x8,0x1x1x1"), "--shape must be NxCxHxW, .*, got '0x1x1x1'"),
         (("--shape", ""), "--shape must be NxCxHxW, .*, got ''"),

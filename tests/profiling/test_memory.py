@@ -20,6 +20,10 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="re
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Unable to find an engine to execute this computation"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 def test_the_end_of_memory_is_known_by_its_type_or_its_words(error):
