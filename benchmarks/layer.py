@@ -39,6 +39,7 @@ def rows_of(shape, dtype, layout, device, seconds, turns):
         "dtype": str(dtype).removeprefix("torch."),
         "memory_format": layout,
         "device": hardware.name(),
+        "compile": False,
         "threads": hardware.threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -55,14 +56,16 @@ def main(
     seconds: Annotated[float, typer.Option(help="Seconds per layer and cell.")] = 5.0,
     turns: Annotated[int, typer.Option(help="Turns per cell.")] = TURNS,
 ) -> None:
-    rows = []
+    place, rows = torch.device(device), []
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = [*LAYER_COLUMNS, "dropblock_speedup", "threads", "torch", "python"]
     for text in shape or ("128x64x32x32", "128x128x16x16"):
         for dtype in (torch.float32, torch.bfloat16):
             for layout in FORMATS:
                 sides = tuple(map(int, text.split("x")))
-                rows += (cell := list(rows_of(sides, dtype, layout, torch.device(device), seconds, turns)))
+                rows += (cell := list(rows_of(sides, dtype, layout, place, seconds, turns)))
                 shown = ["method", "shape", "dtype", "memory_format", "total_ms", "floor_ratio", "dropblock_speedup"]
                 print(pd.DataFrame(cell)[shown].to_string(index=False), flush=True)
                 pd.DataFrame(rows, columns=columns).to_csv(out, index=False)  # what is measured is kept

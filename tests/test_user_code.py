@@ -155,7 +155,7 @@ def test_what_is_wrong_with_a_network_of_the_users_is_said_in_its_own_words(code
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("make_model", "must be a class of nn.Module, got function"),
+        ("make_model", "must be a subclass of nn.Module, got function"),
         ("Clashing", "a knob must not be called 'sites'"),
     ],
 )

@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reason = f"{type(error).__name__}: {text[0] if text else ''}"
             return _complain(f"{reason} (a defect of tdbench; TDBENCH_DEBUG=1 shows where)", 1)
         if "No such command" in message() or "No such option" in message():
-            return _complain(f"{message()} (tdbench --help lists what there is)", 2)
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context is not None else "tdbench"
+            return _complain(f"{message()} ({command} --help lists what there is)", 2)
         return _complain(message(), getattr(error, "exit_code", 2)) if message() else 2
     if code == 130:  # what Typer makes of a KeyboardInterrupt
         return _complain("interrupted", 130)

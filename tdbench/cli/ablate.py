@@ -203,12 +203,12 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
     executor = make_executor(slots, arguments)
     with held(sweep.folder.path), stop_signals() as signals:
         sweep.look_again()  # another process may have been at it meanwhile
-        sweep.folder.write_sweep(sweep.plan.tree())
         missing = sweep.missing(arguments["retry_failed"])
         if missing:
             if not (arguments["quiet"] or arguments["json"]):
                 say("checking the data, networks and sites of the trials ...")
             check_trials(sweep.plan.trials[digest] for digest in missing)
+            sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
             signals.be_graceful()
             with watch_sweep(arguments["quiet"] or arguments["json"], sweep, slots) as watcher:
                 sweep.run(
@@ -218,6 +218,10 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
                     retry_failed=arguments["retry_failed"],
                     log=arguments["log"],
                 )
+        else:
+            sweep.folder.write_sweep(sweep.plan.tree())
+            if not (arguments["quiet"] or arguments["json"]):
+                say(f"all {len(sweep.records)} trials were run before; nothing to do")
         write_report(sweep)
         return signals.stop_requested() and bool(sweep.missing())
 
@@ -242,18 +246,26 @@ def make_executor(slots: "Slots", arguments: dict[str, Any]) -> "Executor":
 
 def show_plan(sweep: "Sweep", slots: "Slots", retry_failed: bool, *, quiet: bool, json: bool) -> None:
     """Print the trials, how many are done, and the time that is left."""
-    from tdbench.cli.sweep_terminal import print_plan
-    from tdbench.sweep.preflight import time_left_s
+    from tdbench.cli.sweep_tables import print_plan
+    from tdbench.errors import DataError
+    from tdbench.sweep.preflight import check_trials, time_left_s
 
     missing = sweep.missing(retry_failed)
     finished = [(sweep.plan.trials[digest], record["wall_s"]) for digest, record in sweep.done().items()]
     waiting = [sweep.plan.trials[digest] for digest in missing]
-    print_plan(sweep, missing, time_left_s(waiting, finished, len(slots.environments)), quiet=quiet, json=json)
+    left_s: float | None = None
+    try:
+        if waiting:
+            check_trials(waiting)
+        left_s = time_left_s(waiting, finished, len(slots.environments))
+    except DataError as error:  # the plan stands without it
+        typer.echo(f"tdbench: note: the time that is left is unknown: {error}", err=True)
+    print_plan(sweep, missing, left_s, quiet=quiet, json=json)
 
 
 def show_summary(sweep: "Sweep", *, quiet: bool, json: bool) -> None:
     """Print what came out."""
-    from tdbench.cli.sweep_terminal import closing_line, print_summary
+    from tdbench.cli.sweep_tables import closing_line, print_summary
     from tdbench.cli.terminal import say
 
     if json:

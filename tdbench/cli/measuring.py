@@ -17,6 +17,7 @@ from tdbench.models.build import find_network
 from tdbench.models.sites import insert
 from tdbench.profiling.layer import LAYER_COLUMNS, LayerCost, Setting, profile_layers
 from tdbench.profiling.machine import Roofline, measure_machine
+from tdbench.profiling.memory import attempt
 from tdbench.profiling.step import BASELINE, STEP_COLUMNS, batch_sizes, profile_steps
 from tdbench.profiling.tables import markdown
 from tdbench.profiling.timing import Report
@@ -190,10 +191,16 @@ def measure(profile: Profile, seconds: float, report: Report) -> None:
     profile.step = [step_row(profile, cells) for cells in [*(cost.figures() for cost in costs), *failed_cells]]
     report(0.97, "the machine")
     if costs[0].step_ms:
-        machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
-        step = RepeatedStep(profile.baseline)
-        step()  # the first one makes the optimizer's state
-        profile.machine = Roofline(machine, count_work(step), costs[0].median_ms()).figures()
+        found = attempt(partial(roofline, profile, costs[0].median_ms()), profile.hardware.device)
+        profile.machine = None if found is None else found.figures()
+
+
+def roofline(profile: Profile, step_ms: float) -> Roofline:
+    """Measure the machine, and hold the step without a method against it."""
+    machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
+    step = RepeatedStep(profile.baseline)
+    step()  # the first one makes the optimizer's state
+    return Roofline(machine, count_work(step), step_ms, profile.hardware.compile)
 
 
 def measure_layers(profile: Profile, seconds: float, report: Report) -> None:
@@ -217,6 +224,7 @@ def measure_layers(profile: Profile, seconds: float, report: Report) -> None:
             "dtype": str(profile.dtype).removeprefix("torch."),
             "memory_format": profile.baseline.hardware.memory_format,
             "device": hardware.name(),
+            "compile": hardware.compile,
         }
         cells = [*(cost.figures() for cost in costs), *map(no_figures, failed)]
         profile.layer += [ordered(one | common, LAYER_COLUMNS) for one in cells]

@@ -1,39 +1,25 @@
 """`tdbench profile`: what each method costs, alone and in a training step, against what the machine can do."""
 
-import hashlib
 import logging
 import math
 import os
 import re
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tdbench.cli import options
-from tdbench.errors import ConfigError, FolderError
+from tdbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tdbench.cli.measuring import Profile, Shape
+    from tdbench.cli.measuring import Shape
 
 _RUN = "The run"
-FEW = 3  # methods, which one line can name
 MOST_ELEMENTS = 2**60  # of a map: beyond, torch cannot count the bytes of its values and indices
-LONGEST_NAME = 120  # of a folder of our own
 SEARCH_SECONDS = 120
-
-NAMED_KEYS = {  # which a part of a default folder's name stands for anyway, or which change nothing of what is measured
-    "model.name",
-    "regularizer.name",
-    "training.batch_size",
-    "hardware.precision",
-    "hardware.device",
-}
 
 
 def parse_out(text: str) -> Path:
@@ -132,6 +118,8 @@ def profile_command(
 
     hush_torch()
     from tdbench.cli.measuring import failure_line, measure, measure_batch_sizes, prepare
+    from tdbench.cli.profile_folder import check_folder, default_folder
+    from tdbench.cli.profile_terminal import show
     from tdbench.cli.progress import progress
     from tdbench.cli.signals import stop_signals
 
@@ -189,157 +177,3 @@ def hush_torch() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
-
-def default_folder(
-    profile: "Profile", methods: Sequence[str] | None, shapes: Sequence["Shape"], find_batch_size: bool
-) -> Path:
-    """Return a folder named after what was given; only a later profile of the same replaces it.
-
-    Args:
-        profile: What is to be measured.
-        methods: Those that were named, or None.
-        shapes: Those that were given.
-        find_batch_size: Whether the largest batch is searched, whose table must not replace that of a profile.
-    """
-    from tdbench.config.user_code import label
-
-    parts = [
-        "profile",
-        label(profile.baseline.model.name),
-        *map(label, methods or ()),
-        *("x".join(map(str, shape)) for shape in shapes),
-        f"batch{profile.batch_size}",
-        profile.hardware.precision,
-        profile.hardware.device.type,
-        *settings(profile),
-        *(["largest-batch"] if find_batch_size else []),
-    ]
-    whole = "-".join(parts)
-    name = re.sub(r"[^\w.-]+", "-", whole, flags=re.ASCII)
-    if len(name) > LONGEST_NAME:
-        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
-        name = f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"
-    return Path("runs") / name
-
-
-def settings(profile: "Profile") -> list[str]:
-    """Return the settings that differ from their defaults, in a word each; those in NAMED_KEYS aside."""
-    from tdbench.config import flatten, known_keys
-
-    words: dict[str, str] = {}
-    for config in profile.configs.values():
-        fields = known_keys(type(config.regularizer))
-        if config.data.name != "folder":  # there the place is the data set
-            del fields["data.root"]
-        for key, value in flatten(config.model_dump()).items():
-            if key in fields and key not in NAMED_KEYS and value != fields[key].get_default(call_default_factory=True):
-                words[key] = in_a_word(key.rpartition(".")[2], value)
-    return list(words.values())
-
-
-def in_a_word(name: str, value: Any) -> str:
-    """Return a setting as a part of a file name: `compile`, `cifar10`, `stage1-stage2`, `block_size3`."""
-    if value is True:
-        return name
-    if isinstance(value, (str, Path)):
-        return Path(value).name
-    if isinstance(value, (list, tuple)):
-        return "-".join(map(str, value))
-    return f"{name}{value}"
-
-
-def check_folder(folder: Path, find_batch_size: bool) -> None:
-    """Make the folder and write into it, before anything is measured.
-
-    Raises:
-        FolderError: It cannot be made or written, or holds a run, or tables that a search for the largest batch does
-            not measure anew.
-    """
-    from tdbench.cli.list import make_folder
-    from tdbench.cli.measuring import LAYER
-    from tdbench.results.store import CONFIG
-
-    make_folder(folder)
-    if (folder / CONFIG).exists():
-        raise FolderError(f"--out {folder} holds a run; take another folder for its profile")
-    if find_batch_size and (folder / LAYER).exists():
-        raise FolderError(f"--out {folder} holds a profile; take another folder for the search of the largest batch")
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tdbench-"):
-            pass
-    except OSError as error:
-        raise FolderError(f"--out {folder} must be a folder that can be written: {error.strerror}") from error
-
-
-def show(profile: "Profile", folder: Path, took_s: float, *, quiet: bool, json: bool) -> None:
-    """Print the tables, or what `--quiet` and `--json` ask for."""
-    from tdbench.cli.terminal import say
-    from tdbench.profiling.tables import layer_tables, machine_lines, step_table
-
-    if json:
-        import json as json_module
-
-        found = {name: getattr(profile, name) for name in ("layer", "step", "machine", "left_out")}
-        say(json_module.dumps(found, indent=2, ensure_ascii=False))
-        return
-    if not quiet:
-        for title, table in layer_tables(profile.layer).items():
-            print_table(title, table)
-        where = f"{profile.baseline.model.name}, {profile.facts()['precision']}, on {profile.hardware.name()}"
-        print_table(f"The training step of {where}", step_table(profile.step))
-        for line in machine_lines(profile.machine) if profile.machine else ():
-            say(line)
-        for name, reason in profile.left_out.items():
-            say(f"left out: {name}: {reason}")
-    say(closing_line(profile, folder, took_s))
-
-
-def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a table, as wide as the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in rows[0]:
-        is_name = column == "method"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
-
-
-def closing_line(profile: "Profile", folder: Path, took_s: float) -> str:
-    """Return what was done, in one line."""
-    where = f"{profile.baseline.model.name} ({profile.hardware.precision}) on {profile.hardware.name()}"
-    if not profile.layer:
-        return f"largest batch tried that fits in {where}: {largest_batches(profile) or 'none'}; {folder}"
-    alone, step = measured_rows(profile.layer, profile.methods), measured_rows(profile.step, profile.methods)
-    shapes = dict.fromkeys(row["shape"].replace("x", "×") for row in alone)
-    places = [f"alone at {', '.join(shapes)}"] if alone else []
-    places += [f"in a step of {where}"] if step else []
-    methods = list(dict.fromkeys(row["method"] for row in (*alone, *step)))
-    what = ", ".join(methods) if len(methods) <= FEW else f"{len(methods)} methods"
-    empty = Counter(row["status"] for row in (*profile.layer, *profile.step) if row["status"] != "ok")
-    rest = "".join(f"; {status} in {count} row{'s' * (count > 1)}" for status, count in empty.items())
-    return f"measured {what or 'nothing'} {' and '.join(places)}".rstrip() + f" in {took_s:.0f} s{rest}; {folder}"
-
-
-def measured_rows(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Return the rows of the methods that have figures."""
-    return [row for row in rows if row["method"] in methods and row["status"] == "ok"]
-
-
-def largest_batches(profile: "Profile") -> str:
-    """Return the largest batch that fits with each method, and whether time ended before memory."""
-    from tdbench.profiling.step import OUT_OF_TIME
-
-    largest = dict.fromkeys((method for method in profile.methods if method not in profile.failures), 0)
-    for row in measured_rows(profile.step, list(largest)):
-        largest[row["method"]] = max(largest[row["method"]], row["batch_size"])
-    stopped = {row["method"] for row in profile.step if row["status"] == OUT_OF_TIME}
-    return ", ".join(
-        f"{method} {size}" + " (stopped for time; --search-seconds gives more)" * (method in stopped)
-        for method, size in largest.items()
-    )

@@ -18,6 +18,7 @@ from tdbench.training.loop import Observer
 from tdbench.training.run import Progress as RunProgress
 from tdbench.training.trace import TRACE
 
+NEAR_MATCH = 0.1  # how far a share may be from the one it was solved for, as a part of that, before it is told
 LINE_EVERY_S = 5.0  # without a terminal
 
 _SHOWN = {

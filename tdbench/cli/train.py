@@ -78,11 +78,13 @@ def train_command(
 
 def off_target(match: float | None, dropped_pct: float | None) -> str | None:
     """Return in words how far a run's dropped share is from the one it was solved for; None where it is near."""
-    if match is None or dropped_pct is None or abs(dropped_pct - match) <= 0.1 * match:
+    from tdbench.cli.terminal import NEAR_MATCH
+
+    if match is None or dropped_pct is None or abs(dropped_pct - match) <= NEAR_MATCH * match:
         return None
     return (
         f"tdbench: note: {dropped_pct:.3g} % of the units were dropped, not the {match:g} % that were asked for: the "
-        "calibration saw the initial network, and a short run draws few masks"
+        "calibration saw the initial network, and a short run has few masks and few steps of its schedule"
     )
 
 

@@ -179,6 +179,8 @@ def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
     """Return one line for one of pydantic's errors: field, rule, value, and the nearest key where it is unknown."""
     key = ".".join(str(part) for part in error["loc"])
     value, context = error.get("input"), error.get("ctx", {})
+    if error["type"] == "missing":
+        return f"{key} must be given, since it has no default: --set {key.rpartition('.')[2]}=VALUE"
     if error["type"] == "extra_forbidden":
         with suppress(ConfigError):  # a name that the command line would understand
             return f"unknown key {key!r}; did you mean {resolve_key(key, method)}?"

@@ -79,6 +79,8 @@ def find_network(name: str) -> Network:
         return Network(f"timm's {theirs}", partial(build_timm, theirs))
     if shape := re.fullmatch(r"wrn_([0-9]+)_([0-9]+)", name):
         return wrn(int(shape[1]), int(shape[2]))
+    if name.endswith(".py"):
+        raise ConfigError(f"model {name!r} lacks the name of what makes the network in it: {name}:NAME")
     raise ConfigError(unknown("model", name, [*NETWORKS, *PATTERNS]))
 
 

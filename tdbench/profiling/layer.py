@@ -44,6 +44,7 @@ LAYER_COLUMNS = (
     "launches",
     "host_syncs",
     "graph_breaks",
+    "compile",
     "n",
     "status",
 )

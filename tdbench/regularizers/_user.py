@@ -104,7 +104,8 @@ def config_of(name: str, digest: str) -> type[RegularizerConfig]:
     if isinstance(entry, type) and issubclass(entry, RegularizerConfig):
         return entry
     if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
-        raise ConfigError(f"{name} must be a class of nn.Module, got {type(entry).__name__}")
+        what = f"class {entry.__name__}" if isinstance(entry, type) else type(entry).__name__
+        raise ConfigError(f"{name} must be a subclass of nn.Module, got {what}")
     fields = knobs_of(name, entry)
     strength = next((knob for knob in STRENGTHS if knob in fields), None)
     made: type[UserConfig] = create_model(entry.__name__, __base__=UserConfig, **fields)

@@ -11,7 +11,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from tdbench.config import FLAGS, RunConfig, Section, about, build_config, knob, known_keys, method_names, parse_yaml
 from tdbench.config import resolve_key as find_key
 from tdbench.config.loading import read_yaml
-from tdbench.errors import ConfigError, unknown
+from tdbench.errors import ConfigError, nearest, unknown
 from tdbench.results.store import label
 
 ARM = "arm"  # the swept key of an experiment whose values are sets of settings
@@ -70,7 +70,11 @@ def read_experiment(path: Path) -> Experiment | None:
     Raises:
         ConfigError: The file cannot be read, or is an experiment with an unknown or unsuitable key.
     """
-    tree = read_yaml(packaged(path))
+    found = packaged(path)
+    if not found.exists():
+        ready = sorted({file.name for file in ready_experiments()})
+        raise ConfigError(f"config file {path} does not exist{nearest(path.name, ready)} (ready: {', '.join(ready)})")
+    tree = read_yaml(found)
     if not {"sweep", "arms"} & set(tree):
         return None
     try:

@@ -43,5 +43,6 @@ def subject(sweep: Sweep) -> str:
     data = "" if "data" in keys else f"on {part}{base.data.name}"
     steps = base.training.max_steps
     length = f"{base.training.epochs} epochs" if steps is None else f"at most {steps} steps"
-    parts = (sweep.plan.experiment.title, method, f"{network} {data}".strip(), length)
+    matched = None if base.regularizer.match is None else f"matched to {base.regularizer.match:g} % dropped"
+    parts = (sweep.plan.experiment.title, method, f"{network} {data}".strip(), length, matched)
     return ", ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.results.store import RESULT_FIELDS, SweepFolder
+from tdbench.results.store import RESULT, RESULT_FIELDS, SweepFolder
 from tdbench.sweep.executors import Executor
 from tdbench.sweep.plan import Plan, Point
 from tdbench.sweep.statistics import summarise
@@ -130,8 +130,10 @@ class Sweep:
         record = self.records[digest]
         # What a diverged trial saved would diverge again; and what is not this trial's own cannot go on.
         fresh = record["status"] == "diverged" or (record["status"] == "failed" and "digest" not in record)
-        config = self.plan.trials[digest].dump()
-        return Assignment(digest, config, self.folder.trial(digest).path, fresh, log)
+        trial = self.folder.trial(digest)
+        if record["status"] == "failed" and trial.read_config() is None:  # only the reason stands there: see _record
+            (trial / RESULT).unlink(missing_ok=True)
+        return Assignment(digest, self.plan.trials[digest].dump(), trial.path, fresh, log)
 
     def _record(self, ended: Ended) -> None:
         """Note how a trial ended; a failure that left no `result.json` gets one, so that the next call knows of it."""

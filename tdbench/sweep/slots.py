@@ -41,7 +41,8 @@ def plan_slots(hardware: HardwareConfig, jobs: int | None, gpus: Sequence[str] |
         )
     device = find_device(hardware.device)
     if gpus is not None and (device.type != "cuda" or ":" in hardware.device):
-        raise ConfigError(f"--gpus must be left out for --device {hardware.device}, got {','.join(gpus)}")
+        where = hardware.device if hardware.device != "auto" else f"auto, which is {device.type} here"
+        raise ConfigError(f"--gpus must be left out for --device {where}, got {','.join(gpus)}")
     num_cores = available_cores()
     if device.type == "cuda" and ":" not in hardware.device:
         visible = visible_gpus()

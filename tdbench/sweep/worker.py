@@ -19,7 +19,7 @@ from typing import Any
 
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, Interrupted, TdbenchError
-from tdbench.training.loop import Observer, train
+from tdbench.training.loop import TRIES_AGAIN, Observer, train
 from tdbench.training.run import Progress
 
 LOG = "log.txt"
@@ -103,7 +103,7 @@ def run_assignment(
     except TdbenchError as error:
         with suppress(OSError):  # a full disk must not hide the reason
             traceback.print_exception(error.__cause__ or error)
-        return Ended(assignment.digest, "failed", str(error).splitlines()[0])
+        return Ended(assignment.digest, "failed", str(error).splitlines()[0].removesuffix(TRIES_AGAIN))
     except Exception as error:
         with suppress(OSError):
             traceback.print_exc()

@@ -16,6 +16,7 @@ from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.run import Diverged, Progress, Run
 from tdbench.training.trace import StepTrace
 
+TRIES_AGAIN = "; the same command tries again"  # what a sweep does not do unasked
 LOOK_EVERY_S = 0.5  # how often the loss is read back from a device that works on its own
 
 
@@ -173,7 +174,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
         if processes.rank == 0:
             with suppress(FolderError):  # the reason that counts is the failure's
                 folder.write_result(run.result("failed", error))
-        raise TdbenchError(f"the run failed in epoch {run.epoch}: {error}; the same command tries again") from failure
+        raise TdbenchError(f"the run failed in epoch {run.epoch}: {error}{TRIES_AGAIN}") from failure
     result = run.result(status, error)
     processes.first(lambda: write_end(run, folder, result))
     return result

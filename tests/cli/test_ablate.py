@@ -81,6 +81,35 @@ def test_a_dry_run_counts_the_trials_and_the_time_and_trains_nothing(cli, copied
     assert "8 different trials, 6 done, 2 to run, about 0:0" in cli(*more).out
 
 
+def test_a_dry_run_refuses_what_the_sweep_would_refuse_and_the_folder_stays_free(cli, tmp_path):
+    command = (
+        "ablate",
+        *cli.tiny,
+        "--param",
+        "block_size=9,11",
+        "--sites",
+        "stage3",
+        "--baseline",
+        "off",
+        "--out",
+        tmp_path,
+    )
+    for more in (("--dry-run",), ()):
+        refused = cli(*command, *more)
+        assert refused.code == 2
+        assert "block_size must be at most 8" in refused.err
+    assert not (tmp_path / "sweep.yaml").exists()
+
+
+def test_a_dry_run_without_the_data_still_shows_the_plan(cli, tmp_path):
+    planned = cli(
+        *TWO, "--data", "folder", "--data-root", tmp_path / "nothing", "--out", tmp_path / "sweep", "--dry-run"
+    )
+    assert planned.code == 0
+    assert "the time that is left is unknown" in planned.err
+    assert "6 to run, an unknown time left" in planned.out
+
+
 def test_a_dry_run_of_a_new_sweep_takes_the_time_from_a_few_steps(cli, tmp_path):
     more = ("--train-fraction", "0.1", "--batch-size", "32", "--epochs", "50", "--threads", "1")
     counts = json.loads(cli(*TWO, *more, "--dry-run", "--json", "--out", tmp_path / "new").out)
@@ -129,6 +158,15 @@ def test_an_experiment_file_is_swept_with_flags_on_top(cli, tmp_path):
     again = cli("ablate", tmp_path / "out" / "sweep.yaml", "--out", tmp_path / "out", "--quiet")
     assert again.code == 0
     assert "3 trials done" in again.out
+
+
+def test_a_share_that_was_missed_is_told_and_the_summary_says_what_was_asked_for(cli, tmp_path):
+    flags = ("--param", "regularizer=targetdrop,dropblock", "--match", "dropped=1.5", "--seeds", "1", "--out", tmp_path)
+    done = cli("ablate", *cli.tiny, *flags)
+    assert done.code == 0, done.err
+    assert "note: dropblock dropped" in done.out  # its rate rises over a schedule that has three steps here
+    assert "not the 1.5 % that were asked for" in done.out
+    assert "matched to 1.5 % dropped" in (tmp_path / "summary.md").read_text().splitlines()[0]
 
 
 def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from tdbench.cli import measuring
 from tdbench.cli.measuring import Profile, configure, measure_batch_sizes, prepare
-from tdbench.cli.profile import default_folder
+from tdbench.cli.profile_folder import default_folder
 from tdbench.config import HardwareConfig, method_names
 from tdbench.errors import ConfigError
 from tdbench.regularizers.spatial_dropout import SpatialDropout

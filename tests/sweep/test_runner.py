@@ -115,6 +115,14 @@ def test_a_failure_is_kept_with_its_reason_and_left_alone_until_it_is_asked_for(
     assert not sweep.unfinished()
 
 
+def test_a_trial_that_failed_before_it_wrote_anything_can_be_run_again(folder):
+    plan = tiny_plan(seeds=(0,), block_size=(3,))
+    sweep, _ = run(plan, folder, {1: ("failed", "ImportError: no luck"), 2: ("failed", "ImportError: no luck")})
+    assert len(sweep.unfinished()) == 2
+    sweep.run(LocalExecutor([{}]), watcher=Watcher(), retry_failed=True)
+    assert not sweep.unfinished()
+
+
 def test_a_result_of_another_version_of_the_users_file_is_not_taken_for_this_trials(folder):
     plan = tiny_plan()
     run(plan, folder)
