@@ -36,8 +36,8 @@ def audit_command(
 ) -> None:
     """Hold a regularizer against its configuration, site by site, on a few real batches; nothing is trained.
 
-    It takes what `tdbench train` takes, builds the same network, and measures in fp32, with schedules at full strength,
-    what the masks really drop. The exit code is 1 where the regularizer is not doing what its configuration says.
+    It builds the network of `tdbench train` and measures in fp32, at full strength, what the masks really drop; --set
+    reaches every setting of a run. The exit code is 1 where the regularizer is not doing what its configuration says.
     """
     from tdbench.config import FLAGS, load_config
 

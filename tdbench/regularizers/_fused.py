@@ -1,4 +1,8 @@
-"""TargetDrop by the Triton kernels: where they apply, and how they make up the layer."""
+"""TargetDrop by the Triton kernels: where they apply, and how they make up the layer.
+
+Same scores, same mask. The squeeze adds up in another order than torch's mean, so that channels whose attention agrees
+to the last few bits may rank otherwise than in the plain form.
+"""
 
 import os
 from collections.abc import Callable
