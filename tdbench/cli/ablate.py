@@ -200,17 +200,18 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
     from tdbench.sweep.preflight import check_trials
     from tdbench.sweep.report import write_report
 
-    executor = make_executor(slots, arguments)
+    executor, silent = make_executor(slots, arguments), arguments["quiet"] or arguments["json"]
     with held(sweep.folder.path), stop_signals() as signals:
         sweep.look_again()  # another process may have been at it meanwhile
         missing = sweep.missing(arguments["retry_failed"])
         if missing:
-            if not (arguments["quiet"] or arguments["json"]):
+            if not silent:
                 say("checking the data, networks and sites of the trials ...")
             check_trials(sweep.plan.trials[digest] for digest in missing)
-            sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
+        sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
+        if missing:
             signals.be_graceful()
-            with watch_sweep(arguments["quiet"] or arguments["json"], sweep, slots) as watcher:
+            with watch_sweep(silent, sweep, slots) as watcher:
                 sweep.run(
                     executor,
                     watcher=watcher,
@@ -218,10 +219,8 @@ def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
                     retry_failed=arguments["retry_failed"],
                     log=arguments["log"],
                 )
-        else:
-            sweep.folder.write_sweep(sweep.plan.tree())
-            if not (arguments["quiet"] or arguments["json"]):
-                say(f"all {len(sweep.records)} trials were run before; nothing to do")
+        elif not silent:
+            say(f"all {len(sweep.records)} trials were run before; nothing to do")
         write_report(sweep)
         return signals.stop_requested() and bool(sweep.missing())
 

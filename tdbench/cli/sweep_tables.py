@@ -2,7 +2,7 @@
 
 import json as json_module
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, JustifyMethod
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tdbench.cli.sweep_terminal import names
-from tdbench.cli.terminal import NEAR_MATCH, clock, say
+from tdbench.cli.terminal import clock, is_off_target, say
 from tdbench.results.store import PLOT_PNG, PLOT_SVG, SUMMARY_TABLE, SUMMARY_TEXT, SWEEP, TRIALS_TABLE, label
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.worker import LOG
@@ -57,8 +57,8 @@ def print_plan(sweep: Sweep, missing: list[str], left_s: float | None, *, quiet:
 
 def print_summary(sweep: Sweep) -> None:
     """Print the closing table, what failed, and where the files are."""
-    rows = [{key: row[key] for key in sweep.plan.keys} | cells(row) for row in sweep.summary_rows()]
-    print_rows(rows)
+    rows = sweep.summary_rows()
+    print_rows([{key: row[key] for key in sweep.plan.keys} | cells(row) for row in rows])
     unfinished, called = sweep.unfinished(), names(sweep.plan)
     for digest, record in unfinished.items():
         say(f"{called[digest]}: {record['status']}, {record.get('error') or 'to be run'}")
@@ -67,23 +67,22 @@ def print_summary(sweep: Sweep) -> None:
     logs = [sweep.folder.trial(digest) / LOG for digest in unfinished]
     for log in [log for log in logs if log.exists() and log.stat().st_size]:
         say(f"more in {log}")
-    for note in off_target(sweep):
+    for note in off_target(sweep, rows):
         say(note)
     written = (SUMMARY_TABLE, SUMMARY_TEXT, TRIALS_TABLE, PLOT_PNG, PLOT_SVG, SWEEP)
     say(f"files in {sweep.folder.path}: {' '.join(name for name in written if (sweep.folder / name).exists())}")
 
 
-def off_target(sweep: Sweep) -> list[str]:
+def off_target(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return which values have dropped more than a tenth more or less than they were solved for."""
-    target = sweep.plan.base.regularizer.match
-    return [
-        f"note: {', '.join(label(value) for value in point.values.values())} dropped {row['dropped_pct']:.3g} %, "
-        f"not the {target:g} % that were asked for; more steps bring it nearer"
-        for point, row in zip(sweep.plan.points, sweep.summary_rows(), strict=True)
-        if target is not None
-        and row["dropped_pct"]  # a baseline drops nothing
-        and abs(row["dropped_pct"] - target) > NEAR_MATCH * target
-    ]
+    notes = []
+    for point, row in zip(sweep.plan.points, rows, strict=True):
+        target = sweep.plan.trials[next(iter(point.trials.values()))].regularizer.match  # of `none` there is none
+        if is_off_target(target, row["dropped_pct"]):
+            value = ", ".join(label(value) for value in point.values.values())
+            dropped = f"dropped {row['dropped_pct']:.3g} %, not the {target:g} % that were asked for"
+            notes.append(f"note: {value} {dropped}; more steps bring it nearer")
+    return notes
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -134,9 +133,7 @@ def closing_line(sweep: Sweep) -> str:
     rows = sweep.summary_rows()
     verdicts = [row["verdict"].partition(" (")[0] for row in rows if row["verdict"] != "baseline"]
     counted = ", ".join(f"{verdicts.count(verdict)} × {verdict}" for verdict in dict.fromkeys(verdicts))
-    unfinished = len(sweep.unfinished())
-    reasons = dict.fromkeys(
-        f"{one['status']}: {one.get('error') or 'to be run'}" for one in sweep.unfinished().values()
-    )
-    missing = f", {unfinished} trials not done ({'; '.join(reasons)})" if unfinished else ""
+    unfinished = sweep.unfinished().values()
+    reasons = dict.fromkeys(f"{record['status']}: {record.get('error') or 'to be run'}" for record in unfinished)
+    missing = f", {len(unfinished)} trials not done ({'; '.join(reasons)})" if unfinished else ""
     return f"{len(sweep.done())} trials done{missing}: {counted or 'no verdict'}; {sweep.folder.path}"

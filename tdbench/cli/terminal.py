@@ -35,6 +35,11 @@ _SHOWN = {
 }
 
 
+def is_off_target(match: float | None, dropped_pct: float | None) -> bool:
+    """Return whether a dropped share is far from the one that a method's strength was solved for."""
+    return match is not None and dropped_pct is not None and abs(dropped_pct - match) > NEAR_MATCH * match
+
+
 def say(text: str) -> None:
     """Print a line; where the reader of a pipe has gone, fall silent and let the run go on."""
     try:

@@ -78,9 +78,9 @@ def train_command(
 
 def off_target(match: float | None, dropped_pct: float | None) -> str | None:
     """Return in words how far a run's dropped share is from the one it was solved for; None where it is near."""
-    from tdbench.cli.terminal import NEAR_MATCH
+    from tdbench.cli.terminal import is_off_target
 
-    if match is None or dropped_pct is None or abs(dropped_pct - match) <= NEAR_MATCH * match:
+    if not is_off_target(match, dropped_pct):
         return None
     return (
         f"tdbench: note: {dropped_pct:.3g} % of the units were dropped, not the {match:g} % that were asked for: the "

@@ -6,10 +6,8 @@ in memory, as a layer of a network does after a large batch. Memory that a call 
 map's would go back to the system each time, and to fault it in again costs more than the floor itself.
 """
 
-import ctypes
 import itertools
 import math
-import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdbench.profiling.memory import OOM, attempt, available_bytes, last_cache_bytes, memory_limit
+from tdbench.profiling.memory import OOM, attempt, available_bytes, keep_freed_memory, last_cache_bytes, memory_limit
 from tdbench.profiling.timing import TURNS, Report, paired_ratio, silent, spread, take_turns
 from tdbench.profiling.trace import graph_breaks, room_to_compile, trace
 
 FLOOR = "floor"
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 MOST_PAIRS = 256  # of maps so small that their overhead counts, not their traffic
 
 LAYER_COLUMNS = (
@@ -103,9 +100,8 @@ class LayerCost:
         low, middle, high = spread(self.total_ms)
         _, forward_ms, _ = spread(self.forward_ms)
         # Forward is inside the total; what is over is backward. Where noise leaves nothing over, there is no figure.
-        backward_ms = spread([total - forward for total, forward in zip(self.total_ms, self.forward_ms, strict=True)])[
-            1
-        ]
+        backward = [total - forward for total, forward in zip(self.total_ms, self.forward_ms, strict=True)]
+        _, backward_ms, _ = spread(backward)
         return cells | {
             "forward_ms": round(forward_ms, 4),
             "backward_ms": round(backward_ms, 4) if backward_ms >= 0 else None,
@@ -217,14 +213,6 @@ def profile_layers(
             report(0.95 + 0.05 * number / len(costs), cost.method)
             _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
     return [costs.get(method, LayerCost(method, OOM)) for method in every]
-
-
-def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU with glibc, keep what is freed for the next allocation, for as long as the process lives."""
-    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _time(

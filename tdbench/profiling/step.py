@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tdbench.profiling.memory import OOM, attempt, memory_limit, release
+from tdbench.profiling.memory import OOM, attempt, keep_freed_memory, memory_limit, release
 from tdbench.profiling.timing import TURNS, Report, median_interval, median_ms, silent, take_turns
 from tdbench.profiling.trace import room_to_compile, trace
 
@@ -112,6 +112,7 @@ def profile_steps(
     """
     builders = {_REFERENCE: baseline, BASELINE: baseline}
     builders |= {name: build for name, build in methods.items() if name != BASELINE}
+    keep_freed_memory(device)  # as for the layers, whose costs stand beside these
     with memory_limit(device), room_to_compile(len(builders)):
         steps = {}
         for number, (name, build) in enumerate(builders.items()):

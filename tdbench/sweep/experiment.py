@@ -71,7 +71,7 @@ def read_experiment(path: Path) -> Experiment | None:
         ConfigError: The file cannot be read, or is an experiment with an unknown or unsuitable key.
     """
     found = packaged(path)
-    if not found.exists():
+    if not found.exists() and may_be_ready(path):
         ready = sorted({file.name for file in ready_experiments()})
         raise ConfigError(f"config file {path} does not exist{nearest(path.name, ready)} (ready: {', '.join(ready)})")
     tree = read_yaml(found)
@@ -85,9 +85,14 @@ def read_experiment(path: Path) -> Experiment | None:
 
 def packaged(path: Path) -> Path:
     """Return the path of an experiment that comes with tdbench where there is no such file here."""
-    if path.exists() or path.parent not in (Path("ablations"), Path()):
+    if path.exists() or not may_be_ready(path):
         return path
     return next((file for file in ready_experiments() if file.name == path.name), path)
+
+
+def may_be_ready(path: Path) -> bool:
+    """Return whether a path may mean an experiment that comes with tdbench."""
+    return path.parent in (Path("ablations"), Path())
 
 
 def ready_experiments() -> list[Path]:

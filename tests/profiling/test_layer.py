@@ -10,6 +10,7 @@ from torch import nn
 
 from tdbench.profiling import layer as layer_module
 from tdbench.profiling.layer import FLOOR, LAYER_COLUMNS, Setting, profile_layers
+from tdbench.profiling.memory import keep_freed_memory
 
 CPU = torch.device("cpu")
 SHAPE = (16, 16, 32, 32)
@@ -140,7 +141,7 @@ def test_what_a_layer_meets_is_what_its_row_says(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators")
 def test_the_floor_is_not_that_of_the_system_giving_memory():
-    layer_module.keep_freed_memory(CPU)
+    keep_freed_memory(CPU)
     x = torch.ones(2**23)  # 32 MiB, which glibc would give back to the system each time
     for _ in range(3):
         x * 1.5
