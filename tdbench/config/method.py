@@ -97,10 +97,10 @@ class RegularizerConfig(Section):
 
 
 def method_names() -> list[str]:
-    """Return the names of the methods: the file names of `regularizers/`. A `<method>_triton` holds its kernels."""
+    """Return the names of the methods: the file names of `regularizers/`. `<method>_triton` and `_cpu` hold kernels."""
     folder = Path(__file__).parents[1] / "regularizers"
     names = {path.stem for path in folder.glob("*.py")} - {"base"}
-    kernels = {f"{name}_triton" for name in names}
+    kernels = {f"{name}_{where}" for name in names for where in ("triton", "cpu")}
     return sorted(name for name in names - kernels if not name.startswith("_"))
 
 

@@ -1,5 +1,6 @@
 """Which channels of a feature map are targets, and which of their regions are dropped."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -24,6 +25,26 @@ def channel_means(x: Tensor) -> Tensor:
     for portion, part in zip(portions, sums.split(len(portions[0])), strict=True):
         torch.sum(widened[: len(portion)].copy_(portion), dim=(2, 3), out=part)
     return sums.div_(x.shape[2] * x.shape[3])
+
+
+def excite(means: Tensor, weights: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return the attention logits (N, C) of channel means (N, C): W2 · relu(W1 · means), or the means themselves.
+
+    Their sigmoid, the paper's M, ranks alike but saturates in fp32. The ranking is done in fp32 under autocast too.
+    """
+    if weights is None:
+        return means
+    device = means.device.type
+    fc1, fc2 = (weight.to(means.dtype).t() for weight in weights)
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        return means.mm(fc1).relu().mm(fc2)
+
+
+def draws(num_channels: int, drop_ratio: float, target_fraction: float | None, region: Region) -> bool:
+    """Return whether a step draws anything: which of more than K targets are dropped in, or where the windows lie."""
+    return region == "random" or share_of(target_fraction or drop_ratio, num_channels) > share_of(
+        drop_ratio, num_channels
+    )
 
 
 def choose_windows(

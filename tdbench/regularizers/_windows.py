@@ -99,6 +99,11 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Return the memory order of a tensor that is contiguous or channels_last."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
 def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
     if torch.compiler.is_compiling():

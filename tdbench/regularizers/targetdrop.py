@@ -6,7 +6,6 @@ largest M are targets; around the maximum of each, a k×k window clipped at the 
 left of the map is scaled by λ = H·W / sum(S). What the paper leaves open is marked on the line that decides it.
 """
 
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
 from tdbench.regularizers import _fused
-from tdbench.regularizers._targets import Region, channel_means, choose_windows, share_of, uniform
+from tdbench.regularizers._targets import Region, channel_means, choose_windows, draws, excite, share_of, uniform
 from tdbench.regularizers._windows import (
     Rescale,
     centres_by_channel,
@@ -28,6 +27,8 @@ from tdbench.regularizers._windows import (
 from tdbench.regularizers.base import Regularizer, Traits, has_hooks
 
 Attention = Literal["se", "se_ste", "gap", "random"]
+
+NARROW_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def target_drop2d(
@@ -68,9 +69,10 @@ def target_drop2d(
     if drop_ratio == 0 or x.numel() == 0:
         return x
     scores = scores.detach()
-    if _fused.applies_to(x):
+    is_drawn = draws(x.shape[1], drop_ratio, target_fraction, region)
+    if _fused.applies_to(x, chooses_plainly=not is_drawn and scores.dtype in NARROW_DTYPES):
         knobs = drop_ratio, block_size, target_fraction, region, rescale, generator
-        return _fused.target_drop(x, lambda means: scores, *knobs)[0]
+        return _fused.target_drop(x, scores, None, *knobs)[0]
     windows = choose_windows(x.detach(), scores, drop_ratio, block_size, target_fraction, region, generator)
     return drop_windows(x, windows, scales(x, windows, rescale))
 
@@ -152,8 +154,8 @@ class TargetDrop2d(Regularizer):
         if drop_ratio == 0 or x.numel() == 0:
             return self.untouched(x)
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region
-        if _fused.applies_to(x):
-            return _fused.target_drop(x, self.attend, *knobs, self.rescale, self.generator)
+        if self._fuses(x, drop_ratio):
+            return _fused.target_drop(x, *self._attention(x), *knobs, self.rescale, self.generator)
         scores = self.scores(x.detach())
         windows = choose_windows(x.detach(), scores.detach(), *knobs, self.generator)
         scale = scales(x, windows, self.rescale)
@@ -166,33 +168,33 @@ class TargetDrop2d(Regularizer):
     def after_relu(self, x: Tensor) -> Tensor:
         """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so."""
         drop_ratio = self.drop_ratio * self.strength
-        # A subclass may have changed the layer, and a hook's owner wants to see relu(x).
-        fuses = type(self) is TargetDrop2d and not has_hooks(self)
-        fuses = fuses and self.training and drop_ratio > 0 and self.attention != "se_ste"
+        fuses = self.training and drop_ratio > 0 and self.attention != "se_ste"
+        fuses = fuses and not has_hooks(self)  # their owner wants to see relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
-        if torch.compiler.is_compiling() or not (fuses and fits and _fused.applies_to(x)):
+        if torch.compiler.is_compiling() or not (fuses and fits and self._fuses(x, drop_ratio)):
             return super().after_relu(x)
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
-        out, num_dropped = _fused.target_drop(x, self.attend, *knobs, relu=True)
+        out, num_dropped = _fused.target_drop(x, *self._attention(x), *knobs, relu=True)
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the attention logits (N, C) of a feature map; their sigmoid, the paper's M, saturates in fp32."""
-        # Random scores need no means: any (N, C) will do.
-        return self.attend(x[:, :, 0, 0] if self.attention == "random" else channel_means(x))
+        scores, weights = self._attention(x)
+        return excite(channel_means(x), weights) if scores is None else scores
 
-    def attend(self, means: Tensor) -> Tensor:
-        """Return the attention logits (N, C) of channel means (N, C)."""
+    def _attention(self, x: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Return the scores (N, C) that need no means, or the weights that make them of the means, if there are any."""
         if self.attention == "random":
-            return uniform(means.shape, self.generator, means.device)
-        if self.fc1 is None or self.fc2 is None:
-            return means
-        device = means.device.type
-        autocast = torch.is_autocast_enabled(device)  # the ranking is done in fp32 under autocast too
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
-            return means.mm(self.fc1.to(means.dtype).t()).relu().mm(self.fc2.to(means.dtype).t())
+            return uniform(x.shape[:2], self.generator, x.device), None
+        return None, None if self.fc1 is None or self.fc2 is None else (self.fc1, self.fc2)
+
+    def _fuses(self, x: Tensor, drop_ratio: float) -> bool:
+        """Return whether the kernels take `x`; they know nothing of what a subclass may have changed."""
+        is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
+        chooses_plainly = not is_drawn and self.attention != "se_ste"
+        return type(self) is TargetDrop2d and _fused.applies_to(x, chooses_plainly)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""

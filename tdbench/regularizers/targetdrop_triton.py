@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from triton.language import constexpr
 
+from tdbench.regularizers._windows import memory_format_of
+
 NUM_WARPS = 8
 BLOCK_UNITS = 4096  # units of a map in one block: 16 for each thread, two 16-byte loads in half types
 ROW_BYTES = 64  # of one position in a channels_last block: whole sectors, and enough blocks for a small batch
@@ -271,11 +273,6 @@ def relu_drop_backward(grad: Tensor, out: Tensor, scale: Tensor) -> Tensor:
     result = torch.empty_like(out)
     wrap_triton(_relu_backward_kernel)[grid](grad, out, scale, result, out.shape[1], out.shape[2:].numel(), **block)
     return result
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """Return the memory order of a tensor that is contiguous or channels_last."""
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
