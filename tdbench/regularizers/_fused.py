@@ -8,7 +8,7 @@ import os
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tdbench.regularizers._targets import Region, choose_windows, draws, excite, share_of
 from tdbench.regularizers._windows import Rescale, centres_by_channel, drop_dense, radius_of, scales, straight_through
@@ -39,11 +39,12 @@ def applies_to(x: Tensor, chooses_plainly: bool) -> bool:
             and num_positions <= MAX_POSITIONS
             and num_channels * num_positions < 2**31  # offsets within a sample have 32 bits
         )
-    # In compiled code the plain form is one expression, which fuses with its neighbours.
+    # What only follows the operators of torch, a compiler or a tracer, gets the plain form.
     return (
         x.device.type == "cpu"
         and chooses_plainly
-        and not torch.compiler.is_compiling()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and type(x) in (Tensor, nn.Parameter)
         and runs_native(x.dtype)
         and num_positions < 2**31
     )

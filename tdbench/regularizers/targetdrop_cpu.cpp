@@ -158,13 +158,13 @@ INLINE int32_t peak_of(const Map &map, const T *channel, float maximum) {
 // `x` times λ, its windows zeroed.
 template <typename T>
 INLINE void drop_sample(
-    const Map &map, const T *x, const int32_t *centres, const float *scale, int64_t radius, T *out
+    const Map &map, const T *x, const int32_t *centres, const float *__restrict scale, int64_t radius, T *__restrict out
 ) {
     const int64_t positions = map.positions();
     for (int64_t row = 0; row < (map.channels_last ? positions : map.channels); row++) {
         const int64_t length = map.channels_last ? map.channels : positions;
-        const T *from = x + row * length;
-        T *to = out + row * length;
+        const T *__restrict from = x + row * length;
+        T *__restrict to = out + row * length;
         if (map.channels_last)
             for (int64_t channel = 0; channel < length; channel++)
                 store(value_of(map, from + channel) * scale[channel], to + channel);
@@ -295,14 +295,15 @@ struct Forward {
     const float *given_scores, *fc1, *fc2;
     int32_t *centres;
     float *scale;
-    int64_t *areas;
+    int64_t *dropped;
 };
 
 template <typename T>
 void forward(const Forward &job, const T *x, T *out, int threads) {
     const Map &map = job.map;
     std::vector<Scratch> scratches(threads, Scratch(map.channels, job.hidden));
-#pragma omp parallel for num_threads(threads)
+    int64_t dropped = 0;
+#pragma omp parallel for num_threads(threads) reduction(+ : dropped)
     for (int64_t sample = 0; sample < job.num_samples; sample++) {
 #ifdef _OPENMP
         Scratch &own = scratches[omp_get_thread_num()];
@@ -324,9 +325,10 @@ void forward(const Forward &job, const T *x, T *out, int threads) {
         for (int64_t channel = 0; channel < map.channels; channel++)
             if (centres[channel] == 0)
                 centres[channel] = peak_of(map, from + channel * map.channel_step(), own.maxima[channel]);
-        job.areas[sample] = scales(map, centres, job.radius, job.rescale, scale);
+        dropped += scales(map, centres, job.radius, job.rescale, scale);
         drop(map, from, centres, scale, job.radius, out + sample * map.units());
     }
+    *job.dropped = dropped;
 }
 
 template <typename T>
@@ -356,10 +358,10 @@ int threads_for(const Map &map, int64_t num_samples, int threads) {
 PyObject *python_forward(PyObject *, PyObject *arguments) {
     int is_bfloat16, channels_last, relu, rescale, threads;
     long long n, c, h, w, num_dropped, radius, hidden;
-    unsigned long long x, scores, fc1, fc2, out, centres, scale, areas;
+    unsigned long long x, scores, fc1, fc2, out, centres, scale, dropped;
     if (!PyArg_ParseTuple(
             arguments, "(LLLL)pppLLLiiKKKKKKKK", &n, &c, &h, &w, &is_bfloat16, &channels_last, &relu, &num_dropped,
-            &radius, &hidden, &rescale, &threads, &x, &scores, &fc1, &fc2, &out, &centres, &scale, &areas
+            &radius, &hidden, &rescale, &threads, &x, &scores, &fc1, &fc2, &out, &centres, &scale, &dropped
         ))
         return nullptr;
     const Forward job = {
@@ -374,7 +376,7 @@ PyObject *python_forward(PyObject *, PyObject *arguments) {
         pointer<float>(fc2),
         pointer<int32_t>(centres),
         pointer<float>(scale),
-        pointer<int64_t>(areas),
+        pointer<int64_t>(dropped),
     };
     threads = threads_for(job.map, n, threads);
     bool out_of_memory = false;
@@ -420,7 +422,7 @@ PyObject *python_backward(PyObject *, PyObject *arguments) {
 }
 
 PyMethodDef methods[] = {
-    {"forward", python_forward, METH_VARARGS, "Write the dropped map, the centres, λ and the areas."},
+    {"forward", python_forward, METH_VARARGS, "Write the dropped map, the centres, λ and the number of units dropped."},
     {"backward", python_backward, METH_VARARGS, "Write the gradient, dropped likewise."},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -1,7 +1,8 @@
-"""TargetDrop on a CPU as one pass forward and one backward: the operators of `targetdrop_cpu.cpp`.
+"""TargetDrop on a CPU as one pass forward and one backward, in C++: `targetdrop_cpu.cpp`.
 
 The plain form reads the map three times before it has written it once, and on a CPU its dozens of small tensors cost as
-much again; this one works on a sample while it is in the cache, in both memory orders.
+much again; this one works on a sample while it is in the cache, in both memory orders. Next to that, a registered
+operator of torch, or an autograd function in torch's newer style, would cost more than the rest of the layer's Python.
 
 Where the layer follows a ReLU, forward applies it on the way, so that its output is never written; backward needs no
 mask but the signs of the result, as the ReLU's own does.
@@ -9,11 +10,8 @@ mask but the signs of the result, as the ReLU's own does.
 
 # mypy: disable-error-code="no-untyped-def"
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
 
 from tdbench.regularizers import _targetdrop_cpu
 from tdbench.regularizers._windows import memory_format_of
@@ -21,15 +19,12 @@ from tdbench.regularizers._windows import memory_format_of
 DTYPES = (torch.float32, torch.bfloat16)
 RESCALES = ("channel", "layer", "none")
 
-_library = Library("tdbench_cpu", "DEF")
-_operators = torch.ops.tdbench_cpu
-
 
 def target_drop(
     x: Tensor,
     scores: Tensor | None,
     weights: tuple[Tensor, Tensor] | None,
-    num_dropped: int,
+    num_targets: int,
     radius: int,
     rescale: str,
     relu: bool,
@@ -40,127 +35,64 @@ def target_drop(
         x: Of one of `DTYPES`, contiguous or channels_last; the result is likewise.
         scores: Attention (N, C); of equal ones the lowest channel wins, and NaN is +inf. None: it is computed.
         weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: it is the channel means.
-        num_dropped, radius, rescale: K; (k - 1) / 2; a `Rescale`.
+        num_targets, radius, rescale: K; (k - 1) / 2; a `Rescale`.
         relu: `x` is the map before its ReLU.
     """
-    fc1, fc2 = weights or (None, None)
-    attention = (None if tensor is None else tensor.detach().float().contiguous() for tensor in (scores, fc1, fc2))
-    out, _, _, areas = _operators.target_drop(x, *attention, num_dropped, radius, rescale, relu)
-    return out, areas.sum()
+    return _Forward.apply(x, scores, weights, num_targets, radius, rescale, relu)
 
 
-def _target_drop(x, scores, fc1, fc2, num_dropped, radius, rescale, relu):
-    results = _empty_results(x)
-    hidden = 0 if fc1 is None else len(fc1)
-    knobs = num_dropped, radius, hidden, RESCALES.index(rescale), torch.get_num_threads()
-    _targetdrop_cpu.forward(*_form(x), relu, *knobs, *map(_address, (x, scores, fc1, fc2, *results)))
-    return results
+class _Forward(torch.autograd.Function):
+    """The dropped map, and the number of units dropped."""
+
+    @staticmethod
+    def forward(ctx, x, scores, weights, num_targets, radius, rescale, relu):
+        attention = [None if tensor is None else in_fp32(tensor) for tensor in (scores, *(weights or (None, None)))]
+        hidden = 0 if weights is None else len(weights[0])
+        out, num_dropped = torch.empty_like(x), x.new_empty((), dtype=torch.int64)
+        centres = x.new_empty(x.shape[:2], dtype=torch.int32)  # -1: no window
+        scale = x.new_empty(x.shape[:2], dtype=torch.float32)  # λ
+        knobs = num_targets, radius, hidden, RESCALES.index(rescale), torch.get_num_threads()
+        addresses = map(address_of, (x, *attention, out, centres, scale, num_dropped))
+        _targetdrop_cpu.forward(*form_of(x), relu, *knobs, *addresses)
+        ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(x), radius, relu
+        ctx.mark_non_differentiable(num_dropped)
+        ctx.save_for_backward(out if relu else centres, scale)
+        return out, num_dropped
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        grad = grad.contiguous(memory_format=ctx.memory_format)
+        return _Backward.apply(grad, *ctx.saved_tensors, ctx.radius, ctx.relu), *(None,) * 6
 
 
-def _empty_results(x):
-    """Return room for the dropped map, the centres (-1: no window), λ, and the number of units of each sample."""
-    centres = torch.empty(x.shape[:2], dtype=torch.int32, device=x.device)
-    scale = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
-    return torch.empty_like(x), centres, scale, torch.empty(x.shape[:1], dtype=torch.int64, device=x.device)
+class _Backward(torch.autograd.Function):
+    """The gradient, dropped likewise; linear in it and its own adjoint. With `relu`, `mask` is the dropped relu(x)."""
+
+    @staticmethod
+    def forward(ctx, grad, mask, scale, radius, relu):
+        result = torch.empty_like(grad)
+        addresses = map(address_of, (grad, None if relu else mask, mask if relu else None, scale, result))
+        _targetdrop_cpu.backward(*form_of(grad), radius, torch.get_num_threads(), *addresses)
+        ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(grad), radius, relu
+        ctx.save_for_backward(mask, scale)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous(memory_format=ctx.memory_format)
+        return _Backward.apply(grad, *ctx.saved_tensors, ctx.radius, ctx.relu), *(None,) * 4
 
 
-def _drop(grad, centres, scale, radius):
-    result = torch.empty_like(grad)
-    addresses = map(_address, (grad, centres, None, scale, result))
-    _targetdrop_cpu.backward(*_form(grad), radius, torch.get_num_threads(), *addresses)
-    return result
+def in_fp32(tensor: Tensor) -> Tensor:
+    """Return a tensor as contiguous fp32; itself where it is, since even to ask torch for it takes its time."""
+    return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 
-def _relu_drop_backward(grad, out, scale):
-    result = torch.empty_like(out)
-    addresses = map(_address, (grad, None, out, scale, result))
-    _targetdrop_cpu.backward(*_form(out), 0, torch.get_num_threads(), *addresses)
-    return result
-
-
-def _form(x):
-    """Return the form of a map, as the kernels take it: its sizes, and whether it is bf16, and channels_last."""
-    if x.dtype not in DTYPES or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-        raise ValueError(f"x must be fp32 or bf16, contiguous or channels_last, got {x.dtype}, strides {x.stride()}")
+def form_of(x: Tensor) -> tuple[torch.Size, bool, bool]:
+    """Return the sizes of a feature map, whether it is bf16, and whether it is channels_last."""
     return x.shape, x.dtype == torch.bfloat16, not x.is_contiguous()
 
 
-def _address(tensor):
+def address_of(tensor: Tensor | None) -> int:
+    """Return where the first unit of a tensor lies; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, *_, ctx.radius, _, ctx.relu = inputs
-    out, centres, scale, areas = output
-    ctx.memory_format = memory_format_of(x)
-    ctx.mark_non_differentiable(centres, scale, areas)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(out if ctx.relu else centres, scale)
-
-
-def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    result = None
-    if grad is not None:
-        mask, scale = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=ctx.memory_format)
-        if ctx.relu:
-            result = _operators.relu_drop_backward(grad, mask, scale)
-        else:
-            result = _operators.drop(grad, mask, scale, ctx.radius)
-    return result, *(None,) * 7
-
-
-# Both are linear in the gradient and their own adjoints; the signs of `out` have no slope.
-
-
-def _save_drop(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, centres, scale, ctx.radius = inputs
-    ctx.memory_format = memory_format_of(grad)
-    ctx.save_for_backward(centres, scale)
-
-
-def _drop_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    grad = grad.contiguous(memory_format=ctx.memory_format)
-    return _operators.drop(grad, *ctx.saved_tensors, ctx.radius), None, None, None
-
-
-def _save_relu_drop_backward(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    _, out, scale = inputs
-    ctx.save_for_backward(out, scale)
-
-
-def _relu_drop_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    out, scale = ctx.saved_tensors
-    grad = grad.contiguous(memory_format=memory_format_of(out))
-    return _operators.relu_drop_backward(grad, out, scale), None, None
-
-
-for _signature, _kernel, _fake, _formula, _save in (
-    (
-        "target_drop(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, int num_dropped, int radius, str rescale,"
-        " bool relu) -> (Tensor, Tensor, Tensor, Tensor)",
-        _target_drop,
-        lambda x, *_: _empty_results(x),
-        _backward,
-        _save_forward,
-    ),
-    (
-        "drop(Tensor grad, Tensor centres, Tensor scale, int radius) -> Tensor",
-        _drop,
-        lambda grad, *_: torch.empty_like(grad),
-        _drop_backward,
-        _save_drop,
-    ),
-    (
-        "relu_drop_backward(Tensor grad, Tensor out, Tensor scale) -> Tensor",
-        _relu_drop_backward,
-        lambda grad, out, *_: torch.empty_like(out),
-        _relu_drop_backward_backward,
-        _save_relu_drop_backward,
-    ),
-):
-    _library.define(_signature)
-    _operator = "tdbench_cpu::" + _signature.partition("(")[0]
-    _library.impl(_operator, _kernel, "CPU")
-    register_fake(_operator, _fake, lib=_library)
-    register_autograd(_operator, _formula, setup_context=_save, lib=_library)
