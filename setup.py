@@ -14,7 +14,14 @@ setup(
             "tdbench.regularizers._targetdrop_cpu",
             ["tdbench/regularizers/targetdrop_cpu.cpp"],
             # No fused multiply-add: the same bits with every kind of vector.
-            extra_compile_args="-std=c++17 -O3 -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math".split(),
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-fopenmp",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+            ],
             extra_link_args=["-fopenmp"],
             optional=True,
         )

@@ -1,10 +1,11 @@
-"""TargetDrop by compiled kernels, Triton's on CUDA and C++ on a CPU: where they apply, and how they make up the layer.
+"""TargetDrop by compiled kernels, Triton's on a GPU and C++ on a CPU: where they apply, and how they make up the layer.
 
 Same scores, same mask. The squeeze adds up in another order than torch's mean, so that channels whose attention agrees
 to the last few bits may rank otherwise than in the plain form.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -14,14 +15,17 @@ from tdbench.regularizers._targets import Region, choose_windows, draws, excite,
 from tdbench.regularizers._windows import Rescale, centres_by_channel, drop_dense, radius_of, scales, straight_through
 
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # double precision stays with the plain form
+CPU_DTYPES = (torch.float32, torch.bfloat16)
 MAX_CHANNELS = 4096  # every channel of a sample is compared with every other
 MAX_POSITIONS = 2**20  # a grid has at most 65,535 blocks along the map
 
-Weights = tuple[Tensor, Tensor]  # W1 (hidden, C) and W2 (C, hidden)
+# (x, scores, weights, drop_ratio, block_size, target_fraction, region, rescale, generator, relu=False) -> (the map
+# x or relu(x) with its target regions dropped, the number of units dropped); see `by_triton`.
+Form = Callable[..., tuple[Tensor, Tensor]]
 
 
-def applies_to(x: Tensor, chooses_plainly: bool) -> bool:
-    """Return whether kernels take `x` (N, C, H, W): its device, type, memory order and size.
+def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
+    """Return the form whose kernels take `x` (N, C, H, W), its device, type, memory order and size, or None.
 
     Args:
         x: Feature map.
@@ -29,25 +33,20 @@ def applies_to(x: Tensor, chooses_plainly: bool) -> bool:
             all else to the plain form.
     """
     if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-        return False
+        return None
     num_channels, num_positions = x.shape[1], x.shape[2] * x.shape[3]
     if x.device.type == "cuda":
-        return (
-            runs_triton(x.device)
-            and x.dtype in GPU_DTYPES
+        fits = (
+            x.dtype in GPU_DTYPES
             and num_channels <= MAX_CHANNELS
             and num_positions <= MAX_POSITIONS
             and num_channels * num_positions < 2**31  # offsets within a sample have 32 bits
         )
+        return by_triton if fits and runs_triton(x.device) else None
     # What only follows the operators of torch, a compiler or a tracer, gets the plain form.
-    return (
-        x.device.type == "cpu"
-        and chooses_plainly
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and type(x) in (Tensor, nn.Parameter)
-        and runs_native(x.dtype)
-        and num_positions < 2**31
-    )
+    followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter)
+    fits = x.device.type == "cpu" and x.dtype in CPU_DTYPES and num_positions < 2**31
+    return by_cpp if fits and chooses_plainly and not followed and runs_cpp() else None
 
 
 def runs_triton(device: torch.device) -> bool:
@@ -61,15 +60,15 @@ def runs_triton(device: torch.device) -> bool:
     return True
 
 
-def runs_native(dtype: torch.dtype) -> bool:
-    """Return whether the C++ kernel was built at the installation, and is not switched off by TDBENCH_NATIVE=0."""
-    if os.environ.get("TDBENCH_NATIVE") == "0":
+def runs_cpp() -> bool:
+    """Return whether the C++ was built when tdbench was installed, and is not switched off by TDBENCH_CPP=0."""
+    if os.environ.get("TDBENCH_CPP") == "0":
         return False
     try:
-        from tdbench.regularizers import targetdrop_cpu
+        import tdbench.regularizers.targetdrop_cpu  # noqa: F401
     except ImportError:
         return False
-    return dtype in targetdrop_cpu.DTYPES
+    return True
 
 
 # What torch.compiler.assume_constant_result does; to call it imports the whole compiler, seconds and 160 MiB, though
@@ -77,10 +76,29 @@ def runs_native(dtype: torch.dtype) -> bool:
 runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def target_drop(
+def by_cpp(
     x: Tensor,
     scores: Tensor | None,
-    weights: Weights | None,
+    weights: tuple[Tensor, Tensor] | None,
+    drop_ratio: float,
+    block_size: int,
+    target_fraction: float | None,
+    region: Region,
+    rescale: Rescale,
+    generator: torch.Generator | None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Do what `by_triton` does, on a CPU, where nothing is drawn at random and the scores need no gradient."""
+    from tdbench.regularizers import targetdrop_cpu
+
+    num_targets = share_of(drop_ratio, x.shape[1])
+    return targetdrop_cpu.target_drop(x, scores, weights, num_targets, radius_of(block_size, x), rescale, relu)
+
+
+def by_triton(
+    x: Tensor,
+    scores: Tensor | None,
+    weights: tuple[Tensor, Tensor] | None,
     drop_ratio: float,
     block_size: int,
     target_fraction: float | None,
@@ -95,20 +113,15 @@ def target_drop(
     as one pointwise expression, which it fuses with its neighbours; backward then costs no pass of its own.
 
     Args:
-        x: A feature map to which the kernels apply.
-        scores: Attention (N, C); None: that which `weights` make of the channel means.
-        weights: Of the attention; None: it is the channel means.
+        x: A feature map that the kernels take.
+        scores: Attention (N, C); None: what `weights` make of the channel means.
+        weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: it is the channel means.
         drop_ratio, block_size, target_fraction, region, rescale, generator: As in `target_drop2d`; γ > 0.
         relu: `x` is the map before its ReLU; in eager mode only, and with scores that need no gradient.
     """
-    radius = radius_of(block_size, x)
-    num_dropped = share_of(drop_ratio, x.shape[1])
-    if x.device.type == "cpu":
-        from tdbench.regularizers import targetdrop_cpu
-
-        return targetdrop_cpu.target_drop(x, scores, weights, num_dropped, radius, rescale, relu)
     from tdbench.regularizers import targetdrop_triton as kernels
 
+    radius = radius_of(block_size, x)
     height, width = x.shape[2:]
     compiling = torch.compiler.is_compiling()
     with nullcontext() if compiling else torch.cuda.device_of(x):
@@ -121,8 +134,9 @@ def target_drop(
             scale, area = scales(x, windows, rescale), windows.area
         else:
             ranked = ranked if ranked.dtype == torch.float64 else ranked.float()
+            num_targets = share_of(drop_ratio, x.shape[1])
             centres, scale, area = kernels.choose(
-                ranked.contiguous(), peaks, num_dropped, height, width, radius, rescale
+                ranked.contiguous(), peaks, num_targets, height, width, radius, rescale
             )
         out = drop_dense(x, centres, scale, radius) if compiling else kernels.drop(x, centres, scale, radius, relu)
     if scores.requires_grad:

@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers import _fused
+from tdbench.regularizers._fused import Form, fused_form
 from tdbench.regularizers._targets import Region, channel_means, choose_windows, draws, excite, share_of, uniform
 from tdbench.regularizers._windows import (
     Rescale,
@@ -70,9 +70,9 @@ def target_drop2d(
         return x
     scores = scores.detach()
     is_drawn = draws(x.shape[1], drop_ratio, target_fraction, region)
-    if _fused.applies_to(x, chooses_plainly=not is_drawn and scores.dtype in NARROW_DTYPES):
-        knobs = drop_ratio, block_size, target_fraction, region, rescale, generator
-        return _fused.target_drop(x, scores, None, *knobs)[0]
+    fused = fused_form(x, chooses_plainly=not is_drawn and scores.dtype in NARROW_DTYPES)
+    if fused is not None:
+        return fused(x, scores, None, drop_ratio, block_size, target_fraction, region, rescale, generator)[0]
     windows = choose_windows(x.detach(), scores, drop_ratio, block_size, target_fraction, region, generator)
     return drop_windows(x, windows, scales(x, windows, rescale))
 
@@ -154,8 +154,9 @@ class TargetDrop2d(Regularizer):
         if drop_ratio == 0 or x.numel() == 0:
             return self.untouched(x)
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region
-        if self._fuses(x, drop_ratio):
-            return _fused.target_drop(x, *self._attention(x), *knobs, self.rescale, self.generator)
+        fused = self._fused_form(x, drop_ratio)
+        if fused is not None:
+            return fused(x, *self._attention(x), *knobs, self.rescale, self.generator)
         scores = self.scores(x.detach())
         windows = choose_windows(x.detach(), scores.detach(), *knobs, self.generator)
         scale = scales(x, windows, self.rescale)
@@ -171,10 +172,11 @@ class TargetDrop2d(Regularizer):
         fuses = self.training and drop_ratio > 0 and self.attention != "se_ste"
         fuses = fuses and not has_hooks(self)  # their owner wants to see relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
-        if torch.compiler.is_compiling() or not (fuses and fits and self._fuses(x, drop_ratio)):
+        fused = self._fused_form(x, drop_ratio) if fuses and fits and not torch.compiler.is_compiling() else None
+        if fused is None:
             return super().after_relu(x)
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
-        out, num_dropped = _fused.target_drop(x, *self._attention(x), *knobs, relu=True)
+        out, num_dropped = fused(x, *self._attention(x), *knobs, relu=True)
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
@@ -190,11 +192,11 @@ class TargetDrop2d(Regularizer):
             return uniform(x.shape[:2], self.generator, x.device), None
         return None, None if self.fc1 is None or self.fc2 is None else (self.fc1, self.fc2)
 
-    def _fuses(self, x: Tensor, drop_ratio: float) -> bool:
-        """Return whether the kernels take `x`; they know nothing of what a subclass may have changed."""
+    def _fused_form(self, x: Tensor, drop_ratio: float) -> Form | None:
+        """Return the form whose kernels take `x`; they know nothing of what a subclass may have changed."""
         is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
         chooses_plainly = not is_drawn and self.attention != "se_ste"
-        return type(self) is TargetDrop2d and _fused.applies_to(x, chooses_plainly)
+        return fused_form(x, chooses_plainly) if type(self) is TargetDrop2d else None
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""

@@ -89,11 +89,12 @@ INLINE float value_of(const Map &map, const T *at) {
     return value < map.least ? map.least : value;
 }
 
-// The sum and the maximum of each of 32 neighbours in memory, over `rows` that are `step` apart; NaN is no maximum.
+// Add to the sum and the maximum of each of 32 neighbours in memory `rows` more, `step` apart; NaN is no maximum.
 template <typename T>
 INLINE void scan(const Map &map, const T *at, int64_t rows, int64_t step, float *sums, float *maxima) {
     float sum[kLanes], maximum[kLanes];  // local, so that they stay in registers
-    for (int lane = 0; lane < kLanes; lane++) sum[lane] = 0, maximum[lane] = -INFINITY;
+    std::memcpy(sum, sums, sizeof sum);
+    std::memcpy(maximum, maxima, sizeof maximum);
     for (int64_t row = 0; row < rows; row++, at += step)
         for (int lane = 0; lane < kLanes; lane++) {
             const float value = value_of(map, at + lane);
@@ -104,46 +105,44 @@ INLINE void scan(const Map &map, const T *at, int64_t rows, int64_t step, float 
     std::memcpy(maxima, maximum, sizeof maximum);
 }
 
+template <typename T>
+INLINE void scan_one(const Map &map, const T *at, float *sum, float *maximum) {
+    const float value = value_of(map, at);
+    *sum += value;
+    *maximum = value > *maximum ? value : *maximum;
+}
+
 // The mean and the maximum of each channel. Lanes lie along the channels in channels_last, else along the positions.
 template <typename T>
 INLINE void squeeze_sample(const Map &map, const T *x, float *means, float *maxima) {
-    const int64_t positions = map.positions();
-    const int64_t blocks = map.channels_last ? map.channels / kLanes : map.channels;
-    const int64_t block_step = map.channels_last ? kLanes : positions;
-    const int64_t rows = map.channels_last ? positions : positions / kLanes;
-    const int64_t row_step = map.channels_last ? map.channels : kLanes;
-    float sum[kLanes], maximum[kLanes];
-    for (int64_t block = 0; block < blocks; block++) {
-        scan(map, x + block * block_step, rows, row_step, sum, maximum);
-        if (map.channels_last) {
-            for (int lane = 0; lane < kLanes; lane++) means[block * kLanes + lane] = sum[lane] / positions;
-            std::memcpy(maxima + block * kLanes, maximum, sizeof maximum);
-            continue;
+    const int64_t channels = map.channels, positions = map.positions();
+    std::fill(means, means + channels, 0);
+    std::fill(maxima, maxima + channels, -INFINITY);
+    if (map.channels_last) {
+        int64_t channel = 0;
+        for (; channel + kLanes <= channels; channel += kLanes)
+            scan(map, x + channel, positions, channels, means + channel, maxima + channel);
+        for (int64_t position = 0; position < positions; position++, x += channels)
+            for (int64_t left = channel; left < channels; left++)
+                scan_one(map, x + left, means + left, maxima + left);
+    } else {
+        for (int64_t channel = 0; channel < channels; channel++, x += positions) {
+            float sum[kLanes], maximum[kLanes];
+            std::fill(sum, sum + kLanes, 0);
+            std::fill(maximum, maximum + kLanes, -INFINITY);
+            scan(map, x, positions / kLanes, kLanes, sum, maximum);
+            for (int half = kLanes / 2; half > 0; half /= 2)
+                for (int lane = 0; lane < half; lane++) {
+                    sum[lane] += sum[lane + half];
+                    maximum[lane] = std::max(maximum[lane], maximum[lane + half]);
+                }
+            for (int64_t left = positions / kLanes * kLanes; left < positions; left++)
+                scan_one(map, x + left, sum, maximum);
+            means[channel] = sum[0];
+            maxima[channel] = maximum[0];
         }
-        for (int half = kLanes / 2; half > 0; half /= 2)
-            for (int lane = 0; lane < half; lane++) {
-                sum[lane] += sum[lane + half];
-                maximum[lane] = std::max(maximum[lane], maximum[lane + half]);
-            }
-        for (int64_t position = rows * kLanes; position < positions; position++) {
-            const float value = value_of(map, x + block * positions + position);
-            sum[0] += value;
-            maximum[0] = value > maximum[0] ? value : maximum[0];
-        }
-        means[block] = sum[0] / positions;
-        maxima[block] = maximum[0];
     }
-    // What channels_last leaves over: fewer channels than lanes.
-    for (int64_t channel = map.channels_last ? blocks * kLanes : blocks; channel < map.channels; channel++) {
-        float total = 0, largest = -INFINITY;
-        for (int64_t position = 0; position < positions; position++) {
-            const float value = value_of(map, x + position * map.channels + channel);
-            total += value;
-            largest = value > largest ? value : largest;
-        }
-        means[channel] = total / positions;
-        maxima[channel] = largest;
-    }
+    for (int64_t channel = 0; channel < channels; channel++) means[channel] /= positions;
 }
 
 // The first position of a channel's maximum; where nothing is above -inf, the first of all.
@@ -248,8 +247,8 @@ FOR_EACH_CPU void excite(
     }
 }
 
-// Centres are 0 at the `num_dropped` channels with the largest scores, of equal ones the lowest, and -1 elsewhere.
-void choose(int64_t channels, const float *scores, int64_t num_dropped, int64_t *ranks, int32_t *centres) {
+// Centres are 0 at the `num_targets` channels with the largest scores, of equal ones the lowest, and -1 elsewhere.
+void choose(int64_t channels, const float *scores, int64_t num_targets, int64_t *ranks, int32_t *centres) {
     for (int64_t channel = 0; channel < channels; channel++) {
         const float score = scores[channel] != scores[channel] ? INFINITY : scores[channel] + 0.0f;  // -0 and 0 tie
         int32_t bits;
@@ -257,7 +256,7 @@ void choose(int64_t channels, const float *scores, int64_t num_dropped, int64_t 
         bits ^= (bits >> 31) & 0x7FFFFFFF;  // of a negative number, all bits but the sign fall as it rises
         ranks[channel] = ranks[channels + channel] = static_cast<int64_t>(bits) * (int64_t{1} << 32) - channel;
     }
-    int64_t *least = ranks + channels - num_dropped;
+    int64_t *least = ranks + channels - num_targets;
     std::nth_element(ranks, least, ranks + channels);
     for (int64_t channel = 0; channel < channels; channel++)
         centres[channel] = ranks[channels + channel] >= *least ? 0 : -1;
@@ -270,14 +269,14 @@ float ratio_to_kept(int64_t num_units, int64_t num_dropped) {
 
 // λ of each channel; returns the number of units in the windows.
 int64_t scales(const Map &map, const int32_t *centres, int64_t radius, Rescale rescale, float *scale) {
-    int64_t dropped = 0;
+    int64_t num_dropped = 0;
     for (int64_t channel = 0; channel < map.channels; channel++) {
         const int64_t area = centres[channel] < 0 ? 0 : Window(map, centres[channel], radius).area();
         scale[channel] = rescale == kChannel ? ratio_to_kept(map.positions(), area) : 1;
-        dropped += area;
+        num_dropped += area;
     }
-    if (rescale == kLayer) std::fill(scale, scale + map.channels, ratio_to_kept(map.units(), dropped));
-    return dropped;
+    if (rescale == kLayer) std::fill(scale, scale + map.channels, ratio_to_kept(map.units(), num_dropped));
+    return num_dropped;
 }
 
 struct Scratch {
@@ -290,20 +289,20 @@ struct Scratch {
 
 struct Forward {
     Map map;
-    int64_t num_samples, num_dropped, radius, hidden;
+    int64_t num_samples, num_targets, radius, hidden;
     Rescale rescale;
     const float *given_scores, *fc1, *fc2;
     int32_t *centres;
     float *scale;
-    int64_t *dropped;
+    int64_t *num_dropped;
 };
 
 template <typename T>
 void forward(const Forward &job, const T *x, T *out, int threads) {
     const Map &map = job.map;
     std::vector<Scratch> scratches(threads, Scratch(map.channels, job.hidden));
-    int64_t dropped = 0;
-#pragma omp parallel for num_threads(threads) reduction(+ : dropped)
+    int64_t num_dropped = 0;
+#pragma omp parallel for num_threads(threads) reduction(+ : num_dropped)
     for (int64_t sample = 0; sample < job.num_samples; sample++) {
 #ifdef _OPENMP
         Scratch &own = scratches[omp_get_thread_num()];
@@ -321,14 +320,14 @@ void forward(const Forward &job, const T *x, T *out, int threads) {
             excite(
                 map.channels, job.hidden, job.fc1, job.fc2, own.means.data(), own.active.data(), own.scores.data()
             );
-        choose(map.channels, scores, job.num_dropped, own.ranks.data(), centres);
+        choose(map.channels, scores, job.num_targets, own.ranks.data(), centres);
         for (int64_t channel = 0; channel < map.channels; channel++)
             if (centres[channel] == 0)
                 centres[channel] = peak_of(map, from + channel * map.channel_step(), own.maxima[channel]);
-        dropped += scales(map, centres, job.radius, job.rescale, scale);
+        num_dropped += scales(map, centres, job.radius, job.rescale, scale);
         drop(map, from, centres, scale, job.radius, out + sample * map.units());
     }
-    *job.dropped = dropped;
+    *job.num_dropped = num_dropped;
 }
 
 template <typename T>
@@ -357,17 +356,17 @@ int threads_for(const Map &map, int64_t num_samples, int threads) {
 
 PyObject *python_forward(PyObject *, PyObject *arguments) {
     int is_bfloat16, channels_last, relu, rescale, threads;
-    long long n, c, h, w, num_dropped, radius, hidden;
-    unsigned long long x, scores, fc1, fc2, out, centres, scale, dropped;
+    long long n, c, h, w, num_targets, radius, hidden;
+    unsigned long long x, scores, fc1, fc2, out, centres, scale, num_dropped;
     if (!PyArg_ParseTuple(
-            arguments, "(LLLL)pppLLLiiKKKKKKKK", &n, &c, &h, &w, &is_bfloat16, &channels_last, &relu, &num_dropped,
-            &radius, &hidden, &rescale, &threads, &x, &scores, &fc1, &fc2, &out, &centres, &scale, &dropped
+            arguments, "(LLLL)pppLLLiiKKKKKKKK", &n, &c, &h, &w, &is_bfloat16, &channels_last, &relu, &num_targets,
+            &radius, &hidden, &rescale, &threads, &x, &scores, &fc1, &fc2, &out, &centres, &scale, &num_dropped
         ))
         return nullptr;
     const Forward job = {
         {c, h, w, channels_last, relu ? 0.0f : -INFINITY},
         n,
-        num_dropped,
+        num_targets,
         radius,
         hidden,
         static_cast<Rescale>(rescale),
@@ -376,7 +375,7 @@ PyObject *python_forward(PyObject *, PyObject *arguments) {
         pointer<float>(fc2),
         pointer<int32_t>(centres),
         pointer<float>(scale),
-        pointer<int64_t>(dropped),
+        pointer<int64_t>(num_dropped),
     };
     threads = threads_for(job.map, n, threads);
     bool out_of_memory = false;

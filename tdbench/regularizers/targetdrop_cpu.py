@@ -13,10 +13,9 @@ mask but the signs of the result, as the ReLU's own does.
 import torch
 from torch import Tensor
 
-from tdbench.regularizers import _targetdrop_cpu
+from tdbench.regularizers import _targetdrop_cpu as cpp
 from tdbench.regularizers._windows import memory_format_of
 
-DTYPES = (torch.float32, torch.bfloat16)
 RESCALES = ("channel", "layer", "none")
 
 
@@ -32,7 +31,7 @@ def target_drop(
     """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
 
     Args:
-        x: Of one of `DTYPES`, contiguous or channels_last; the result is likewise.
+        x: fp32 or bf16, contiguous or channels_last; the result is likewise.
         scores: Attention (N, C); of equal ones the lowest channel wins, and NaN is +inf. None: it is computed.
         weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: it is the channel means.
         num_targets, radius, rescale: K; (k - 1) / 2; a `Rescale`.
@@ -53,7 +52,7 @@ class _Forward(torch.autograd.Function):
         scale = x.new_empty(x.shape[:2], dtype=torch.float32)  # λ
         knobs = num_targets, radius, hidden, RESCALES.index(rescale), torch.get_num_threads()
         addresses = map(address_of, (x, *attention, out, centres, scale, num_dropped))
-        _targetdrop_cpu.forward(*form_of(x), relu, *knobs, *addresses)
+        cpp.forward(*form_of(x), relu, *knobs, *addresses)
         ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(x), radius, relu
         ctx.mark_non_differentiable(num_dropped)
         ctx.save_for_backward(out if relu else centres, scale)
@@ -72,7 +71,7 @@ class _Backward(torch.autograd.Function):
     def forward(ctx, grad, mask, scale, radius, relu):
         result = torch.empty_like(grad)
         addresses = map(address_of, (grad, None if relu else mask, mask if relu else None, scale, result))
-        _targetdrop_cpu.backward(*form_of(grad), radius, torch.get_num_threads(), *addresses)
+        cpp.backward(*form_of(grad), radius, torch.get_num_threads(), *addresses)
         ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(grad), radius, relu
         ctx.save_for_backward(mask, scale)
         return result

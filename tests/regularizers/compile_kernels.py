@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tdbench import TargetDrop2d
-from tdbench.regularizers import _fused, targetdrop_triton
+from tdbench.regularizers import _fused, targetdrop, targetdrop_triton
 
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {"means_ptr": "fp32", "scores_ptr": "fp32", "scale_ptr": "fp32", "peaks_ptr": "i32", "centres_ptr": "i32"}
@@ -55,7 +55,7 @@ def main() -> None:
         assert machine_code(targetdrop_triton._relu_backward_kernel, "fp16", **layout)
     for rescale in ("channel", "layer"):
         assert machine_code(targetdrop_triton._choose_kernel, "", RESCALE=rescale, BLOCK_C=16, BLOCK_RIVALS=16)
-    _fused.applies_to = lambda x: True
+    targetdrop.fused_form = lambda *_: _fused.by_triton
     operators = trace(TargetDrop2d(8), torch.randn(2, 8, 6, 5, requires_grad=True))
     assert sum("triton_kernel_wrapper" in operator for operator in operators) == 2, operators  # squeeze and choose
 
