@@ -1,10 +1,11 @@
-"""What a method adds to a training step, and which share of the step the count of the dropped units takes at most.
+"""What a method adds to a training step, and which share of the step its layers and their count take at most.
 
     python benchmarks/step.py --model resnet18 --batch-size 64 --out benchmarks/results/step_cpu.csv
 
 Measured by `tdbench.profiling`, as `tdbench profile` does: the steps take turns, the overhead is the median of the
-paired ratios with its 95 % interval. No method counts more than one boolean mask of the size of the map at each of its
-sites; `meter_pct` is the time of that, over the step's.
+paired ratios with its 95 % interval, which a machine that others load too may not make narrow. So `layer_pct` is the
+time of the layers alone, forward and backward at each of their sites, over the step's, and `meter_pct` that of counting
+one boolean mask of the size of the map at each site, which is more than any method counts.
 """
 
 import platform
@@ -17,16 +18,24 @@ import torch
 import typer
 
 from tdbench import load_config
+from tdbench.profiling.layer import Setting, profile_layers
 from tdbench.profiling.step import STEP_COLUMNS, profile_steps
 from tdbench.profiling.timing import median_ms
 from tdbench.regularizers.base import DropMeter
-from tdbench.training.precision import activate, resolve
+from tdbench.training.precision import DTYPES, activate, resolve
 from tdbench.training.repeat import RepeatedStep
 
 
-def meter_ms(config, device):
+def layer_ms(config, sites, hardware):
+    """Return the time of the layers alone, on maps of their sites' shapes."""
+    factory = {config.regularizer.name: config.regularizer.build}
+    setting = Setting(hardware.device, DTYPES[hardware.precision], hardware.memory_format)
+    cells = [profile_layers(factory, (config.training.batch_size, *shape), setting, 2.0)[1] for shape in sites]
+    return sum(cell.figures()["total_ms"] for cell in cells)
+
+
+def meter_ms(config, sites, device):
     """Return the time of counting one mask per site, each as large as the map."""
-    sites = RepeatedStep(config).run.insertion.shapes.values()
     meter, total_ms = DropMeter(device), 0.0
     for shape in sites:
         mask = torch.rand(config.training.batch_size, *shape, device=device) < 0.1
@@ -65,9 +74,12 @@ def main(
     for cost in costs:
         row = cost.figures() | common
         if cost.method != "none" and cost.step_ms:
-            row["meter_pct"] = round(100 * meter_ms(configs[cost.method], hardware.device) / cost.median_ms(), 3)
+            config = configs[cost.method]
+            sites = list(RepeatedStep(config).run.insertion.shapes.values())
+            row["layer_pct"] = round(100 * layer_ms(config, sites, hardware) / cost.median_ms(), 3)
+            row["meter_pct"] = round(100 * meter_ms(config, sites, hardware.device) / cost.median_ms(), 3)
         rows.append(row)
-    columns = [*STEP_COLUMNS, "meter_pct", "memory_format", "threads", "torch", "python"]
+    columns = [*STEP_COLUMNS, "layer_pct", "meter_pct", "memory_format", "threads", "torch", "python"]
     table = pd.DataFrame(rows, columns=columns)
     print(table.to_string(index=False))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 
 from tdbench.config import HardwareConfig
 from tdbench.errors import DeviceError
+from tdbench.regularizers._fused import runs_cpp
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -147,6 +148,7 @@ def describe_machine(hardware: Hardware) -> dict[str, Any]:
         "precision": hardware.precision,
         "memory_format": str(hardware.memory_format).removeprefix("torch."),
         "compile": hardware.compile,
+        "cpp_kernels": runs_cpp(),
     }
 
 
