@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tdbench.regularizers._windows import Windows, peaks, wide_dtype, windows_at
 
@@ -25,6 +25,12 @@ def channel_means(x: Tensor) -> Tensor:
     for portion, part in zip(portions, sums.split(len(portions[0])), strict=True):
         torch.sum(widened[: len(portion)].copy_(portion), dim=(2, 3), out=part)
     return sums.div_(x.shape[2] * x.shape[3])
+
+
+def fan_out_normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+    """Return a Kaiming-normal weight (fan-out), drawn where the generator lives."""
+    weight = torch.empty(shape, device=None if generator is None else generator.device)
+    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
 
 
 def excite(means: Tensor, weights: tuple[Tensor, Tensor] | None) -> Tensor:

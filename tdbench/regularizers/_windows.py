@@ -39,6 +39,12 @@ def extent(centres: Tensor, radius: int, length: int) -> Tensor:
     return centres.clamp(max=radius).sub_(centres.clamp(min=length - 1 - radius)).add_(length)
 
 
+def mean_extent(block_size: int, length: int) -> float:
+    """Return the mean number of positions that a clipped block covers, its centre uniform over `length` of them."""
+    radius = block_size // 2
+    return sum(min(at + radius, length - 1) - max(at - radius, 0) + 1 for at in range(length)) / length
+
+
 def radius_of(block_size: int, x: Tensor) -> int:
     """Return (k - 1) / 2, at most a side of `x`: more than the map makes no difference."""
     return min(block_size // 2, max(x.shape[2], x.shape[3]))

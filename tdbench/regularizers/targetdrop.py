@@ -13,13 +13,23 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers._fused import Form, fused_form
-from tdbench.regularizers._targets import Region, channel_means, choose_windows, draws, excite, share_of, uniform
+from tdbench.regularizers._fused import fused_form
+from tdbench.regularizers._targets import (
+    Region,
+    channel_means,
+    choose_windows,
+    draws,
+    excite,
+    fan_out_normal,
+    share_of,
+    uniform,
+)
 from tdbench.regularizers._windows import (
     Rescale,
     centres_by_channel,
     drop_windows,
     every_channel,
+    mean_extent,
     peaks,
     scales,
     straight_through,
@@ -153,12 +163,12 @@ class TargetDrop2d(Regularizer):
         drop_ratio = self.drop_ratio * self.strength
         if drop_ratio == 0 or x.numel() == 0:
             return self.untouched(x)
-        knobs = drop_ratio, self.block_size, self.target_fraction, self.region
-        fused = self._fused_form(x, drop_ratio)
+        fused = self._drop_by_kernels(x, drop_ratio)
         if fused is not None:
-            return fused(x, *self._attention(x), *knobs, self.rescale, self.generator)
+            return fused
         scores = self.scores(x.detach())
-        windows = choose_windows(x.detach(), scores.detach(), *knobs, self.generator)
+        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.generator
+        windows = choose_windows(x.detach(), scores.detach(), *knobs)
         scale = scales(x, windows, self.rescale)
         out = drop_windows(x, windows, scale)
         if scores.requires_grad:
@@ -169,14 +179,13 @@ class TargetDrop2d(Regularizer):
     def after_relu(self, x: Tensor) -> Tensor:
         """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so."""
         drop_ratio = self.drop_ratio * self.strength
-        fuses = self.training and drop_ratio > 0 and self.attention != "se_ste"
-        fuses = fuses and not has_hooks(self)  # their owner wants to see relu(x)
+        acts = self.training and drop_ratio > 0 and not has_hooks(self)  # their owner wants to see relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
-        fused = self._fused_form(x, drop_ratio) if fuses and fits and not torch.compiler.is_compiling() else None
+        fuses = acts and fits and self.attention != "se_ste" and not torch.compiler.is_compiling()
+        fused = self._drop_by_kernels(x, drop_ratio, relu=True) if fuses else None
         if fused is None:
             return super().after_relu(x)
-        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
-        out, num_dropped = fused(x, *self._attention(x), *knobs, relu=True)
+        out, num_dropped = fused
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
         return out
@@ -192,11 +201,14 @@ class TargetDrop2d(Regularizer):
             return uniform(x.shape[:2], self.generator, x.device), None
         return None, None if self.fc1 is None or self.fc2 is None else (self.fc1, self.fc2)
 
-    def _fused_form(self, x: Tensor, drop_ratio: float) -> Form | None:
-        """Return the form whose kernels take `x`; they know nothing of what a subclass may have changed."""
+    def _drop_by_kernels(self, x: Tensor, drop_ratio: float, relu: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Return what kernels make of `x`, or None: they know nothing of a subclass, and do not take everything."""
         is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
-        chooses_plainly = not is_drawn and self.attention != "se_ste"
-        return fused_form(x, chooses_plainly) if type(self) is TargetDrop2d else None
+        fused = fused_form(x, chooses_plainly=not is_drawn and self.attention != "se_ste")
+        if fused is None or type(self) is not TargetDrop2d:
+            return None
+        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
+        return fused(x, *self._attention(x), *knobs, relu)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""
@@ -221,18 +233,6 @@ class TargetDrop2d(Regularizer):
         """Name the knobs where the module is printed."""
         knobs = ("drop_ratio", "block_size", "target_fraction", "reduction", "attention", "region", "rescale")
         return ", ".join([str(self.channels), *(f"{knob}={getattr(self, knob)!r}" for knob in knobs)])
-
-
-def fan_out_normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
-    """Return a Kaiming-normal weight (fan-out), drawn where the generator lives."""
-    weight = torch.empty(shape, device=None if generator is None else generator.device)
-    return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
-
-
-def mean_extent(block_size: int, length: int) -> float:
-    """Return the mean number of positions that a clipped block covers, its centre uniform over `length` of them."""
-    radius = block_size // 2
-    return sum(min(at + radius, length - 1) - max(at - radius, 0) + 1 for at in range(length)) / length
 
 
 def check_knobs(
