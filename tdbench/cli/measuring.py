@@ -1,17 +1,15 @@
 """What `tdbench profile` measures: runs are built here, from below, and handed to `tdbench.profiling` as calls."""
 
-import inspect
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from tdbench.cli.failing import no_figures, note_failure, without_failing
 from tdbench.cli.progress import part
 from tdbench.config import RunConfig, find_method, load_config, method_names, resolve_key
-from tdbench.config.user_code import is_user_code, label, load_object, own_words
 from tdbench.errors import ConfigError
 from tdbench.models.build import find_network
 from tdbench.models.sites import insert
@@ -31,11 +29,9 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, int, int, int]
-T = TypeVar("T")
 
 LAYER, STEP, SUMMARY = "profile_layer.csv", "profile_step.csv", "profile.md"
 MACHINE_SECONDS = 0.5
-FAILED = "failed"  # the status of a method of the user's that raises
 
 
 @dataclass
@@ -177,7 +173,8 @@ def measure(profile: Profile, seconds: float, report: Report) -> None:
     layers_end = 0.97 * num_layers / (num_layers + num_steps)
     measure_layers(profile, seconds, part(report, 0.0, layers_end, "layer"))
     costs, failed = without_failing(
-        profile,
+        profile.methods,
+        profile.failures,
         lambda names: profile_steps(
             partial(RepeatedStep, profile.baseline),
             {name: partial(RepeatedStep, profile.configs[name]) for name in names},
@@ -218,7 +215,7 @@ def measure_layers(profile: Profile, seconds: float, report: Report) -> None:
             factories = {name: profile.configs[name].regularizer.build for name in names}
             return profile_layers(factories, shape, setting, seconds, report=report)
 
-        costs, failed = without_failing(profile, measure_at)
+        costs, failed = without_failing(profile.methods, profile.failures, measure_at)
         common = {
             "shape": text,
             "dtype": str(profile.dtype).removeprefix("torch."),
@@ -238,7 +235,7 @@ def measure_batch_sizes(profile: Profile, seconds: float, search_seconds: float,
         try:
             find_batch_size(profile, method, seconds, search_seconds, here)
         except Exception as error:
-            if note_failure(profile, error, [method]) is None:
+            if note_failure(profile.failures, error, [method]) is None:
                 raise
 
 
@@ -255,47 +252,6 @@ def find_batch_size(profile: Profile, method: str, seconds: float, search_second
         profile.step.append(step_row(profile, cost.figures()))
         share = min(1.0, (time.perf_counter() - begun) / search_seconds)
         report(share, f"batch {cost.batch_size}: {cost.status}")
-
-
-def without_failing(profile: Profile, measure: Callable[[list[str]], T]) -> tuple[T, list[str]]:
-    """Measure all methods, and again without one of the user's that raises; return the figures and who raised.
-
-    Raises:
-        ConfigError: No method is left.
-    """
-    names, failed = list(profile.methods), list[str]()
-    while True:
-        try:
-            return measure(names), failed
-        except Exception as error:
-            name = note_failure(profile, error, names)
-            if name is None:
-                raise
-            failed.append(name)
-            names.remove(name)
-            if not names:
-                raise ConfigError(failure_line(profile.failures)) from error
-
-
-def note_failure(profile: Profile, error: Exception, names: Sequence[str]) -> str | None:
-    """Return the method of the user's whose file an error came through, and keep its words; None: it was no such."""
-    for name in filter(is_user_code, names):
-        file = inspect.getfile(load_object(name))  # a neighbour of the file named, where that only imports the class
-        inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        if inside:
-            profile.failures.setdefault(name, f"{own_words(error)} ({Path(file).name}, line {inside[-1].lineno})")
-            return name
-    return None
-
-
-def failure_line(failures: Mapping[str, str]) -> str:
-    """Return which of the user's methods raised what, in one line."""
-    return "; ".join(f"{label(name)} raised {words}" for name, words in failures.items())
-
-
-def no_figures(method: str) -> dict[str, Any]:
-    """Return the cells of a method of the user's that raised."""
-    return {"method": method, "n": 0, "status": FAILED}
 
 
 def step_row(profile: Profile, figures: dict[str, Any]) -> dict[str, Any]:

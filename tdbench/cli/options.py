@@ -77,7 +77,23 @@ Deterministic = Annotated[
     bool | None,
     typer.Option("--deterministic/--no-deterministic", help="Deterministic kernels.", rich_help_panel=_MACHINE),
 ]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results.", rich_help_panel=_OUTPUT)]
+
+
+def parse_out(text: str) -> Path:
+    """Return the folder of `--out`.
+
+    Raises:
+        ConfigError: It is empty, which a Path would take for the working folder.
+    """
+    if not text:
+        raise ConfigError("--out must name a folder, got '' (. is the working folder)")
+    return Path(text)
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option(parser=parse_out, metavar="DIR", help="Folder of the results.", rich_help_panel=_OUTPUT),
+]
 Fresh = Annotated[
     bool,
     typer.Option("--fresh/--resume", help="Start over, or go on where the folder stopped.", rich_help_panel=_OUTPUT),

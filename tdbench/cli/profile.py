@@ -6,13 +6,12 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tdbench.cli import options
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, TdbenchError
 
 if TYPE_CHECKING:
     from tdbench.cli.measuring import Shape
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
 _RUN = "The run"
 MOST_ELEMENTS = 2**60  # of a map: beyond, torch cannot count the bytes of its values and indices
 SEARCH_SECONDS = 120
-
-
-def parse_out(text: str) -> Path:
-    """Return the folder of `--out`.
-
-    Raises:
-        ConfigError: It is empty, which a Path would take for the working folder.
-    """
-    if not text:
-        raise ConfigError("--out must name a folder, got '' (. is the working folder)")
-    return Path(text)
 
 
 Methods = Annotated[
@@ -67,10 +55,6 @@ SearchSeconds = Annotated[
 MemoryFormat = Annotated[
     str | None, typer.Option(metavar="NAME", help="channels_last or contiguous.", rich_help_panel="The machine")
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(parser=parse_out, metavar="DIR", help="Folder of the results.", rich_help_panel="Output"),
-]
 
 
 def profile_command(
@@ -93,7 +77,7 @@ def profile_command(
     memory_format: MemoryFormat = None,
     compile: options.Compile = None,
     threads: options.Threads = None,
-    out: Out = None,
+    out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
@@ -117,7 +101,8 @@ def profile_command(
     overrides = options.overrides(given | {"hardware.memory_format": memory_format}, assignments)
 
     hush_torch()
-    from tdbench.cli.measuring import failure_line, measure, measure_batch_sizes, prepare
+    from tdbench.cli.failing import failure_line
+    from tdbench.cli.measuring import measure, measure_batch_sizes, prepare
     from tdbench.cli.profile_folder import check_folder, default_folder
     from tdbench.cli.profile_terminal import show
     from tdbench.cli.progress import progress
@@ -137,7 +122,7 @@ def profile_command(
     if profile.layer or profile.step:
         show(profile, folder, time.perf_counter() - begun, quiet=quiet, json=json)
     if profile.failures:  # told last, so that it does not take the other methods' figures with it
-        raise ConfigError(failure_line(profile.failures))
+        raise TdbenchError(failure_line(profile.failures))
 
 
 def parse_methods(text: str | None) -> list[str] | None:

@@ -237,6 +237,12 @@ def test_an_output_folder_that_cannot_be_made_is_refused(cli, place, command):
     assert "/proc/nowhere" in complain(cli, place, command, "--out", "/proc/nowhere")
 
 
+@pytest.mark.parametrize("command", ["train", "ablate", "audit", "show", "list"])
+def test_an_output_folder_without_a_name_is_refused(cli, place, command):
+    message = complain(cli, place, command, "--out", "")
+    assert message == "tdbench: --out must name a folder, got '' (. is the working folder)\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
 @pytest.mark.parametrize("out", ["locked", "locked/below"])
 @pytest.mark.parametrize("command", ["train", "list"])

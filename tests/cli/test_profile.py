@@ -282,21 +282,30 @@ class Breaks(nn.Module):
             raise ValueError("no such luck\\nwhatever")
         return x
 
+class Flattens(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if self.training else x
+
 class Works(nn.Module):
     def forward(self, x):
         return 2 * x
 """
 
+FAILURES = {
+    "mine.py:Breaks": "ValueError: no such luck (mine.py, line 7)",
+    "mine.py:Flattens": "Flattens must return a tensor of (4, 8, 8, 8), got (4, 512)",
+}
 
-def test_a_method_of_the_user_s_that_raises_is_named_with_its_error_and_the_others_are_measured(cli, tmp_path):
+
+def test_a_method_of_the_user_s_that_fails_is_named_with_its_error_and_the_others_are_measured(cli, tmp_path):
     (tmp_path / "mine.py").write_text(USER_METHODS)
     out = tmp_path / "out"
-    done = cli("profile", "--regularizer", "mine.py:Breaks,mine.py:Works", *QUICK, "--quiet", "--out", out)
-    assert done.code == 2
-    assert done.err == "tdbench: mine.py:Breaks raised ValueError: no such luck (mine.py, line 7)\n"
+    done = cli("profile", "--regularizer", ",".join([*FAILURES, "mine.py:Works"]), *QUICK, "--quiet", "--out", out)
+    assert done.code == 1
+    assert done.err == f"tdbench: {'; '.join(f'{name} failed: {words}' for name, words in FAILURES.items())}\n"
     for name in ("layer", "step"):
         statuses = {row["method"]: row["status"] for row in table(out, name)}
-        assert statuses.pop("mine.py:Breaks") == "failed"
+        assert [statuses.pop(method) for method in FAILURES] == ["failed", "failed"]
         assert statuses.pop("mine.py:Works") == "ok"
     assert done.out.startswith("measured mine.py:Works alone at 4×8×8×8 and in a step of resnet8")
 
@@ -305,8 +314,8 @@ def test_a_method_of_the_user_s_that_raises_is_named_with_its_error_and_the_othe
 def test_where_no_other_method_is_left_only_the_user_s_error_is_told(cli, tmp_path, arguments):
     (tmp_path / "mine.py").write_text(USER_METHODS)
     done = cli("profile", "--regularizer", "mine.py:Breaks", *arguments)
-    assert (done.code, done.out) == (2, "")
-    assert done.err == "tdbench: mine.py:Breaks raised ValueError: no such luck (mine.py, line 7)\n"
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "tdbench: mine.py:Breaks failed: ValueError: no such luck (mine.py, line 7)\n"
 
 
 @pytest.mark.parametrize(

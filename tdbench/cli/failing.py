@@ -1,0 +1,68 @@
+"""A method of the user's that raises while it is measured: it becomes a row without figures, and the others go on."""
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tdbench.config.user_code import is_user_code, label, load_object, own_words
+from tdbench.errors import TdbenchError
+from tdbench.regularizers._user import UserLayer
+
+T = TypeVar("T")
+
+FAILED = "failed"  # their status
+
+
+def without_failing(
+    methods: Sequence[str], failures: dict[str, str], measure: Callable[[list[str]], T]
+) -> tuple[T, list[str]]:
+    """Measure all methods, and again without one of the user's that raises; return the figures and who raised.
+
+    Args:
+        methods: Names.
+        failures: Filled with the words of those that raised, by name.
+        measure: Measures those that it is given.
+
+    Raises:
+        TdbenchError: No method is left.
+    """
+    names, failed = list(methods), list[str]()
+    while True:
+        try:
+            return measure(names), failed
+        except Exception as error:
+            name = note_failure(failures, error, names)
+            if name is None:
+                raise
+            failed.append(name)
+            names.remove(name)
+            if not names:
+                raise TdbenchError(failure_line(failures)) from error
+
+
+def note_failure(failures: dict[str, str], error: Exception, names: Sequence[str]) -> str | None:
+    """Return the method of the user's that an error came through, and keep its words; None: it was no such."""
+    for name in filter(is_user_code, names):
+        own = load_object(name)
+        file = inspect.getfile(own)  # a neighbour of the file named, where that only imports the class
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+            caller = frame.f_locals.get("self")
+            if frame.f_code.co_filename == file:
+                failures.setdefault(name, f"{own_words(error)} ({Path(file).name}, line {line})")
+                return name
+            if isinstance(caller, UserLayer) and type(caller.module) is own:  # it returned what a layer must not
+                failures.setdefault(name, str(error))
+                return name
+    return None
+
+
+def failure_line(failures: Mapping[str, str]) -> str:
+    """Return which of the user's methods failed with what, in one line."""
+    return "; ".join(f"{label(name)} failed: {words}" for name, words in failures.items())
+
+
+def no_figures(method: str) -> dict[str, Any]:
+    """Return the cells of a method of the user's that raised."""
+    return {"method": method, "n": 0, "status": FAILED}
