@@ -11,6 +11,7 @@ one boolean mask of the size of the map at each site, which is more than any met
 import platform
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import pandas as pd
@@ -27,11 +28,13 @@ from tdbench.training.repeat import RepeatedStep
 
 
 def layer_ms(config, sites, hardware):
-    """Return the time of the layers alone, on maps of their sites' shapes."""
-    factory = {config.regularizer.name: config.regularizer.build}
+    """Return the median time of the layers alone, not fused with a ReLU, on maps of their sites' shapes."""
     setting = Setting(hardware.device, DTYPES[hardware.precision], hardware.memory_format)
-    cells = [profile_layers(factory, (config.training.batch_size, *shape), setting, 2.0)[1] for shape in sites]
-    return sum(cell.figures()["total_ms"] for cell in cells)
+    name, total_ms = config.regularizer.name, 0.0
+    for shape in sites:
+        costs = profile_layers({name: config.regularizer.build}, (config.training.batch_size, *shape), setting, 2.0)
+        total_ms += median(next(cost.total_ms for cost in costs if cost.method == name))
+    return total_ms
 
 
 def meter_ms(config, sites, device):

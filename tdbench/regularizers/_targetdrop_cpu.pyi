@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 
+VERSION: int
+
 def forward(
     sizes: Sequence[int],
     is_bfloat16: bool,

@@ -177,11 +177,14 @@ class TargetDrop2d(Regularizer):
         return out, windows.area.sum()
 
     def after_relu(self, x: Tensor) -> Tensor:
-        """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so."""
+        """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so.
+
+        Then, as with a ReLU's, nobody must change the result in place before backward.
+        """
         drop_ratio = self.drop_ratio * self.strength
         acts = self.training and drop_ratio > 0 and not has_hooks(self)  # their owner wants to see relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
-        fuses = acts and fits and self.attention != "se_ste" and not torch.compiler.is_compiling()
+        fuses = acts and fits and not (self._is_trained() or torch.compiler.is_compiling())
         fused = self._drop_by_kernels(x, drop_ratio, relu=True) if fuses else None
         if fused is None:
             return super().after_relu(x)
@@ -201,10 +204,14 @@ class TargetDrop2d(Regularizer):
             return uniform(x.shape[:2], self.generator, x.device), None
         return None, None if self.fc1 is None or self.fc2 is None else (self.fc1, self.fc2)
 
+    def _is_trained(self) -> bool:
+        """Return whether the attention's weights want a gradient."""
+        return any(weight is not None and weight.requires_grad for weight in (self.fc1, self.fc2))
+
     def _drop_by_kernels(self, x: Tensor, drop_ratio: float, relu: bool = False) -> tuple[Tensor, Tensor] | None:
         """Return what kernels make of `x`, or None: they know nothing of a subclass, and do not take everything."""
         is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
-        fused = fused_form(x, chooses_plainly=not is_drawn and self.attention != "se_ste")
+        fused = fused_form(x, chooses_plainly=not (is_drawn or self._is_trained()))
         if fused is None or type(self) is not TargetDrop2d:
             return None
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator

@@ -1,12 +1,12 @@
-// TargetDrop on a CPU, one sample at a time: the sample is still in the cache when it is read again.
+// TargetDrop on a CPU, one sample at a time: where it fits the cache, it is still there when it is read again.
 //
-// Forward squeezes a sample's channels, ranks them, finds the peaks of the targets and writes the result; so it reads
-// the map from memory once and writes it once, as a multiplication by a scalar does. Backward multiplies the gradient
-// and zeroes the windows again. Threads share out the samples. All arithmetic is fp32 in an order that depends neither
-// on the threads nor on the width of the vectors, and a result is rounded once.
+// Forward squeezes a sample's channels, ranks them, finds the peaks of the targets and writes the result; so it asks
+// memory for the map once and writes it once, as a multiplication by a scalar does. Backward multiplies the gradient and
+// zeroes the windows again. Threads share out the samples. All arithmetic is fp32, in an order that depends neither on
+// the threads nor on the width of the vectors.
 //
-// The loops that take the time run over fixed lanes or along memory, so that any compiler makes vectors of them. Python
-// checks everything: what is passed here are addresses and sizes.
+// The loops that take the time run over fixed lanes or along memory, so that any compiler makes vectors of them. What is
+// passed here are addresses and sizes; targetdrop_cpu.py has checked that they belong together.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,7 +23,8 @@
 #endif
 
 // One binary holds the loops for each of these, and takes what the machine has.
-#if defined(__x86_64__) && defined(__GLIBC__)
+#if defined(FOR_EACH_CPU)
+#elif defined(__x86_64__) && defined(__GLIBC__)
 #define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default"), noinline))
 #else
 #define FOR_EACH_CPU
@@ -32,6 +33,7 @@
 
 namespace {
 
+constexpr int kVersion = 1;  // of the functions' arguments; targetdrop_cpu.py names the one that it calls
 constexpr int kLanes = 32;
 constexpr int64_t kUnitsForThreads = 1 << 15;  // of less work, each thread's share costs more to hand out than to do
 
@@ -57,7 +59,7 @@ INLINE void store(float value, bfloat16 *at) {
     at->bits = value != value ? 0x7FC0 : static_cast<uint16_t>(nearest_even);
 }
 
-enum Rescale { kChannel, kLayer, kNone };
+enum Rescale { kChannel, kLayer, kNone };  // in the order of Rescale in _windows.py
 
 // The form of one sample's feature map.
 struct Map {
@@ -149,9 +151,9 @@ INLINE void squeeze_sample(const Map &map, const T *x, float *means, float *maxi
 template <typename T>
 INLINE int32_t peak_of(const Map &map, const T *channel, float maximum) {
     if (maximum == -INFINITY) return 0;
-    int64_t position = 0;
-    while (value_of(map, channel + position * map.position_step()) != maximum) position++;
-    return static_cast<int32_t>(position);
+    for (int64_t position = 0; position < map.positions(); position++)
+        if (value_of(map, channel + position * map.position_step()) == maximum) return static_cast<int32_t>(position);
+    return 0;  // only where another thread writes to the map
 }
 
 // `x` times λ, its windows zeroed.
@@ -433,4 +435,8 @@ PyModuleDef definition = {
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__targetdrop_cpu() { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__targetdrop_cpu() {
+    PyObject *module = PyModule_Create(&definition);
+    if (module != nullptr && PyModule_AddIntConstant(module, "VERSION", kVersion) < 0) Py_CLEAR(module);
+    return module;
+}

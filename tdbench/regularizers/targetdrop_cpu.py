@@ -1,23 +1,28 @@
 """TargetDrop on a CPU as one pass forward and one backward, in C++: `targetdrop_cpu.cpp`.
 
 The plain form reads the map three times before it has written it once, and on a CPU its dozens of small tensors cost as
-much again; this one works on a sample while it is in the cache, in both memory orders. The autograd functions are
-written in torch's older style, since to bind arguments in the newer one takes longer than all the rest of their Python.
-
-Where the layer follows a ReLU, forward applies it on the way, so that its output is never written; backward needs no
-mask but the signs of the result, as the ReLU's own does.
+much again; this one works on a sample while it is in the cache, in both memory orders, and where the layer follows a
+ReLU, it applies that on the way, so that the ReLU's output is never written. Threads share out the samples, so that a
+batch smaller than their number leaves some idle. The autograd functions are written in torch's older style, since to
+bind arguments in the newer one takes longer than all the rest of their Python.
 """
 
 # mypy: disable-error-code="no-untyped-def"
+
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.library import Library
 
 from tdbench.regularizers import _targetdrop_cpu as cpp
-from tdbench.regularizers._windows import memory_format_of
+from tdbench.regularizers._fused import CPU_DTYPES
+from tdbench.regularizers._windows import Rescale, memory_format_of
 
-RESCALES = ("channel", "layer", "none")
+RESCALES = get_args(Rescale)
+
+if cpp.VERSION != 1:
+    raise ImportError("the C++ of TargetDrop was built from another version; install tdbench again")
 
 
 def target_drop(
@@ -75,15 +80,25 @@ class _Backward(torch.autograd.Function):
 
 
 def _forward(x, scores, fc1, fc2, num_targets, radius, rescale, relu):
+    num_samples, num_channels = x.shape[:2]
+    hidden = 0 if fc1 is None else len(fc1)
+    if not 1 <= num_targets <= num_channels:
+        raise ValueError(f"num_targets must be between 1 and C = {num_channels}, got {num_targets}")
+    check_shapes(
+        ("scores", scores, (num_samples, num_channels)),
+        ("W1", fc1, (hidden, num_channels)),
+        ("W2", fc2, (num_channels, hidden)),
+    )
     centres = x.new_empty(x.shape[:2], dtype=torch.int32)  # -1: no window
     scale = x.new_empty(x.shape[:2], dtype=torch.float32)  # λ
     results = torch.empty_like(x), centres, scale, x.new_empty((), dtype=torch.int64)
-    knobs = num_targets, radius, 0 if fc1 is None else len(fc1), RESCALES.index(rescale), torch.get_num_threads()
+    knobs = num_targets, radius, hidden, RESCALES.index(rescale), torch.get_num_threads()
     cpp.forward(*form_of(x), relu, *knobs, *map(address_of, (x, scores, fc1, fc2, *results)))
     return results
 
 
 def _backward(grad, mask, scale, radius, relu):
+    check_shapes(("mask", mask, grad.shape if relu else grad.shape[:2]), ("scale", scale, grad.shape[:2]))
     result = torch.empty_like(grad)
     addresses = map(address_of, (grad, None if relu else mask, mask if relu else None, scale, result))
     cpp.backward(*form_of(grad), radius, torch.get_num_threads(), *addresses)
@@ -95,8 +110,21 @@ def in_fp32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 
+def check_shapes(*operands: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
+    """Raise ValueError for the first (name, tensor, shape) whose tensor has another shape."""
+    for name, tensor, shape in operands:
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
 def form_of(x: Tensor) -> tuple[torch.Size, bool, bool]:
-    """Return the sizes of a feature map, whether it is bf16, and whether it is channels_last."""
+    """Return the sizes of a feature map, whether it is bf16, and whether it is channels_last.
+
+    Raises:
+        ValueError: It is neither bf16 nor fp32, or in another memory order.
+    """
+    if x.dtype not in CPU_DTYPES or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+        raise ValueError(f"x must be fp32 or bf16, contiguous or channels_last, got {x.dtype}, strides {x.stride()}")
     return x.shape, x.dtype == torch.bfloat16, not x.is_contiguous()
 
 

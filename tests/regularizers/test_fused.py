@@ -42,14 +42,15 @@ def switch(monkeypatch):
     """Return a switch to the kernels of one form, on whatever device, where it takes the layer at all, or to none."""
 
     def switch(form) -> None:
+        if form is not None:
+            pytest.importorskip("triton" if form is _fused.by_triton else "tdbench.regularizers.targetdrop_cpu")
+
         def fused_form(x: Tensor, chooses_plainly: bool):
-            takes = x.dtype in (torch.float32, torch.bfloat16) and chooses_plainly if form is _fused.by_cpp else True
+            takes = form is _fused.by_triton or (chooses_plainly and x.dtype in _fused.CPU_DTYPES)
             return form if takes else None
 
         monkeypatch.setattr(targetdrop, "fused_form", fused_form if form else lambda x, chooses_plainly: None)
 
-    pytest.importorskip("triton")
-    pytest.importorskip("tdbench.regularizers.targetdrop_cpu")
     return switch
 
 
@@ -134,6 +135,29 @@ def test_a_subclass_and_whoever_watches_all_modules_or_gradients_see_the_layer_t
     layer.after_relu(x)
     handle.remove()
     assert seen == ["backward", "forward"]
+
+
+@in_each_form
+def test_a_rising_schedule_holds_after_a_relu_too(form, device, switch):
+    switch(form)
+    layer, x = TargetDrop2d(12, 0.6).to(device), feature_map((1, 12, 6, 5), device, kinds=["normal"])
+    scores = layer.scores(x.relu())
+    for strength in (0.0, 0.5, 1.0):
+        layer.strength = strength
+        assert torch.equal(layer.after_relu(x), target_drop2d(x.relu(), scores, 0.6 * strength))
+    assert torch.equal(layer.eval().after_relu(x), x.relu())
+
+
+@in_each_form
+def test_attention_weights_that_want_a_gradient_get_one(form, device, switch):
+    layer, x = TargetDrop2d(12, 0.5, attention="se").to(device), feature_map((2, 12, 6, 5), device, kinds=["normal"])
+    layer.fc1.requires_grad_()
+    gradients = []
+    for choice in (form, None):
+        switch(choice)
+        gradients.append(torch.autograd.grad(layer.after_relu(x).sum(), layer.fc1)[0])
+    assert gradients[0].any()
+    torch.testing.assert_close(*gradients)
 
 
 # Where Triton's kernels apply

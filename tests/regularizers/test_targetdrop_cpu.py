@@ -1,8 +1,11 @@
 """The C++ of TargetDrop: where it applies, and what only it could get wrong."""
 
 import shutil
+import subprocess
 import sys
 import sysconfig
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from torch import nn
 
 from tdbench import TargetDrop2d, target_drop2d
 from tdbench.regularizers import _fused
-from tdbench.regularizers._targets import top_channels
+from tdbench.regularizers._targets import choose_windows, top_channels
+from tdbench.regularizers._windows import scales
 from tests.oracles import targetdrop as oracle
 from tests.oracles.targetdrop import draw_values
 from tests.regularizers.feature_maps import FORMATS, assert_same, feature_map
@@ -98,11 +102,45 @@ def test_the_attention_is_that_of_the_plain_form(cpp, memory_format):
 @pytest.mark.parametrize("kind", ["normal", "ties", "nan", "infinite"])
 def test_channels_rank_as_in_the_plain_form(cpp, kind):
     scores = draw_values(kind, (50, 37), 0).float()
-    scores[0, :5] = torch.tensor([0.0, -0.0, 0.0, -0.0, torch.finfo(torch.float32).tiny / 2])
     for num_targets in (1, 7, 36, 37):
         out, _ = cpp.target_drop(torch.ones(50, 37, 1, 1), scores, None, num_targets, 0, "none", False)
         targets = (out == 0).flatten(1).nonzero()[:, 1].view(50, num_targets)
         assert torch.equal(targets, top_channels(scores, num_targets).sort(dim=1).values)
+
+
+def test_zeros_of_either_sign_tie_and_nothing_else_does(cpp):
+    scores = torch.tensor([[-0.0, 0.0, 1e-45, -0.0, 0.0, -1e-45]])
+    for num_targets in range(1, 7):
+        out, _ = cpp.target_drop(torch.ones(1, 6, 1, 1), scores, None, num_targets, 0, "none", False)
+        expected = [2, 0, 1, 3, 4, 5][:num_targets]
+        assert (out == 0).flatten().nonzero().flatten().tolist() == sorted(expected)
+
+
+@in_each_format
+def test_means_that_are_infinite_rank_as_in_the_plain_form(cpp, memory_format):
+    """Two infinite means make logits of infinity less infinity, which is NaN, and NaN outranks all."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        layer, x = TargetDrop2d(40), torch.rand(2, 40, 3, 3).contiguous(memory_format=FORMATS[memory_format])
+        x[0, 3, 1, 1] = x[0, 35, 0, 2] = torch.inf
+        out, _ = cpp.target_drop(x, None, (layer.fc1, layer.fc2), 5, 9, "none", False)
+        targets = (out == 0).all(dim=(2, 3)).nonzero()[:, 1].view(2, 5)
+        assert torch.equal(targets, top_channels(layer.scores(x), 5).sort(dim=1).values)
+
+
+@in_each_format
+@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+def test_a_half_type_is_scaled_in_single_precision_and_rounded_to_even(cpp, memory_format, relu):
+    x = torch.randn(3, 40, 9, 7).to(torch.bfloat16).contiguous(memory_format=FORMATS[memory_format]).requires_grad_()
+    scores = torch.rand(3, 40)
+    windows = choose_windows(x.detach().relu() if relu else x.detach(), scores, 1.0, 3, None, "peak", None)
+    scale = scales(x, windows, "channel")[:, :, None, None]
+    assert len(scale.unique()) > 2
+    out, _ = cpp.target_drop(x, scores, None, 40, 1, "channel", relu)
+    (grad,) = torch.autograd.grad(out.float().sum(), x)
+    kept = out != 0
+    assert torch.equal(out[kept], (x.detach().float() * scale).to(torch.bfloat16)[kept])
+    assert torch.equal(grad[kept], scale.to(torch.bfloat16).expand_as(x)[kept])
 
 
 @in_each_dtype
@@ -130,6 +168,74 @@ def test_the_result_does_not_depend_on_the_threads():
     for out, num_dropped in outs[1:]:
         assert torch.equal(out, outs[0][0])
         assert num_dropped == outs[0][1]
+
+
+def test_threads_count_together_what_they_drop(cpp):
+    x = torch.ones(50_000, 8, 1, 1)
+    for _ in range(5):
+        assert cpp.target_drop(x, x[:, :, 0, 0], None, 3, 0, "none", False)[1] == 3 * 50_000
+
+
+@pytest.mark.slow
+def test_vectors_of_every_width_give_the_same_bits(cpp, monkeypatch, tmp_path):
+    """The binary that pip built takes the widest that the machine has; here is one for the narrowest alone."""
+    source, include = Path(cpp.__file__).with_suffix(".cpp"), sysconfig.get_paths()["include"]
+    narrow = tmp_path / "_targetdrop_cpu.so"
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-fopenmp",
+        "-ffp-contract=off",
+        "-shared",
+        "-fPIC",
+        "-DFOR_EACH_CPU=",
+        f"-I{include}",
+    ]
+    subprocess.run(["g++", *flags, f"-I{include}", str(source), "-o", str(narrow)], check=True)
+    loader = ExtensionFileLoader("_targetdrop_cpu", str(narrow))
+    module = module_from_spec(spec_from_file_location("_targetdrop_cpu", narrow, loader=loader))
+    for dtype in (torch.float32, torch.bfloat16):
+        for memory_format in FORMATS.values():
+            layer = TargetDrop2d(70, 0.3)
+            x = torch.randn(5, 70, 13, 11).to(dtype).contiguous(memory_format=memory_format).requires_grad_()
+            results = []
+            for built in (cpp.cpp, module):
+                monkeypatch.setattr(cpp, "cpp", built)
+                out = layer(x)
+                results.append((out, *torch.autograd.grad(out.float().square().sum(), x)))
+            assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_targets": 9}, "num_targets must be between 1 and C = 8, got 9"),
+        ({"num_targets": 0}, "num_targets must be between 1 and C = 8, got 0"),
+        ({"scores": torch.rand(2, 7)}, r"scores must be \(2, 8\), got \(2, 7\)"),
+        ({"weights": (torch.rand(4, 7), torch.rand(8, 4))}, r"W1 must be \(4, 8\), got \(4, 7\)"),
+        ({"weights": (torch.rand(4, 8), torch.rand(8, 3))}, r"W2 must be \(8, 4\), got \(8, 3\)"),
+        ({"x": torch.rand(2, 8, 5, 5, dtype=torch.float64)}, "x must be fp32 or bf16, .* got torch.float64"),
+        ({"x": torch.rand(2, 8, 5, 10)[..., ::2]}, "contiguous or channels_last, got .* strides"),
+    ],
+)
+def test_addresses_that_do_not_belong_together_are_refused(cpp, change, words):
+    arguments = {"x": torch.rand(2, 8, 5, 5), "scores": None, "weights": None, "num_targets": 3}
+    with pytest.raises(ValueError, match=words):
+        cpp.target_drop(**(arguments | change), radius=1, rescale="channel", relu=False)
+
+
+def test_a_layer_that_somebody_broke_is_refused_and_reads_nothing(cpp):
+    layer, x = TargetDrop2d(8, 0.5), torch.rand(2, 8, 5, 5)
+    layer.drop_ratio = 1.5
+    with pytest.raises(ValueError, match="num_targets"):
+        layer(x)
+
+
+def test_a_binary_of_another_version_is_not_used(cpp, monkeypatch):
+    monkeypatch.setattr(cpp.cpp, "VERSION", 0)
+    monkeypatch.delitem(sys.modules, cpp.__name__)
+    assert not _fused.runs_cpp()
+    assert _fused.fused_form(torch.rand(2, 8, 5, 5), True) is None
 
 
 @pytest.mark.usefixtures("cpp")
