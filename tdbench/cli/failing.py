@@ -52,9 +52,7 @@ def note_failure(failures: dict[str, str], error: Exception, names: Sequence[str
             if frame.f_code.co_filename == file:
                 failures.setdefault(name, f"{own_words(error)} ({Path(file).name}, line {line})")
                 return name
-            if (
-                isinstance(caller, UserLayer) and type(caller.module) is own
-            ):  # in torch's code, or after it
+            if isinstance(caller, UserLayer) and type(caller.module) is own:  # in torch's code, or after it
                 failures.setdefault(name, str(error) if isinstance(error, TdbenchError) else own_words(error))
                 return name
     return None

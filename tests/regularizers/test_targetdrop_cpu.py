@@ -171,9 +171,11 @@ def test_the_result_does_not_depend_on_the_threads():
 
 
 def test_threads_count_together_what_they_drop(cpp):
-    x = torch.ones(50_000, 8, 1, 1)
-    for _ in range(5):
-        assert cpp.target_drop(x, x[:, :, 0, 0], None, 3, 0, "none", False)[1] == 3 * 50_000
+    x, threads = torch.ones(50_000, 8, 1, 1), torch.get_num_threads()
+    torch.set_num_threads(4)
+    counts = [cpp.target_drop(x, x[:, :, 0, 0], None, 3, 0, "none", False)[1].item() for _ in range(20)]
+    torch.set_num_threads(threads)
+    assert counts == [3 * 50_000] * 20
 
 
 @pytest.mark.slow
