@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from tdbench.config.user_code import is_user_code, label, load_object, own_words
 from tdbench.errors import TdbenchError
-from tdbench.regularizers._user import UserLayer
+from tdbench.profiling.timing import MEASURED
 
 T = TypeVar("T")
 
@@ -43,18 +43,17 @@ def without_failing(
 
 
 def note_failure(failures: dict[str, str], error: Exception, names: Sequence[str]) -> str | None:
-    """Return the method of the user's that an error came through, and keep its words; None: it was no such."""
+    """Return the method of the user's that an error came from, and keep its words; None: it was no such."""
+    notes = [note.removeprefix(MEASURED) for note in getattr(error, "__notes__", ())]
     for name in filter(is_user_code, names):
-        own = load_object(name)
-        file = inspect.getfile(own)  # a neighbour of the file named, where that only imports the class
-        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-            caller = frame.f_locals.get("self")
-            if frame.f_code.co_filename == file:
-                failures.setdefault(name, f"{own_words(error)} ({Path(file).name}, line {line})")
-                return name
-            if isinstance(caller, UserLayer) and type(caller.module) is own:  # in torch's code, or after it
-                failures.setdefault(name, str(error) if isinstance(error, TdbenchError) else own_words(error))
-                return name
+        file = inspect.getfile(load_object(name))  # a neighbour of the file named, where that only imports the class
+        inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if inside:
+            failures.setdefault(name, f"{own_words(error)} ({Path(file).name}, line {inside[-1].lineno})")
+            return name
+        if any(note == name or note.startswith(f"{name} ") for note in notes):  # what it returned was no good
+            failures.setdefault(name, str(error) if isinstance(error, TdbenchError) else own_words(error))
+            return name
     return None
 
 

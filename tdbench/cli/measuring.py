@@ -76,12 +76,14 @@ class Profile:
     def facts(self) -> dict[str, str]:
         """Return what was measured where, a line each."""
         compiled = ", compiled" if self.hardware.compile else ""
+        machine = describe_machine(self.hardware)
+        kernel = "" if self.hardware.device.type != "cpu" or machine["cpp_kernels"] else "; TargetDrop without its C++"
         return {
             "model": self.baseline.model.name,
-            "device": self.hardware.name(),
+            "device": f"{self.hardware.name()}{kernel}",
             "precision": f"{self.hardware.precision}, {self.baseline.hardware.memory_format}{compiled}",
             "threads": str(self.hardware.threads),
-            "torch": describe_machine(self.hardware)["torch"],
+            "torch": machine["torch"],
         }
 
     def save(self, folder: Path) -> None:

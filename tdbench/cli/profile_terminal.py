@@ -13,7 +13,7 @@ from rich.table import Table
 from tdbench.cli.measuring import Profile
 from tdbench.cli.terminal import say
 from tdbench.profiling.step import OUT_OF_TIME
-from tdbench.profiling.tables import layer_tables, machine_lines, step_table
+from tdbench.profiling.tables import layer_tables, machine_lines, step_table, unsteady_line
 
 FEW = 3  # methods, which one line can name
 
@@ -29,8 +29,9 @@ def show(profile: Profile, folder: Path, took_s: float, *, quiet: bool, json: bo
             print_table(title, table)
         where = f"{profile.baseline.model.name}, {profile.facts()['precision']}, on {profile.hardware.name()}"
         print_table(f"The training step of {where}", step_table(profile.step))
-        for line in machine_lines(profile.machine) if profile.machine else ():
-            say(line)
+        for line in (unsteady_line(profile.step), *(machine_lines(profile.machine) if profile.machine else ())):
+            if line:
+                say(line)
         for name, reason in profile.left_out.items():
             say(f"left out: {name}: {reason}")
     say(closing_line(profile, folder, took_s))

@@ -54,7 +54,7 @@ def load_object(name: str) -> Any:
         import_file(path, module_name)
     module = sys.modules[module_name]
     if not hasattr(module, entry):
-        public = [key for key in vars(module) if not key.startswith("_")]
+        public = [key for key, entry in vars(module).items() if callable(entry) and not key.startswith("_")]
         raise ConfigError(f"{path}: {unknown('name', entry, public)}")
     return getattr(module, entry)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.profiling.memory import OOM, attempt, available_bytes, keep_freed_memory, last_cache_bytes, memory_limit
-from tdbench.profiling.timing import TURNS, Report, paired_ratio, silent, spread, take_turns
+from tdbench.profiling.timing import TURNS, Report, measuring, paired_ratio, silent, spread, take_turns
 from tdbench.profiling.trace import graph_breaks, room_to_compile, trace
 
 FLOOR = "floor"
@@ -205,13 +205,15 @@ def profile_layers(
         cells = {}
         for number, (method, factory) in enumerate(every.items()):
             report(0.1 * number / len(every), method)
-            cell = attempt(partial(_Cell, factory, shape[1], inputs, setting), device)
+            with measuring(method):
+                cell = attempt(partial(_Cell, factory, shape[1], inputs, setting), device)
             if cell is not None:
                 cells[method] = cell
         costs = _time(cells, device, seconds, turns, lambda share, what: report(0.1 + 0.85 * share, what))
         for number, cost in enumerate(costs.values()):
             report(0.95 + 0.05 * number / len(costs), cost.method)
-            _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
+            with measuring(cost.method):
+                _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
     return [costs.get(method, LayerCost(method, OOM)) for method in every]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from tdbench.profiling.memory import OOM, attempt, keep_freed_memory, memory_limit, release
-from tdbench.profiling.timing import TURNS, Report, median_interval, median_ms, silent, take_turns
+from tdbench.profiling.timing import TURNS, Report, measuring, median_interval, median_ms, silent, take_turns
 from tdbench.profiling.trace import room_to_compile, trace
 
 STEP_COLUMNS = (
@@ -117,7 +117,8 @@ def profile_steps(
         steps = {}
         for number, (name, build) in enumerate(builders.items()):
             report(0.1 * number / len(builders), name)
-            step = attempt(build, device)
+            with measuring(name):
+                step = attempt(build, device)
             if step is not None:
                 steps[name] = step
         times = take_turns(steps, device, seconds, turns, lambda share, name: report(0.1 + 0.85 * share, name))
@@ -129,7 +130,8 @@ def profile_steps(
                 continue
             cost = StepCost(name, batch_size, step_ms=times[name])
             _compare(cost, times.get(_REFERENCE))
-            cost.peak_mem_mib = attempt(partial(peak_mem_mib, steps[name], device), device)
+            with measuring(name):
+                cost.peak_mem_mib = attempt(partial(peak_mem_mib, steps[name], device), device)
             costs.append(cost)
     return costs
 
@@ -175,7 +177,7 @@ def batch_sizes(
         if direction and begun + 2 * took_s > latest:  # twice the images may take twice the time
             yield StepCost(method, size, OUT_OF_TIME)
             return
-        with memory_limit(device):
+        with memory_limit(device), measuring(method):
             cost = attempt(partial(_try_batch, method, build, size, device, seconds), device)
         release(device)
         took_s = time.perf_counter() - begun

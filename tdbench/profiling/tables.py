@@ -6,6 +6,9 @@ from typing import Any
 from tabulate import tabulate
 
 from tdbench.profiling.layer import FLOOR
+from tdbench.profiling.step import BASELINE
+
+UNSTEADY_PCT = 10.0
 
 Row = Mapping[str, Any]
 Table = list[dict[str, str]]
@@ -71,6 +74,18 @@ def layer_tables(rows: Sequence[Row]) -> dict[str, Table]:
     }
 
 
+def unsteady_line(step: Sequence[Row]) -> str | None:
+    """Return what is to be said where the baseline, held against itself, shows that the figures tell little."""
+    for row in step:
+        low, high = row.get("overhead_ci95_low"), row.get("overhead_ci95_high")
+        if row["method"] == BASELINE and low is not None and max(-low, high) > UNSTEADY_PCT:
+            return (
+                f"This machine was unsteady: a step without regularizer, held against itself, seems to take {low:+.0f} "
+                f"to {high:+,.0f} % longer, so that a smaller overhead cannot be told. Was anything else running?"
+            )
+    return None
+
+
 def machine_lines(machine: Mapping[str, Any]) -> list[str]:
     """Return what the machine can do and what the step makes of it, in sentences."""
     return [
@@ -88,7 +103,7 @@ def markdown(
     """Return `profile.md`."""
     parts = ["# What regularizers cost", _table([{"": name, " ": fact} for name, fact in facts.items()])]
     if step:
-        parts += ["## The training step", _table(step_table(step)), _ABOUT_STEP]
+        parts += ["## The training step", _table(step_table(step)), _ABOUT_STEP, *filter(None, [unsteady_line(step)])]
     for title, table in layer_tables(layer).items():
         parts += [f"## {title}", _table(table)]
     if layer:

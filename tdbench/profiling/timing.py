@@ -5,7 +5,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar
@@ -24,10 +25,21 @@ TURNS = 11
 FEWEST_TURNS = 6  # of which the median has a 95 % interval
 QUEUED_MS = 20.0  # work given to a GPU before the host waits for it
 CYCLES_PER_S = 2e9  # at least those of a GPU
+MEASURED = "while measuring "  # begins the note on an error
 
 
 def silent(share: float, what: str) -> None:
     """Report to nobody."""
+
+
+@contextmanager
+def measuring(name: str) -> Iterator[None]:
+    """Note on an error that passes what was being measured."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{MEASURED}{name}")
+        raise
 
 
 def take_turns(
@@ -62,7 +74,8 @@ def take_turns(
         for name in list(times)[:: 1 if turn % 2 else -1]:
             report(done / total, name)
             done += 1
-            took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
+            with measuring(name):
+                took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
             if took_ms is None:
                 del times[name], calls[name]
             elif turn > 0:

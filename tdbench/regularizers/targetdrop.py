@@ -158,8 +158,9 @@ class TargetDrop2d(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the feature map with its target regions dropped, and the number of units dropped."""
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"x must be (N, {self.channels}, H, W), got {tuple(x.shape)}")
+        if x.dim() != 4 or x.shape[1] != self.channels or not x.is_floating_point():
+            rule = f"a floating-point tensor (N, {self.channels}, H, W)"
+            raise ValueError(f"x must be {rule}, got {x.dtype} {tuple(x.shape)}")
         drop_ratio = self.drop_ratio * self.strength
         if drop_ratio == 0 or x.numel() == 0:
             return self.untouched(x)

@@ -1,6 +1,6 @@
 """The tables for people say what the rows say, OOM among it."""
 
-from tdbench.profiling.tables import layer_tables, markdown, step_table
+from tdbench.profiling.tables import layer_tables, markdown, step_table, unsteady_line
 
 STEP = {
     "method": "targetdrop",
@@ -63,3 +63,12 @@ def test_the_summary_holds_the_tables_and_the_sentence_about_the_machine():
     for wanted in ("resnet8", "| targetdrop |", "2–3", "Arithmetic limits the step.", "10.0 GB/s"):
         assert wanted in text
     assert text.count("OOM") == 2
+
+
+def test_a_baseline_that_differs_from_itself_is_told():
+    assert unsteady_line([{**STEP, "method": "none", "overhead_ci95_low": -9.9, "overhead_ci95_high": 10.0}]) is None
+    assert unsteady_line([{**STEP, "method": "none", "overhead_ci95_low": None, "overhead_ci95_high": None}]) is None
+    assert unsteady_line([{**STEP, "overhead_ci95_low": -99.0}]) is None
+    rows = [{**STEP, "method": "none", "overhead_ci95_low": -92.7, "overhead_ci95_high": 1563.0}]
+    assert "seems to take -93 to +1,563 % longer" in unsteady_line(rows)
+    assert unsteady_line(rows) in markdown({"model": "resnet8"}, rows, [], None)

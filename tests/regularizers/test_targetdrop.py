@@ -569,3 +569,8 @@ def test_export_in_evaluation_leaves_no_trace_of_the_layer(attention):
 def test_export_in_training_gives_the_same_output():
     layer, x = TargetDrop2d(8, 0.5, 3), torch.randn(2, 8, 6, 5)
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_the_layer_refuses_integers_as_the_function_does():
+    with pytest.raises(ValueError, match=r"x must be a floating-point tensor \(N, 3, H, W\), got torch.int32"):
+        TargetDrop2d(3)(torch.ones(1, 3, 4, 4, dtype=torch.int32))
