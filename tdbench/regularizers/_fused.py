@@ -7,6 +7,7 @@ to the last few bits may rank otherwise than in the plain form.
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,21 @@ CPU_DTYPES = (torch.float32, torch.bfloat16)
 MAX_CHANNELS = 4096  # every channel of a sample is compared with every other
 MAX_POSITIONS = 2**20  # a grid has at most 65,535 blocks along the map
 
-# (x, scores, weights, drop_ratio, block_size, target_fraction, region, rescale, generator, relu=False) -> (the map
-# x or relu(x) with its target regions dropped, the number of units dropped); see `by_triton`.
-Form = Callable[..., tuple[Tensor, Tensor]]
+
+class Knobs(NamedTuple):
+    """The knobs of `target_drop2d`; γ > 0."""
+
+    drop_ratio: float
+    block_size: int
+    target_fraction: float | None
+    region: Region
+    rescale: Rescale
+    generator: torch.Generator | None
+
+
+Weights = tuple[Tensor, Tensor]  # W1 (hidden, C) and W2 (C, hidden) of the attention
+# (x, scores, weights, knobs, relu) -> (the dropped map, the number of units dropped); see `by_triton`.
+Form = Callable[[Tensor, Tensor | None, Weights | None, Knobs, bool], tuple[Tensor, Tensor]]
 
 
 def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
@@ -77,35 +90,17 @@ runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def by_cpp(
-    x: Tensor,
-    scores: Tensor | None,
-    weights: tuple[Tensor, Tensor] | None,
-    drop_ratio: float,
-    block_size: int,
-    target_fraction: float | None,
-    region: Region,
-    rescale: Rescale,
-    generator: torch.Generator | None,
-    relu: bool = False,
+    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Do what `by_triton` does, on a CPU, where nothing is drawn at random and the scores need no gradient."""
     from tdbench.regularizers import targetdrop_cpu
 
-    num_targets = share_of(drop_ratio, x.shape[1])
-    return targetdrop_cpu.target_drop(x, scores, weights, num_targets, radius_of(block_size, x), rescale, relu)
+    num_targets, radius = share_of(knobs.drop_ratio, x.shape[1]), radius_of(knobs.block_size, x)
+    return targetdrop_cpu.target_drop(x, scores, weights, num_targets, radius, knobs.rescale, relu)
 
 
 def by_triton(
-    x: Tensor,
-    scores: Tensor | None,
-    weights: tuple[Tensor, Tensor] | None,
-    drop_ratio: float,
-    block_size: int,
-    target_fraction: float | None,
-    region: Region,
-    rescale: Rescale,
-    generator: torch.Generator | None,
-    relu: bool = False,
+    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
 
@@ -115,12 +110,13 @@ def by_triton(
     Args:
         x: A feature map that the kernels take.
         scores: Attention (N, C); None: what `weights` make of the channel means.
-        weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: it is the channel means.
-        drop_ratio, block_size, target_fraction, region, rescale, generator: As in `target_drop2d`; γ > 0.
+        weights: Those of the attention; None: it is the channel means.
+        knobs: How much is dropped, and where.
         relu: `x` is the map before its ReLU; in eager mode only, and with scores that need no gradient.
     """
     from tdbench.regularizers import targetdrop_triton as kernels
 
+    drop_ratio, block_size, target_fraction, region, rescale, generator = knobs
     radius = radius_of(block_size, x)
     height, width = x.shape[2:]
     compiling = torch.compiler.is_compiling()

@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from tdbench.config import RegularizerConfig, knob
-from tdbench.regularizers._fused import fused_form
+from tdbench.regularizers._fused import Knobs, fused_form
 from tdbench.regularizers._targets import (
     Region,
     channel_means,
@@ -82,7 +82,8 @@ def target_drop2d(
     is_drawn = draws(x.shape[1], drop_ratio, target_fraction, region)
     fused = fused_form(x, chooses_plainly=not is_drawn and scores.dtype in NARROW_DTYPES)
     if fused is not None:
-        return fused(x, scores, None, drop_ratio, block_size, target_fraction, region, rescale, generator)[0]
+        knobs = Knobs(drop_ratio, block_size, target_fraction, region, rescale, generator)
+        return fused(x, scores, None, knobs, False)[0]
     windows = choose_windows(x.detach(), scores, drop_ratio, block_size, target_fraction, region, generator)
     return drop_windows(x, windows, scales(x, windows, rescale))
 
@@ -216,7 +217,7 @@ class TargetDrop2d(Regularizer):
         if fused is None or type(self) is not TargetDrop2d:
             return None
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
-        return fused(x, *self._attention(x), *knobs, relu)
+        return fused(x, *self._attention(x), Knobs(*knobs), relu)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""
