@@ -11,8 +11,8 @@ setup(
     package_data={"tdbench.ablations": ["*.yaml"]},
     ext_modules=[
         Extension(
-            "tdbench.regularizers._targetdrop_cpu",
-            ["tdbench/regularizers/targetdrop_cpu.cpp"],
+            "tdbench.regularizers.targetdrop._cpu",
+            ["tdbench/regularizers/targetdrop/cpu.cpp"],
             # No fused multiply-add: the same bits with every kind of vector.
             extra_compile_args=[
                 "-std=c++17",

@@ -15,10 +15,10 @@ import torch
 import torchvision
 import typer
 
-from tdbench.config import find_method, method_names
 from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
 from tdbench.profiling.timing import TURNS, paired_ratio
-from tdbench.training.precision import Hardware
+from tdbench.regularizers.registry import find_method, method_names
+from tdbench.training.hardware import Hardware
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 RIVAL = "torchvision_dropblock"

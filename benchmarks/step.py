@@ -23,7 +23,7 @@ from tdbench.profiling.layer import Setting, profile_layers
 from tdbench.profiling.step import STEP_COLUMNS, profile_steps
 from tdbench.profiling.timing import median_ms
 from tdbench.regularizers.base import DropMeter
-from tdbench.training.precision import DTYPES, activate, resolve
+from tdbench.training.hardware import DTYPES, activate, resolve
 from tdbench.training.repeat import RepeatedStep
 
 

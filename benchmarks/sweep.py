@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 import typer
 
-from tdbench.results.store import RESULT_FIELDS, SweepFolder
+from tdbench.store.folders import RESULT_FIELDS, SweepFolder
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.plan import make_plan
-from tdbench.training.precision import cpu_name
+from tdbench.training.hardware import cpu_name
 
 RATIOS = [round(0.001 * (number + 1), 3) for number in range(99)]  # and the baseline
 

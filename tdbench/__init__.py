@@ -1,18 +1,30 @@
-"""tdbench: does this CNN regularizer help here, at which settings, with what certainty, and at what cost?"""
+"""tdbench: does this CNN regularizer help here, at which settings, with what certainty, and at what cost?
+
+What the command line does can be done from Python: `train`, `ablate`, `profile` and `audit` take the commands'
+arguments, `read_run` and `read_sweep` read what they leave, `insert` puts a regularizer into any network.
+"""
 
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _PUBLIC = {
     "Regularizer": "tdbench.regularizers.base",
+    "RegularizerConfig": "tdbench.regularizers.config",
     "RunConfig": "tdbench.config",
-    "TargetDrop2d": "tdbench.regularizers.targetdrop",
+    "TargetDrop2d": "tdbench.regularizers.targetdrop.layer",
     "TdbenchError": "tdbench.errors",
+    "ablate": "tdbench.sweep.ablate",
+    "audit": "tdbench.audit",
     "insert": "tdbench.models.sites",
+    "knob": "tdbench.knobs",
     "load_config": "tdbench.config",
-    "target_drop2d": "tdbench.regularizers.targetdrop",
+    "profile": "tdbench.profiling.profile",
+    "read_run": "tdbench.store.reading",
+    "read_sweep": "tdbench.store.reading",
+    "target_drop2d": "tdbench.regularizers.targetdrop.layer",
+    "train": "tdbench.training.train",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -22,7 +34,11 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import tdbench` costs nothing."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tdbench' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return (
+        importlib.import_module(_PUBLIC[name])
+        if name == "audit"
+        else getattr(importlib.import_module(_PUBLIC[name]), name)
+    )
 
 
 def __dir__() -> list[str]:

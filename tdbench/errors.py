@@ -1,7 +1,8 @@
 """What can go wrong, as types: each message names the field, the rule, the value, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 MOST_LISTED = 30
 
@@ -16,6 +17,30 @@ class ConfigError(TdbenchError):
     """A key or value of the configuration is unknown, of the wrong type, or out of range."""
 
     exit_code = 2
+
+
+class UnknownKey(ConfigError):
+    """No key has this name.
+
+    Attributes:
+        key: As it was given.
+        guess: `; did you mean X?` for the nearest known key, or an empty string.
+        owners: The methods that have such a knob, none of which is the one that is configured.
+    """
+
+    def __init__(self, key: str, guess: str = "", owners: Sequence[str] = ()) -> None:
+        self.key, self.guess, self.owners = key, guess, tuple(owners)
+        super().__init__(key, guess, self.owners)
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, without advice."""
+        if self.owners:
+            return f"unknown key {self.key!r}: it is a knob of {', '.join(self.owners)}, and the regularizer is another"
+        return f"unknown key {self.key!r}{self.guess}"
+
+    def __str__(self) -> str:
+        return self.reason if self.owners else f"{self.reason} (`tdbench list` shows a method's keys)"
 
 
 class DataError(TdbenchError):
@@ -40,6 +65,47 @@ class Interrupted(TdbenchError):
     """The user or the system asked the run to stop; it is saved and can be resumed."""
 
     exit_code = 130
+
+
+class RunFailed(TdbenchError):
+    """A run ended by an error that is not the user's to foresee; what was saved before is intact.
+
+    Attributes:
+        reason: What went wrong, in a line, as `result.json` holds it.
+        where: When, such as `in epoch 3`.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        self.reason, self.where = reason, where
+        super().__init__(reason, where)
+
+    def __str__(self) -> str:
+        return f"the run failed{self.where and f' {self.where}'}: {self.reason}; the same command tries again"
+
+
+class OutOfRange(ValueError):
+    """A value breaks a rule; raised where a field is declared, which need not know its own key.
+
+    Attributes:
+        rule: What it must be: `odd and at least 1`.
+        got: The value.
+        known: Names, of which the nearest one is told.
+    """
+
+    def __init__(self, rule: str, got: Any, known: Sequence[str] = ()) -> None:
+        self.rule, self.got, self.known = rule, got, tuple(known)
+        super().__init__(rule, got, self.known)
+
+    def __str__(self) -> str:
+        return f"must be {self.rule}, got {self.got!r}{nearest(str(self.got), self.known)}"
+
+
+def line_of(error: BaseException) -> str:
+    """Return any exception in one line: our own message, or the type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, TdbenchError):
+        return lines[0] if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

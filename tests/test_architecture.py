@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 import tdbench
-from tdbench.config import method_names
+from tdbench.regularizers.registry import method_names
 
 PACKAGE = Path(tdbench.__file__).parent
 
 # The first matching prefix wins; a room imports only rooms of a lower floor, and itself.
 FLOORS = {
     "tdbench.errors": 0,
-    "tdbench.results.store": 1,
+    "tdbench.store.folders": 1,
     "tdbench.config": 1,
     "tdbench.regularizers": 2,
     "tdbench.data": 2,
-    "tdbench.results.tables": 2,
-    "tdbench.results.plots": 2,
+    "tdbench.sweep.tables": 2,
+    "tdbench.sweep.plots": 2,
     "tdbench.models": 3,
     "tdbench.training": 4,
     "tdbench.profiling": 4,
@@ -71,7 +71,7 @@ def test_no_floor_names_a_method():
                 assert name.removeprefix("tdbench.regularizers.") not in method_names(), f"{path} imports {name}"
 
 
-METHODS = "from tdbench.config import find_method, method_names; [find_method(name) for name in method_names()]"
+METHODS = "from tdbench.regularizers.registry import find_method, method_names; [find_method(name) for name in method_names()]"
 LIBRARIES = "torch torchvision pandas scipy sklearn matplotlib numpy"
 
 

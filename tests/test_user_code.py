@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from tdbench import load_config
-from tdbench.audit import audit
-from tdbench.config import RunConfig, find_method
-from tdbench.config.user_code import absolute, label, load_object
+from tdbench.audit.network import audit_network as audit
+from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, TdbenchError
 from tdbench.models.build import build
 from tdbench.models.sites import insert
 from tdbench.regularizers.base import DropMeter
+from tdbench.regularizers.registry import find_method
 from tdbench.training.matching import solve_match
 from tdbench.training.run import Run
+from tdbench.user_code import absolute, label, load_object
 
 CODE = """
 import neighbour

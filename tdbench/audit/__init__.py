@@ -1,102 +1,65 @@
 """Is the regularizer doing what its configuration says, at each site?
 
-What the configuration claims is taken from a layer fresh from it; what is true is measured on whatever stands at the
-site, in training and in evaluation mode, on real batches. The checks hold one against the other.
+The room can be called: `tdbench.audit(...)` is `tdbench.audit.audit(...)`.
 """
 
-import copy
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from tdbench.audit.checks import Finding, Level, findings
-from tdbench.audit.measure import Observed, observe
-from tdbench.audit.site import Site, claims_of
-from tdbench.models.sites import Insertion, build_layers
-from tdbench.regularizers.base import Regularizer
+    from tdbench.audit.network import Audit
+    from tdbench.models.sites import Insertion
 
-__all__ = ["Audit", "Finding", "Site", "audit"]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The figures of each site, and what they come to in words."""
-
-    sites: tuple[Site, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def faults(self) -> list[Finding]:
-        """The findings that say that the regularizer is not doing what its configuration says."""
-        return [finding for finding in self.findings if finding.level == "fault"]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `audit.csv`: the figures of each site, its faults and its notes."""
-        return [
-            site.row() | {"faults": self._texts("fault", site), "notes": self._texts("note", site)}
-            for site in self.sites
-        ]
-
-    def _texts(self, level: Level, site: Site) -> str:
-        here = [finding for finding in self.findings if finding.level == level and site.name in finding.sites]
-        return "; ".join(finding.text for finding in here)
+__all__ = ["audit"]
 
 
 def audit(
-    model: nn.Module,
-    insertion: Insertion,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    config: "nn.Module | str | Path | None" = None,
+    insertion: "Insertion | None" = None,
+    batches: "Iterable[tuple[Tensor, Tensor]] | None" = None,
     *,
     num_batches: int = 8,
     num_draws: int = 4,
-    seed: int = 0,
-) -> Audit:
-    """Hold the regularizer in a network against its configuration.
-
-    A copy of the network is audited; the network, and torch's random numbers, stay as they are. Schedules are judged at
-    full strength.
+    seed: int | None = None,
+    **settings: Any,
+) -> "Audit":
+    """Hold a regularizer against its configuration: that of a run, as `tdbench audit` does, or of a network of yours.
 
     Args:
-        model: The network that `insert` put the regularizer into, on any device, in fp32: a half type would round a
-            scale of 1.001 to 1.
-        insertion: What `insert` returned.
+        config: A run's configuration as a YAML file, or None; or a network, with the two arguments that follow.
+        insertion: What `tdbench.insert` returned for the network.
         batches: Images (N, C, H, W) with labels (N,), on the network's device.
-        num_batches: How many of them are looked at, at least two: the interval of a share is over batches.
-        num_draws: Masks drawn for each batch and site.
-        seed: Of the layers' random numbers.
+        num_batches, num_draws: See `audit_network`.
+        seed: Of the run, or of the layers' random numbers (None: 0).
+        **settings: Keys of the run as flags and `--set` take them: `regularizer="dropblock"`, `sites="stage3"`.
 
     Raises:
+        TdbenchError: A key or value is wrong, or the network, the data or a site cannot be had.
         ValueError: There are fewer than two batches.
     """
-    batches = list(islice(batches, num_batches))
-    if len(batches) < 2:
-        raise ValueError(f"batches must be at least 2, for the interval of a share, got {len(batches)}")
-    model, insertion = copy.deepcopy((model, insertion))
-    device = batches[0][0].device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        claimed = build_layers(insertion.regularizer, insertion.shapes)
-        observed = observe(model, insertion, batches, num_draws)
-    sites = tuple(site_of(name, seen, claimed[name], insertion) for name, seen in observed.items())
-    return Audit(sites, findings(sites))
+    from torch import nn
+
+    if isinstance(config, nn.Module):
+        from tdbench.audit.network import audit_network
+
+        if insertion is None or batches is None:
+            raise TypeError("audit of a network needs what tdbench.insert returned, and batches")
+        return audit_network(config, insertion, batches, num_batches=num_batches, num_draws=num_draws, seed=seed or 0)
+    from tdbench.audit.command import audit_run
+
+    return audit_run(config, settings if seed is None else {"seed": seed, **settings})
 
 
-def site_of(name: str, seen: Observed, claimed: Regularizer, insertion: Insertion) -> Site:
-    """Return one site: what was seen there, and what a layer fresh from the configuration claims."""
-    channels, height, width = seen.x.shape[1:] if seen.x is not None else insertion.shapes[name]
-    shape = (channels, height, width)
-    return Site(
-        name=name,
-        shape=shape,
-        claims=claims_of(insertion.regularizer, claimed, shape),
-        calls_train=len(seen.calls_train),
-        calls_eval=len(seen.calls_eval),
-        is_training=all(call.is_training for call in seen.calls_train) if seen.calls_train else None,
-        eval_identity=all(call.is_identity for call in seen.calls_eval) if seen.calls_eval else None,
-        gradient=seen.gradient(),
-        mask=seen.mask(),
-    )
+class _Room(ModuleType):
+    """A module that can be called as its function, since both are to be `tdbench.audit`."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> "Audit":
+        return audit(*arguments, **settings)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -1,9 +1,4 @@
-"""Measures what stands at each site, whatever it is, on the real input that a training forward gives it.
-
-The gradient of sum(layer(x)) with respect to x is the mask times the output scale. It tells a unit that was dropped
-from one that was 0 after a ReLU, and it asks nothing of the layer's code. The input is detached, so that the rest of
-the network has no part in it.
-"""
+"""Measures what stands at each site, whatever it is, on the real input that a training forward gives it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +12,7 @@ from torch import Tensor, nn
 from tdbench.audit.site import Draw, Mask
 from tdbench.models.sites import Insertion
 from tdbench.regularizers.base import DropMeter, Regularizer
+from tdbench.regularizers.mask import mask_of
 
 MOST_UNITS = 2**19  # of a batch that are looked at in a draw; the first samples stand for the others
 MOST_MAPS = 64  # of a draw in which blocks are measured
@@ -87,7 +83,7 @@ def observe(
         site.is_off = not acted and is_off(layer, x)
     insertion.set_progress(0.0)
     for site, layer, x in called:
-        site.start = tuple(draw(layer, x) for _ in range(num_draws))
+        site.start = tuple(draw_mask(layer, x) for _ in range(num_draws))
     insertion.set_progress(1.0)
     model.eval()
     with noted_calls(layers) as calls, torch.no_grad():
@@ -128,7 +124,7 @@ def draw_masks(site: Observed, layer: nn.Module, x: Tensor, num_draws: int) -> N
     if isinstance(layer, Regularizer):
         layer.meter = meter
     before = random_state(x.device)
-    drawn = tuple(draw(layer, x) for _ in range(num_draws))
+    drawn = tuple(draw_mask(layer, x) for _ in range(num_draws))
     site.is_random |= before != random_state(x.device)
     site.batches.append(drawn)
     if isinstance(layer, Regularizer):
@@ -165,16 +161,10 @@ def same(output: Tensor, x: Tensor) -> bool:
     return output.dtype == x.dtype and torch.equal(output.view(as_bits), x.view(as_bits))
 
 
-def draw(layer: nn.Module, x: Tensor) -> Draw:
+def draw_mask(layer: nn.Module, x: Tensor) -> Draw:
     """Let a layer draw one mask for `x` (N, C, H, W), and return its figures."""
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
-        out = layer(leaf.clone())  # no leaf, so that a layer may work in place
-        total = out.sum()
-    if not total.requires_grad:
-        return read(torch.zeros_like(x), x, out)
-    (mask,) = torch.autograd.grad(total, leaf, materialize_grads=True)
-    return read(mask, x, out.detach())
+    mask, out = mask_of(layer, x)
+    return read(mask, x, out)
 
 
 def read(mask: Tensor, x: Tensor, out: Tensor) -> Draw:

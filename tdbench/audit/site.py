@@ -6,10 +6,10 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
-from tdbench.config import RegularizerConfig
 from tdbench.regularizers.base import Regularizer, Traits
+from tdbench.regularizers.config import RegularizerConfig
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Mask:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return Student's interval of the mean share over batches, which are what is independent here."""
         num_batches = len(self.shares)
-        half = student_t.ppf((1 + confidence) / 2, num_batches - 1) * stdev(self.shares) / math.sqrt(num_batches)
+        half = stdtrit(num_batches - 1, (1 + confidence) / 2) * stdev(self.shares) / math.sqrt(num_batches)
         return max(0.0, self.share - float(half)), min(1.0, self.share + float(half))
 
     @property

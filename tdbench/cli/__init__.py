@@ -10,14 +10,16 @@ import typer
 
 from tdbench.cli.ablate import ablate_command
 from tdbench.cli.audit import audit_command
+from tdbench.cli.commands import Commands
 from tdbench.cli.list import list_command
 from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
-from tdbench.errors import TdbenchError
+from tdbench.errors import TdbenchError, line_of
 
 app = typer.Typer(
     name="tdbench",
+    cls=Commands,
     help="Does this CNN regularizer help here, at which settings, with what certainty, and at what cost?",
     add_completion=False,
     no_args_is_help=True,
@@ -72,10 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message is None:
             if os.environ.get("TDBENCH_DEBUG") == "1":
                 raise
-            text = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {text[0] if text else ''}"
-            return _complain(f"{reason} (a defect of tdbench; TDBENCH_DEBUG=1 shows where)", 1)
-        if "No such command" in message() or "No such option" in message():
+            return _complain(f"{line_of(error)} (a defect of tdbench; TDBENCH_DEBUG=1 shows where)", 1)
+        if type(error).__name__ == "NoSuchOption":
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "tdbench"
             return _complain(f"{message()} ({command} --help lists what there is)", 2)

@@ -1,15 +1,17 @@
 """`tdbench ablate`: a sweep, with certainty."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tdbench.cli import options
+from tdbench.cli.starting import Start
 
 if TYPE_CHECKING:
-    from tdbench.sweep.executors import Executor
-    from tdbench.sweep.plan import Plan
+    from tdbench.store.progress import SweepObserver
+    from tdbench.sweep.ablate import Running
     from tdbench.sweep.runner import Sweep
     from tdbench.sweep.slots import Slots
 
@@ -68,37 +70,21 @@ Log = Annotated[
 ]
 
 
+@options.with_run_flags
 def ablate_command(
-    context: typer.Context,
+    given: dict[str, Any],
     config: options.Experiment = None,
     params: Params = None,
     values: Values = None,
     seeds: Seeds = None,
     baseline: Baseline = None,
     dry_run: DryRun = False,
-    data: options.Data = None,
-    data_root: options.DataRoot = None,
-    train_fraction: options.TrainFraction = None,
-    model: options.Model = None,
-    regularizer: options.Regularizer = None,
-    sites: options.Sites = None,
-    match: options.Match = None,
-    epochs: options.Epochs = None,
-    max_steps: options.MaxSteps = None,
-    batch_size: options.BatchSize = None,
-    eval_every: options.EvalEvery = None,
-    lr: options.LearningRate = None,
-    assignments: options.Set = None,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    compile: options.Compile = None,
-    threads: options.Threads = None,
-    deterministic: options.Deterministic = None,
     jobs: Jobs = None,
     gpus: Gpus = None,
     per_gpu: PerGpu = 1,
     trial_timeout: TrialTimeout = None,
     retry_failed: RetryFailed = False,
+    fresh: options.Fresh = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
     log: Log = None,
@@ -110,168 +96,68 @@ def ablate_command(
 
     With no argument, TargetDrop's block size on scikit-learn's digits. The same command again runs what is missing.
     """
-    from tdbench.config import FLAGS
+    from tdbench.sweep.ablate import Running, default_folder, open_sweep, plan_sweep
 
-    flags = {name: context.params[name] for name in FLAGS if name != "seed"}
-    given = options.overrides(flags, assignments)
-    check_choices(given, executor, ray_address, log)
-    plan = make_plan_of(config, given, params or [], values or [], seeds, baseline)
-
-    from tdbench.sweep.slots import plan_slots
-
-    slots = plan_slots(plan.base.hardware, jobs, gpus.split(",") if gpus else None, per_gpu)
-    sweep = open_sweep(plan.with_threads(slots.threads), out or default_folder(plan))
+    start = Start()
+    named = None if gpus is None else tuple(gpus.split(","))
+    running = Running(
+        *(jobs, named, per_gpu, trial_timeout, retry_failed, fresh),
+        *(executor, ray_address, log),
+    )
+    plan = plan_sweep(config, params or [], values or [], seeds, baseline, given)
+    sweep = open_sweep(plan, out or default_folder(plan))
+    if sweep.missing(retry_failed, fresh):
+        start.announce("torch", quiet or json)
     if dry_run:
-        show_plan(sweep, slots, retry_failed, quiet=quiet, json=json)
-        return
-    interrupted = run(sweep, slots, context.params)
-    show_summary(sweep, quiet=quiet, json=json)
-    if interrupted:
-        from tdbench.errors import Interrupted
-
-        raise Interrupted(f"{sweep.folder.path} keeps what is done, and the same command goes on from there")
-    if sweep.unfinished():
+        show_plan(sweep, running, quiet=quiet, json=json)
+    else:
+        run(sweep, running, quiet=quiet, json=json)
+    if not dry_run and sweep.unfinished():
         raise typer.Exit(1)
 
 
-def check_choices(given: dict[str, Any], executor: str, ray_address: str | None, log: str | None) -> None:
-    """Raise ConfigError for a choice that does not exist, or that would be ignored."""
-    from tdbench.errors import ConfigError, unknown
-
-    if "seed" in given:
-        raise ConfigError(f"--set seed must be left out: --seeds says which seeds run, got {given['seed']}")
-    if executor not in ("local", "ray"):
-        raise ConfigError(unknown("--executor", executor, ["local", "ray"]))
-    if ray_address is not None and executor != "ray":
-        raise ConfigError(f"--ray-address goes with --executor ray, got {ray_address}")
-    if log not in (None, "tensorboard"):
-        raise ConfigError(unknown("--log", log, ["tensorboard"]))
-
-
-def make_plan_of(
-    path: Path | None,
-    overrides: dict[str, Any],
-    params: list[str],
-    values: list[str],
-    seeds: str | None,
-    baseline: str | None,
-) -> "Plan":
-    """Return the plan that a file and flags ask for."""
-    from tdbench.config.loading import read_yaml
-    from tdbench.sweep.experiment import from_flags, read_experiment, resolve_base
-    from tdbench.sweep.plan import make_plan
-
-    experiment = read_experiment(path) if path is not None else None
-    base = experiment.base if experiment is not None else read_yaml(path) if path is not None else {}
-    return make_plan(from_flags(experiment, resolve_base(base, overrides, path), params, values, seeds, baseline))
-
-
-def default_folder(plan: "Plan") -> Path:
-    """Return a folder of its own for each sweep, whatever its values and seeds, so that more of them join it."""
-    import re
-
-    from tdbench.config.user_code import label
-
-    names = (plan.base.data.name, label(plan.base.model.name), *plan.keys, plan.digest)
-    return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(("sweep", *names)))
-
-
-def open_sweep(plan: "Plan", path: Path) -> "Sweep":
-    """Return the sweep in a folder, with what became of its trials.
-
-    Raises:
-        FolderError: The folder holds another sweep, or something else.
-    """
-    from tdbench.results.store import SweepFolder
-    from tdbench.sweep.plan import check_folder
-    from tdbench.sweep.runner import Sweep
-
-    folder = SweepFolder(path)
-    check_folder(plan, folder)
-    return Sweep(plan, folder)
-
-
-def run(sweep: "Sweep", slots: "Slots", arguments: dict[str, Any]) -> bool:
-    """Run what is missing and write all tables; return whether it was stopped before the end."""
+def run(sweep: "Sweep", running: "Running", *, quiet: bool, json: bool) -> None:
+    """Run what is missing and print what came out; after an interruption, what there is."""
     from tdbench.cli.signals import stop_signals
+    from tdbench.cli.sweep_tables import show_summary
     from tdbench.cli.sweep_terminal import watch_sweep
     from tdbench.cli.terminal import say
-    from tdbench.results.store import held
-    from tdbench.sweep.preflight import check_trials
-    from tdbench.sweep.report import write_report
+    from tdbench.errors import Interrupted
+    from tdbench.sweep.ablate import run_missing
 
-    executor, silent = make_executor(slots, arguments), arguments["quiet"] or arguments["json"]
-    with held(sweep.folder.path), stop_signals() as signals:
-        sweep.look_again()  # another process may have been at it meanwhile
-        missing = sweep.missing(arguments["retry_failed"])
-        if missing:
-            if not silent:
-                say("checking the data, networks and sites of the trials ...")
-            check_trials(sweep.plan.trials[digest] for digest in missing)
-        sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
-        if missing:
+    silent = quiet or json
+    with stop_signals() as signals:
+
+        @contextmanager
+        def watch(sweep: "Sweep", slots: "Slots") -> "Iterator[SweepObserver]":
             signals.be_graceful()
-            with watch_sweep(silent, sweep, slots) as watcher:
-                sweep.run(
-                    executor,
-                    watcher=watcher,
-                    should_stop=signals.stop_requested,
-                    retry_failed=arguments["retry_failed"],
-                    log=arguments["log"],
-                )
-        elif not silent:
-            say(f"all {len(sweep.records)} trials were run before; nothing to do")
-        write_report(sweep)
-        return signals.stop_requested() and bool(sweep.missing())
+            with watch_sweep(silent, sweep, slots) as observer:
+                yield observer
+
+        try:
+            tables = run_missing(
+                sweep,
+                running,
+                watch=watch,
+                tell=(lambda line: None) if silent else say,
+                should_stop=signals.stop_requested,
+            )
+        except Interrupted:
+            show_summary(sweep, sweep.tables(), quiet=quiet, json=json)
+            raise
+    show_summary(sweep, tables, quiet=quiet, json=json)
 
 
-def make_executor(slots: "Slots", arguments: dict[str, Any]) -> "Executor":
-    """Return where the trials run.
-
-    Raises:
-        ConfigError: There is no such place, or what it needs is not installed.
-    """
-    from tdbench.sweep.executors import LocalExecutor
-    from tdbench.training.tensorboard import check_tensorboard
-
-    if arguments["log"] == "tensorboard":
-        check_tensorboard()
-    if arguments["executor"] == "local":
-        return LocalExecutor(slots.environments, arguments["trial_timeout"])
-    from tdbench.sweep.ray_executor import RayExecutor
-
-    return RayExecutor(slots, arguments["ray_address"], arguments["trial_timeout"])
-
-
-def show_plan(sweep: "Sweep", slots: "Slots", retry_failed: bool, *, quiet: bool, json: bool) -> None:
+def show_plan(sweep: "Sweep", running: "Running", *, quiet: bool, json: bool) -> None:
     """Print the trials, how many are done, and the time that is left."""
     from tdbench.cli.sweep_tables import print_plan
     from tdbench.errors import DataError
-    from tdbench.sweep.preflight import check_trials, time_left_s
+    from tdbench.sweep.ablate import look_ahead
 
-    missing = sweep.missing(retry_failed)
-    finished = [(sweep.plan.trials[digest], record["wall_s"]) for digest, record in sweep.done().items()]
-    waiting = [sweep.plan.trials[digest] for digest in missing]
     left_s: float | None = None
+    missing = sweep.missing(running.retry_failed, running.fresh)
     try:
-        if waiting:
-            check_trials(waiting)
-        left_s = time_left_s(waiting, finished, len(slots.environments))
+        missing, left_s = look_ahead(sweep, running)
     except DataError as error:  # the plan stands without it
         typer.echo(f"tdbench: note: the time that is left is unknown: {error}", err=True)
     print_plan(sweep, missing, left_s, quiet=quiet, json=json)
-
-
-def show_summary(sweep: "Sweep", *, quiet: bool, json: bool) -> None:
-    """Print what came out."""
-    from tdbench.cli.sweep_tables import closing_line, print_summary
-    from tdbench.cli.terminal import say
-
-    if json:
-        import json as json_module
-
-        say(json_module.dumps(sweep.summary_rows(), indent=2, ensure_ascii=False))
-    elif quiet:
-        say(closing_line(sweep))
-    else:
-        print_summary(sweep)

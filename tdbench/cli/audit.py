@@ -1,35 +1,22 @@
 """`tdbench audit`: is the regularizer doing what its configuration says?"""
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tdbench.cli import options
+from tdbench.cli.starting import Start
+from tdbench.user_code import is_user_code
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tdbench.audit import Audit
-    from tdbench.training.run import Run
-
-NUM_BATCHES = 8
+    from tdbench.audit.network import Audit
 
 
+@options.with_run_flags
 def audit_command(
-    context: typer.Context,
+    given: dict[str, Any],
     config: options.ConfigFile = None,
-    data: options.Data = None,
-    data_root: options.DataRoot = None,
-    model: options.Model = None,
-    regularizer: options.Regularizer = None,
-    sites: options.Sites = None,
-    match: options.Match = None,
-    batch_size: options.BatchSize = None,
-    seed: options.Seed = None,
-    assignments: options.Set = None,
-    device: options.Device = None,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -39,48 +26,33 @@ def audit_command(
     It builds the network of `tdbench train` and measures in fp32, at full strength, what the masks really drop; --set
     reaches every setting of a run. The exit code is 1 where the regularizer is not doing what its configuration says.
     """
-    from tdbench.config import FLAGS, load_config
-
-    flags = {name: context.params[name] for name in FLAGS if name in context.params}
-    given = options.overrides(flags, assignments)
-    # A half type would round a scale of 1.001 to 1.
-    run_config = load_config(config, {**given, "hardware.precision": "fp32", "hardware.compile": False})
-
-    from tdbench.audit import audit
-    from tdbench.cli.list import make_folder
     from tdbench.cli.terminal import say
-    from tdbench.results.store import to_csv, to_json, write_atomically
-    from tdbench.training.matching import solve_match
-    from tdbench.training.run import Run
+    from tdbench.config import load_config
+    from tdbench.store.files import make_folder, to_csv, to_json, write_atomically
 
-    run = Run(solve_match(run_config))
-    if out is not None:
-        make_folder(out)
-    audited = audit(run.model, run.insertion, first_batches(run), num_batches=NUM_BATCHES, seed=run_config.seed)
+    start = Start()
+    if not is_user_code(str(given.get("regularizer", ""))):
+        load_config(config, given)  # what is wrong should not wait for torch
+    start.announce("torch, the data and the network", quiet or json, given.get("threads"))
+    from tdbench.audit.command import audit_run
+
+    audited = audit_run(config, given)
     rows = audited.rows()
     if out is not None:
+        make_folder(out)
         write_atomically(out / "audit.csv", to_csv(rows, list(rows[0])).encode())
     if json:
         findings = [{"level": one.level, "text": one.text, "sites": one.sites} for one in audited.findings]
         say(to_json({"sites": rows, "findings": findings}).rstrip())
     elif quiet:
-        say(closing_line(audited))
+        say(audit_line(audited))
     else:
-        print_audit(audited, rows, run)
+        print_audit(audited, rows)
     if audited.faults:
         raise typer.Exit(1)
 
 
-def first_batches(run: "Run") -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Yield the first batches that a training would see, of as many epochs as it takes."""
-    epoch, left = 1, NUM_BATCHES
-    while left:
-        num = min(left, len(run.batches))
-        yield from run.batches.epoch(epoch, 0, num)
-        epoch, left = epoch + 1, left - num
-
-
-def closing_line(audited: "Audit") -> str:
+def audit_line(audited: "Audit") -> str:
     """Return the outcome in one line."""
     num_faults = len(audited.faults)
     num_notes = len(audited.findings) - num_faults
@@ -94,7 +66,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def print_audit(audited: "Audit", rows: list[dict[str, Any]], run: "Run") -> None:
+def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
     """Print the table, the findings and the outcome."""
     from rich import box
     from rich.console import Console
@@ -105,7 +77,7 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]], run: "Run") -> Non
     from tdbench.cli.terminal import say
 
     for name in ("model", "data", "regularizer"):
-        say(f"{name:<12} {run.facts[name]}")
+        say(f"{name:<12} {audited.facts[name]}")
     shown = [readable(row) for row in rows]
     if sys.stdout.isatty():
         table = Table(
@@ -119,15 +91,15 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]], run: "Run") -> Non
         Console().print(table)
     else:
         say("\n" + tabulate(shown, headers="keys", tablefmt="plain", disable_numparse=True) + "\n")
-    num_images = run.config.training.batch_size
-    say(f"95 % intervals over n = {NUM_BATCHES} batches of {num_images} images, schedules at full strength;")
+    num_batches = max(row["n"] or 0 for row in rows)
+    say(f"95 % intervals over n = {num_batches} batches of {audited.batch_size} images, schedules at full strength;")
     say("gradient: to the layer's own weights; random: it draws random numbers; calls: in training + in evaluation")
     for finding in audited.findings:
         if sys.stdout.isatty():
             Console().print(Text(str(finding), style="red" if finding.level == "fault" else "yellow"))
         else:
             say(str(finding))
-    say(closing_line(audited))
+    say(audit_line(audited))
 
 
 def readable(row: dict[str, Any]) -> dict[str, str]:

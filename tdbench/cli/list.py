@@ -1,14 +1,14 @@
 """`tdbench list`: the methods with their knobs, the networks, the data sets, the ready experiments."""
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tdbench.cli import options
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+    pass
 
 
 def list_command(
@@ -17,7 +17,7 @@ def list_command(
     json: options.Json = False,
 ) -> None:
     """Show the methods and their knobs (range, default, source), all settings, networks, data sets and experiments."""
-    from tdbench.results.store import to_csv, write_atomically
+    from tdbench.store.files import make_folder, to_csv, write_atomically
 
     tables = {
         "methods": methods(),
@@ -41,23 +41,9 @@ def list_command(
         print_tables(tables)
 
 
-def make_folder(folder: Any) -> None:
-    """Make an output folder.
-
-    Raises:
-        FolderError: It cannot be made.
-    """
-    from tdbench.errors import FolderError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"--out {folder} must be a folder that can be written: {error.strerror}") from error
-
-
 def methods() -> list[dict[str, Any]]:
     """Return a row per method."""
-    from tdbench.config import find_method, method_names
+    from tdbench.regularizers.registry import find_method, method_names
 
     return [
         {"method": name, "what it does": find_method(name).model_fields["name"].description} for name in method_names()
@@ -66,13 +52,14 @@ def methods() -> list[dict[str, Any]]:
 
 def knobs() -> list[dict[str, Any]]:
     """Return a row per knob of each method."""
-    from tdbench.config import about, find_method, method_names
+    from tdbench.knobs import about, allowed, shown_default
+    from tdbench.regularizers.registry import find_method, method_names
 
     return [
         {
             "method": method,
             "knob": name,
-            "default": "null" if field.default is None else str(field.default),
+            "default": shown_default(field),
             "range": allowed(field),
             "also": " ".join(about(field).get("aliases", ())),
             "meaning": field.description or "",
@@ -86,12 +73,14 @@ def knobs() -> list[dict[str, Any]]:
 
 def settings() -> list[dict[str, Any]]:
     """Return a row per key of the configuration that is not a method's knob."""
-    from tdbench.config import RegularizerConfig, known_keys
+    from tdbench.config import known_keys
+    from tdbench.knobs import allowed, shown_default
+    from tdbench.regularizers.config import RegularizerConfig
 
     return [
         {
             "key": key,
-            "default": "null" if field.default is None else str(field.default),
+            "default": shown_default(field),
             "range": allowed(field),
             "meaning": field.description or "",
         }
@@ -101,18 +90,18 @@ def settings() -> list[dict[str, Any]]:
 
 def models() -> list[dict[str, Any]]:
     """Return a row per network."""
-    from tdbench.models.build import NETWORKS
+    from tdbench.config.networks import NETWORKS
 
     return [{"model": name, "what it is": network.title} for name, network in NETWORKS.items()]
 
 
 def data_sets() -> list[dict[str, Any]]:
     """Return a row per data set."""
-    from tdbench.data.sources import SOURCES
+    from tdbench.config.data_sets import DATA_SETS
 
     return [
         {
-            "data": source.name,
+            "data": name,
             "what it is": source.title,
             "train": "" if source.num_train is None else source.num_train,
             "test": "" if source.num_test is None else source.num_test,
@@ -120,7 +109,7 @@ def data_sets() -> list[dict[str, Any]]:
             "image": "" if source.image is None else "×".join(map(str, source.image)),
             "from": source.provenance,
         }
-        for source in SOURCES.values()
+        for name, source in DATA_SETS.items()
     ]
 
 
@@ -130,24 +119,6 @@ def experiments() -> list[dict[str, Any]]:
 
     read = {f"ablations/{path.name}": read_experiment(path) for path in ready_experiments()}
     return [{"experiment": name, "what it asks": one.title} for name, one in read.items() if one is not None]
-
-
-def allowed(field: "FieldInfo") -> str:
-    """Return the values that a field takes, in a few signs."""
-    from tdbench.config import about
-
-    if "rule" in about(field):
-        return about(field)["rule"]
-    if get_origin(field.annotation) is Literal:
-        return " | ".join(map(str, get_args(field.annotation)))
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    limits = [
-        f"{sign} {getattr(constraint, name)}"
-        for constraint in field.metadata
-        for name, sign in signs.items()
-        if hasattr(constraint, name)
-    ]
-    return ", ".join(limits)
 
 
 def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:

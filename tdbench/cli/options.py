@@ -1,5 +1,8 @@
 """The flags that commands share, and how they become overrides of the configuration."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +38,12 @@ Model = Annotated[
     typer.Option(metavar="NAME", help="Network: resnet8, resnet18, ..., FILE.py:make_model", rich_help_panel=_RUN),
 ]
 Regularizer = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Method: targetdrop, none, ..., FILE.py:MyDrop", rich_help_panel=_RUN)
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Method: targetdrop, none, ..., FILE.py:MyDrop; show and profile take A,B",
+        rich_help_panel=_RUN,
+    ),
 ]
 Sites = Annotated[
     str | None,
@@ -106,7 +114,55 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closi
 Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.", rich_help_panel=_OUTPUT)]
 
 
-def overrides(flags: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+# The flags that make a run's configuration, in the order in which --help shows them. Every command takes them all.
+RUN_FLAGS: dict[str, Any] = {
+    "data": Data,
+    "data_root": DataRoot,
+    "train_fraction": TrainFraction,
+    "model": Model,
+    "regularizer": Regularizer,
+    "sites": Sites,
+    "match": Match,
+    "epochs": Epochs,
+    "max_steps": MaxSteps,
+    "batch_size": BatchSize,
+    "eval_every": EvalEvery,
+    "lr": LearningRate,
+    "seed": Seed,
+    "assignments": Set,
+    "device": Device,
+    "precision": Precision,
+    "compile": Compile,
+    "threads": Threads,
+    "deterministic": Deterministic,
+}
+
+
+def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a run; they reach it as one argument, `given`: keys with their values.
+
+    The command's own parameters come after them in --help.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    flags = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in RUN_FLAGS.items()
+    ]
+    positional = [own[name] for name in own if name == "config"]
+    rest = [own[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in own if name not in ("config", "given")]
+
+    @wraps(command)
+    def wrapped(config: Path | None = None, **arguments: Any) -> None:
+        given = overrides({name: arguments.pop(name) for name in RUN_FLAGS})
+        command(config=config, given=given, **arguments)
+
+    wrapped.__signature__ = inspect.Signature([*positional, *flags, *rest])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {one.name: one.annotation for one in (*positional, *flags, *rest)}
+    del wrapped.__wrapped__
+    return wrapped
+
+
+def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags that were given, and `--set` on top of them, as overrides of the configuration.
 
     Raises:
@@ -116,8 +172,9 @@ def overrides(flags: dict[str, Any], assignments: list[str] | None) -> dict[str,
 
     from tdbench.config import parse_yaml
 
+    assignments = flags.pop("assignments") or ()
     given = {key: value for key, value in flags.items() if value is not None}
-    for assignment in assignments or ():
+    for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set must be KEY=VALUE, got {assignment!r}")
@@ -126,3 +183,18 @@ def overrides(flags: dict[str, Any], assignments: list[str] | None) -> dict[str,
         except (YAMLError, ValueError, RecursionError):
             raise ConfigError(f"--set {key.strip()} must be a YAML value, got {text!r}") from None
     return given
+
+
+def methods_in(given: dict[str, Any]) -> list[str] | None:
+    """Take the methods of `--regularizer A,B` out of what was given, each once; None where it was not given.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    text = given.pop("regularizer", None)
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(f"--regularizer must name at least one method, got {text!r}")
+    return names

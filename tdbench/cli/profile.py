@@ -6,50 +6,45 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tdbench.cli import options
+from tdbench.cli.starting import Start
 from tdbench.errors import ConfigError, TdbenchError
+from tdbench.user_code import is_user_code
 
-if TYPE_CHECKING:
-    from tdbench.cli.measuring import Shape
-
-_RUN = "The run"
+_PROFILE = "The profile"
 MOST_ELEMENTS = 2**60  # of a map: beyond, torch cannot count the bytes of its values and indices
-SEARCH_SECONDS = 120
 
+Shape = tuple[int, int, int, int]
 
-Methods = Annotated[
-    str | None,
-    typer.Option("--regularizer", metavar="A,B", help="Methods; all, where none is named.", rich_help_panel=_RUN),
-]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
         "--shape",
         metavar="NxCxHxW",
         help="Map for the layer alone, such as 128x64x32x32; repeatable. Default: those at the network's sites.",
-        rich_help_panel=_RUN,
+        rich_help_panel=_PROFILE,
     ),
 ]
-Seconds = Annotated[float, typer.Option(metavar="F", help="Time for each cell of a table.", rich_help_panel=_RUN)]
+Seconds = Annotated[float, typer.Option(metavar="F", help="Time for each cell of a table.", rich_help_panel=_PROFILE)]
 FindBatchSize = Annotated[
     bool,
     typer.Option(
         "--find-batch-size",
         help="Instead, double the batch until memory or --search-seconds end, for each method named (default: "
         "targetdrop).",
-        rich_help_panel=_RUN,
+        rich_help_panel=_PROFILE,
     ),
 ]
 SearchSeconds = Annotated[
     float | None,
     typer.Option(
         metavar="F",
-        help=f"Time of --find-batch-size for each method; then the largest so far stands (default: {SEARCH_SECONDS}).",
-        rich_help_panel=_RUN,
+        help="Time of --find-batch-size for each method; then the largest so far stands (default: 120).",
+        rich_help_panel=_PROFILE,
     ),
 ]
 MemoryFormat = Annotated[
@@ -57,26 +52,15 @@ MemoryFormat = Annotated[
 ]
 
 
+@options.with_run_flags
 def profile_command(
-    context: typer.Context,
+    given: dict[str, Any],
     config: options.ConfigFile = None,
-    data: options.Data = None,
-    data_root: options.DataRoot = None,
-    model: options.Model = None,
-    regularizer: Methods = None,
-    sites: options.Sites = None,
-    batch_size: options.BatchSize = None,
+    memory_format: MemoryFormat = None,
     shape: Shapes = None,
     seconds: Seconds = 1.0,
     find_batch_size: FindBatchSize = False,
     search_seconds: SearchSeconds = None,
-    seed: options.Seed = None,
-    assignments: options.Set = None,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    memory_format: MemoryFormat = None,
-    compile: options.Compile = None,
-    threads: options.Threads = None,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -86,9 +70,10 @@ def profile_command(
     The layer alone is compared with a multiplication by a scalar, the step with the same step without a method. The
     tables go to a folder of their own under runs/, unless --out names another.
     """
-    from tdbench.config import FLAGS
+    from tdbench.config.settings import configs_of
+    from tdbench.regularizers.registry import method_names
 
-    begun = time.perf_counter()
+    start, begun = Start(), time.perf_counter()
     for flag, value in (("--seconds", seconds), ("--search-seconds", search_seconds)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{flag} must be greater than 0 and finite, got {value}")
@@ -96,50 +81,39 @@ def profile_command(
         raise ConfigError("--shape is for the layer alone, which --find-batch-size does not measure; leave one out")
     if search_seconds is not None and not find_batch_size:
         raise ConfigError("--search-seconds is for --find-batch-size; leave it out, or give both")
-    methods, shapes = parse_methods(regularizer), parse_shapes(shape or [])
-    given = {name: context.params[name] for name in FLAGS if name in context.params and name != "regularizer"}
-    overrides = options.overrides(given | {"hardware.memory_format": memory_format}, assignments)
+    methods, shapes = options.methods_in(given), parse_shapes(shape or [])
+    if memory_format is not None:
+        given["hardware.memory_format"] = memory_format
+    if not any(map(is_user_code, methods or ())):
+        configs_of(config, methods or method_names(), given)  # what is wrong should not wait for torch
 
     hush_torch()
-    from tdbench.cli.failing import failure_line
-    from tdbench.cli.measuring import measure, measure_batch_sizes, prepare
-    from tdbench.cli.profile_folder import check_folder, default_folder
+    start.announce("torch, the data and the network", quiet or json, given.get("threads"))
     from tdbench.cli.profile_terminal import show
     from tdbench.cli.progress import progress
     from tdbench.cli.signals import stop_signals
+    from tdbench.profiling.failing import failure_line
+    from tdbench.profiling.profile import SEARCH_SECONDS, profile
 
-    profile = prepare(config, overrides, methods or (["targetdrop"] if find_batch_size else None), shapes)
-    folder = out or default_folder(profile, methods, shapes, find_batch_size)
-    check_folder(folder, find_batch_size)
-    try:
-        with stop_signals(), progress(silent=quiet or json) as report:
-            if find_batch_size:
-                measure_batch_sizes(profile, seconds, search_seconds or SEARCH_SECONDS, report)
-            else:
-                measure(profile, seconds, report)
-    finally:
-        profile.save(folder)  # what an interruption or an error leaves of it, too
-    if profile.layer or profile.step:
-        show(profile, folder, time.perf_counter() - begun, quiet=quiet, json=json)
-    if profile.failures:  # told last, so that it does not take the other methods' figures with it
-        raise TdbenchError(failure_line(profile.failures))
-
-
-def parse_methods(text: str | None) -> list[str] | None:
-    """Return the methods of `--regularizer`, each once; None where it was not given.
-
-    Raises:
-        ConfigError: It names none.
-    """
-    if text is None:
-        return None
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise ConfigError(f"--regularizer must name at least one method, got {text!r}")
-    return names
+    with stop_signals(), progress(silent=quiet or json) as report:
+        measured = profile(
+            config,
+            methods,
+            shapes,
+            seconds=seconds,
+            find_batch_size=find_batch_size,
+            search_seconds=search_seconds or SEARCH_SECONDS,
+            out=out,
+            report=report,
+            **given,
+        )
+    if measured.folder is not None:
+        show(measured, measured.folder, time.perf_counter() - begun, quiet=quiet, json=json)
+    if measured.failures:  # told last, so that it does not take the other methods' figures with it
+        raise TdbenchError(failure_line(measured.failures))
 
 
-def parse_shapes(texts: Sequence[str]) -> list["Shape"]:
+def parse_shapes(texts: Sequence[str]) -> list[Shape]:
     """Return the shapes of `--shape`, each once.
 
     Raises:

@@ -5,25 +5,27 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from tdbench.cli.measuring import Profile
 from tdbench.cli.terminal import say
-from tdbench.profiling.step import OUT_OF_TIME
-from tdbench.profiling.tables import layer_tables, machine_lines, step_table, unsteady_line
+
+if TYPE_CHECKING:
+    from tdbench.profiling.measuring import Profile
 
 FEW = 3  # methods, which one line can name
 
 
-def show(profile: Profile, folder: Path, took_s: float, *, quiet: bool, json: bool) -> None:
+def show(profile: "Profile", folder: Path, took_s: float, *, quiet: bool, json: bool) -> None:
     """Print the tables, or what `--quiet` and `--json` ask for."""
     if json:
         found = {name: getattr(profile, name) for name in ("layer", "step", "machine", "left_out")}
         say(json_module.dumps(found, indent=2, ensure_ascii=False))
         return
+    from tdbench.profiling.tables import layer_tables, machine_lines, step_table, unsteady_line
+
     if not quiet:
         for title, table in layer_tables(profile.layer).items():
             print_table(title, table)
@@ -34,7 +36,7 @@ def show(profile: Profile, folder: Path, took_s: float, *, quiet: bool, json: bo
                 say(line)
         for name, reason in profile.left_out.items():
             say(f"left out: {name}: {reason}")
-    say(closing_line(profile, folder, took_s))
+    say(profile_line(profile, folder, took_s))
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -49,7 +51,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     console.print(table)
 
 
-def closing_line(profile: Profile, folder: Path, took_s: float) -> str:
+def profile_line(profile: "Profile", folder: Path, took_s: float) -> str:
     """Return what was done, in one line."""
     where = f"{profile.baseline.model.name} ({profile.hardware.precision}) on {profile.hardware.name()}"
     if not profile.layer:
@@ -70,8 +72,10 @@ def measured_rows(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> 
     return [row for row in rows if row["method"] in methods and row["status"] == "ok"]
 
 
-def largest_batches(profile: Profile) -> str:
+def largest_batches(profile: "Profile") -> str:
     """Return the largest batch that fits with each method, and whether time ended before memory."""
+    from tdbench.profiling.step import OUT_OF_TIME
+
     largest = dict.fromkeys((method for method in profile.methods if method not in profile.failures), 0)
     for row in measured_rows(profile.step, list(largest)):
         largest[row["method"]] = max(largest[row["method"]], row["batch_size"])

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tdbench.cli.terminal import LINE_EVERY_S, clock, say
-from tdbench.profiling.timing import Report
+from tdbench.store.progress import TellProgress
 
 
 @contextmanager
-def progress(silent: bool) -> Iterator[Report]:
+def progress(silent: bool) -> Iterator[TellProgress]:
     """Yield what is to be told how far the command is."""
     if silent:
         yield lambda share, what: None
@@ -37,8 +37,3 @@ class _Lines:
             self._printed = now
             left = f"  {clock((now - self._begun) * (1 - share) / share)} left" if share > 0.05 else ""
             say(f"{share:4.0%}  {what}{left}")
-
-
-def part(report: Report, begin: float, end: float, prefix: str) -> Report:
-    """Return the report of a part of the work, which lies between two shares of the whole."""
-    return lambda share, what: report(begin + (end - begin) * share, f"{prefix}: {what}")

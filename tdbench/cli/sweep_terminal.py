@@ -2,9 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -13,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tdbench.cli.terminal import LINE_EVERY_S, clock, describe, say
+from tdbench.store.progress import Progress, SweepObserver
+from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.plan import Plan
-from tdbench.sweep.runner import Sweep, Watcher
+from tdbench.sweep.runner import Sweep
 from tdbench.sweep.slots import Slots
-from tdbench.training.run import Progress
 
 _OUTCOME = {  # field of result.json or environment.json -> form
     "test_error_pct": "test error {:.2f} %",
@@ -28,7 +28,7 @@ _OUTCOME = {  # field of result.json or environment.json -> form
 }
 
 
-class Tally(Watcher):
+class SilentSweep(SweepObserver):
     """Counts; says nothing.
 
     Attributes:
@@ -38,7 +38,7 @@ class Tally(Watcher):
     def __init__(self, sweep: Sweep, slots: Slots) -> None:
         self.sweep, self.num_slots = sweep, len(slots.environments)
         self.running: dict[str, Progress | None] = {}
-        self.names = names(sweep.plan)
+        self.names = trial_names(sweep.plan)
         self.num_left = self.num_ended = 0
         self.started = time.monotonic()
 
@@ -54,15 +54,15 @@ class Tally(Watcher):
         """Note how far it is."""
         self.running[digest] = progress
 
-    def trial_ended(self, digest: str, record: Mapping[str, Any]) -> None:
+    def trial_ended(self, digest: str, result: RunResult) -> None:
         """Note its end."""
         self.running.pop(digest, None)
         self.num_left -= 1
         self.num_ended += 1
 
-    def outcome(self, digest: str, record: Mapping[str, Any]) -> str:
+    def outcome(self, digest: str, result: RunResult) -> str:
         """Return how a trial ended, in a few words."""
-        return outcome(record, self.sweep.folder.trial(digest).read_environment().get("data_wait_pct"))
+        return outcome(result, self.sweep.folder.trial(digest).read_environment().get("data_wait_pct"))
 
     def time_left(self) -> str:
         """Return the time that is left, from the trials so far and how far the running ones are."""
@@ -75,11 +75,11 @@ class Tally(Watcher):
     def counts(self) -> str:
         """Return done, failed and left in a few words."""
         done, unfinished = self.sweep.done(), self.sweep.unfinished().values()
-        failed = sum(record["status"] != "waiting" for record in unfinished)
+        failed = sum(result.status is not TrialState.WAITING for result in unfinished)
         return f"{len(done)} done, {failed} failed, {self.num_left} left, {self.time_left()} to go"
 
 
-class PlainTally(Tally):
+class PlainSweep(SilentSweep):
     """Prints a line when a trial ends, and one every few seconds, free of control characters."""
 
     def __init__(self, sweep: Sweep, slots: Slots) -> None:
@@ -91,10 +91,10 @@ class PlainTally(Tally):
         super().began(num_trials)
         say(heading(self.sweep, self.num_left, self.num_slots))
 
-    def trial_ended(self, digest: str, record: Mapping[str, Any]) -> None:
+    def trial_ended(self, digest: str, result: RunResult) -> None:
         """Print how it ended."""
-        super().trial_ended(digest, record)
-        say(f"{self.names[digest]}: {self.outcome(digest, record)}  ({self.counts()})")
+        super().trial_ended(digest, result)
+        say(f"{self.names[digest]}: {self.outcome(digest, result)}  ({self.counts()})")
         self._printed = time.monotonic()
 
     def looked(self) -> None:
@@ -107,7 +107,7 @@ class PlainTally(Tally):
                 say(f"  {self.names[digest]}  {position(progress)}")
 
 
-class LiveTally(Tally):
+class LiveSweep(SilentSweep):
     """Draws the running trials, and the counts below them."""
 
     def __init__(self, sweep: Sweep, slots: Slots) -> None:
@@ -121,11 +121,11 @@ class LiveTally(Tally):
         self._console.print(heading(self.sweep, self.num_left, self.num_slots), style="dim")
         self._live.start()
 
-    def trial_ended(self, digest: str, record: Mapping[str, Any]) -> None:
+    def trial_ended(self, digest: str, result: RunResult) -> None:
         """Print how it ended, above what is drawn."""
-        super().trial_ended(digest, record)
-        style = "" if record["status"] == "done" else "red"
-        self._console.print(Text(f"{self.names[digest]}: {self.outcome(digest, record)}", style=style))
+        super().trial_ended(digest, result)
+        style = "" if result.is_done else "red"
+        self._console.print(Text(f"{self.names[digest]}: {self.outcome(digest, result)}", style=style))
 
     def looked(self) -> None:
         """Draw anew."""
@@ -147,22 +147,22 @@ class LiveTally(Tally):
 
 
 @contextmanager
-def watch_sweep(silent: bool, sweep: Sweep, slots: Slots) -> Iterator[Tally]:
+def watch_sweep(silent: bool, sweep: Sweep, slots: Slots) -> Iterator[SilentSweep]:
     """Return what suits the output: silence, a live table on a terminal, or plain lines."""
     if silent:
-        yield Tally(sweep, slots)
+        yield SilentSweep(sweep, slots)
     elif not sys.stdout.isatty():
-        yield PlainTally(sweep, slots)
+        yield PlainSweep(sweep, slots)
     else:
-        live = LiveTally(sweep, slots)
+        live = LiveSweep(sweep, slots)
         try:
             yield live
         finally:
             live.stop()
 
 
-def names(plan: Plan) -> dict[str, str]:
-    """Return digest to what a person calls the trial: the first point that it belongs to, and its seed."""
+def trial_names(plan: Plan) -> dict[str, str]:
+    """Return a name for each trial, by its digest: the values of its first point, and its seed."""
     found: dict[str, str] = {}
     baselines = {point.baseline for point in plan.points}
     for point in plan.points:
@@ -189,9 +189,9 @@ def position(progress: Progress) -> str:
     )
 
 
-def outcome(record: Mapping[str, Any], data_wait_pct: float | None) -> str:
+def outcome(result: RunResult, data_wait_pct: float | None) -> str:
     """Return how a trial ended, in a few words."""
-    if record["status"] != "done":
-        return f"{record['status']}: {record['error']}" if record.get("error") else "stopped, to go on"
-    figures = {**record, "data_wait_pct": data_wait_pct}
+    if not result.is_done:
+        return f"{result.status}: {result.error}" if result.error else "stopped, to go on"
+    figures = {**result.to_tree(), "data_wait_pct": data_wait_pct}
     return ", ".join(form.format(figures[name]) for name, form in _OUTCOME.items() if figures[name] is not None)

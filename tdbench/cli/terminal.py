@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from tdbench.results.store import RunFolder, to_json
-from tdbench.training.loop import Observer
-from tdbench.training.run import Progress as RunProgress
-from tdbench.training.trace import TRACE
+from tdbench.store.files import to_json
+from tdbench.store.folders import TRACE, RunFolder
+from tdbench.store.progress import Observer
+from tdbench.store.progress import Progress as RunProgress
+from tdbench.store.rows import RunResult
 
 NEAR_MATCH = 0.1  # how far a share may be from the one it was solved for, as a part of that, before it is told
 LINE_EVERY_S = 5.0  # without a terminal
@@ -48,7 +48,7 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Watch(Observer):
+class SilentObserver(Observer):
     """Watches in silence; tells `on_start` when training begins."""
 
     def __init__(self, on_start: Callable[[], None] = lambda: None) -> None:
@@ -61,7 +61,7 @@ class Watch(Observer):
         self._on_start()
 
 
-class PlainWatch(Watch):
+class PlainObserver(SilentObserver):
     """Prints a line every few seconds, free of control characters."""
 
     def __init__(self, on_start: Callable[[], None]) -> None:
@@ -91,8 +91,12 @@ class PlainWatch(Watch):
         """Print where the run is before it falls silent for an evaluation, unless the last line is recent."""
         self.progressed(progress)
 
+    def slowed(self, times: float) -> None:
+        """Say so, and what helps."""
+        say(slowed_line(times))
 
-class LiveWatch(Watch):
+
+class LiveObserver(SilentObserver):
     """Draws a progress bar."""
 
     def __init__(self, on_start: Callable[[], None], console: Console) -> None:
@@ -136,20 +140,24 @@ class LiveWatch(Watch):
         """Say so in the bar."""
         self._bar.update(self._task, figures="evaluating")
 
+    def slowed(self, times: float) -> None:
+        """Say so above the bar, and what helps."""
+        self._console.print(Text(slowed_line(times), style="yellow"))
+
     def stop(self) -> None:
         """Take the bar away."""
         self._bar.stop()
 
 
 @contextmanager
-def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[Watch]:
+def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[SilentObserver]:
     """Return what suits the output: silence, a bar on a terminal, or plain lines."""
     if silent:
-        yield Watch(on_start)
+        yield SilentObserver(on_start)
     elif not sys.stdout.isatty():
-        yield PlainWatch(on_start)
+        yield PlainObserver(on_start)
     else:
-        live = LiveWatch(on_start, Console())
+        live = LiveObserver(on_start, Console())
         try:
             yield live
         finally:
@@ -171,41 +179,58 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def closing_line(result: dict[str, Any], folder: Path, trained: bool = True) -> str:
-    """Return the outcome in one line."""
-    if result["status"] != "done":
-        return f"{result['status']}: {result['error']}; {folder}"
-    done = "" if trained else "already done: "
+def slowed_line(times: float) -> str:
+    """Return what helps where steps take so many times as long as they did."""
     return (
-        f"{done}test error {result['test_error_pct']:.2f} % after {result['epochs']} epochs (n = 1 run, seed "
-        f"{result['seed']}), {result['dropped_pct']:.3f} % of units dropped, {result['wall_s']:.1f} s; {folder}"
+        f"note: a step takes {times:.1f} times as long as this run's fastest did; if others use this machine too, "
+        "--threads 1 or GOMP_SPINCOUNT=0 helps: stop this run (Ctrl-C saves it), and start it again so"
     )
 
 
-def show_result(
-    result: dict[str, Any], folder: Path, trained: bool, *, quiet: bool, json: bool, trace: Path | None
-) -> None:
+def note_off_target(match: float | None, dropped_pct: float | None) -> None:
+    """Say on stderr how far a run's dropped share is from the one that it was solved for, unless it is near."""
+    if is_off_target(match, dropped_pct):
+        print(
+            f"tdbench: note: {dropped_pct:.3g} % of the units were dropped, not the {match:g} % that were asked for: "
+            "the calibration saw the initial network, and a short run has few masks and few steps of its schedule",
+            file=sys.stderr,
+        )
+
+
+def run_line(result: RunResult, folder: Path, trained: bool = True) -> str:
+    """Return the outcome of a run in one line."""
+    if not result.is_done:
+        return f"{result.status}: {result.error}; {folder}"
+    done = "" if trained else "already done: "
+    return (
+        f"{done}test error {result.test_error_pct:.2f} % after {result.epochs} epochs (n = 1 run, seed "
+        f"{result.seed}), {result.dropped_pct:.3f} % of units dropped, {result.wall_s:.1f} s; {folder}"
+    )
+
+
+def show_result(result: RunResult, folder: Path, trained: bool, *, quiet: bool, json: bool, trace: Path | None) -> None:
     """Print how a run ended: as JSON, in a line, or as a table and where the files are."""
     if json:
-        say(to_json(result).rstrip())
+        say(to_json(result.to_tree()).rstrip())
     elif quiet:
-        say(closing_line(result, folder, trained))
+        say(run_line(result, folder, trained))
     else:
         print_result(result, folder, trained)
         if trace is not None and trained:
-            say(f"trace in {trace}: {TRACE}, which ui.perfetto.dev and chrome://tracing show")
+            written = trace / TRACE
+            say(f"trace in {trace}: {written.name}, which ui.perfetto.dev and chrome://tracing show")
 
 
-def print_result(result: dict[str, Any], folder: Path, trained: bool) -> None:
+def print_result(result: RunResult, folder: Path, trained: bool) -> None:
     """Print the closing table and where the files are."""
     if not trained:
-        say(f"{folder} holds this run already, {result['status']}; --fresh starts it over, --out DIR repeats it")
-    figures = {"data_wait_pct": RunFolder(folder).read_environment().get("data_wait_pct")} | result
+        say(f"{folder} holds this run already, {result.status}; --fresh starts it over, --out DIR repeats it")
+    figures = {"data_wait_pct": RunFolder(folder).read_environment().get("data_wait_pct")} | result.to_tree()
     rows = [(label, form.format(figures[key])) for key, (label, form) in _SHOWN.items() if figures[key] is not None]
-    if result["error"]:
-        rows.insert(0, (result["status"], result["error"]))
+    if result.error:
+        rows.insert(0, (result.status.value, result.error))
     if sys.stdout.isatty():
-        table = Table(show_header=False, title=f"result of {result['status']} run" if not trained else None)
+        table = Table(show_header=False, title=f"result of {result.status} run" if not trained else None)
         for label, value in rows:
             table.add_row(label, Text(value, justify="right"))
         Console().print(table)

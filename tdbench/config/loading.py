@@ -1,21 +1,21 @@
 """How a run's configuration is put together: defaults < YAML < flags and `--set`; every error names the key."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tdbench.config.knobs import about
-from tdbench.config.method import RegularizerConfig, find_method, method_names
 from tdbench.config.tree import RunConfig, known_keys
-from tdbench.config.user_code import absolute
-from tdbench.errors import ConfigError, nearest
+from tdbench.errors import ConfigError, OutOfRange, UnknownKey, nearest
+from tdbench.knobs import about, bounds
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.regularizers.registry import find_method, method_names
+from tdbench.user_code import absolute
 
 # Flags of the command line that stand for a key; `--set` takes every key.
 FLAGS = {
@@ -44,7 +44,8 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     """Return the dotted key for a key, a flag's name, an alias such as `gamma`, or a last part that is unique.
 
     Raises:
-        ConfigError: There is no such key; the nearest one is named.
+        UnknownKey: There is no such key; the nearest one is named.
+        ConfigError: Several keys have this last part.
     """
     keys = known_keys(method)
     if key in keys:
@@ -59,13 +60,10 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
         return short[0]
     if short:
         raise ConfigError(f"key {key!r} is ambiguous: it may be {' or '.join(short)}")
-    owners = [name for name in method_names() if any(answers(k, f, last) for k, f in knobs_of(name).items())]
-    if owners:
-        raise ConfigError(f"unknown key {key!r}: it is a knob of {', '.join(owners)}, and the regularizer is another")
+    owners = [name for name in method_names() if any(answers(k, f, last) for k, f in own_knobs(name).items())]
     names = {full.rpartition(".")[2] for full in keys} - {"name"} | set(keys) | set(FLAGS)
     names |= {alias for field in keys.values() for alias in about(field).get("aliases", ())}
-    close = nearest(name, sorted(names)) or nearest(last, sorted(names))
-    raise ConfigError(f"unknown key {key!r}{close} (`tdbench list` shows a method's keys)")
+    raise UnknownKey(key, nearest(name, sorted(names)) or nearest(last, sorted(names)), owners)
 
 
 def answers(key: str, field: FieldInfo, name: str) -> bool:
@@ -73,7 +71,7 @@ def answers(key: str, field: FieldInfo, name: str) -> bool:
     return key.rpartition(".")[2] == name or name in about(field).get("aliases", ())
 
 
-def knobs_of(method: str) -> dict[str, FieldInfo]:
+def own_knobs(method: str) -> dict[str, FieldInfo]:
     """Return a method's own knobs with their declarations."""
     fields = find_method(method).model_fields
     return {name: field for name, field in fields.items() if name not in RegularizerConfig.model_fields}
@@ -132,7 +130,14 @@ def build_config(
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         where = f"{path}: " if path is not None else ""
-        raise ConfigError("\n".join(where + explain(one, method) for one in error.errors())) from error
+        fields = {**known_keys(method), **RunConfig.model_fields}
+
+        def meant(key: str) -> str | None:
+            with suppress(ConfigError):
+                return resolve_key(key, method)
+            return None
+
+        raise ConfigError("\n".join(where + explain(one, fields, meant) for one in error.errors())) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -175,42 +180,53 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_StrictLoader)
 
 
-def explain(error: ErrorDetails, method: type[RegularizerConfig]) -> str:
-    """Return one line for one of pydantic's errors: field, rule, value, and the nearest key where it is unknown."""
+# Type of pydantic's error -> the rule that was broken, in words that its context fills in.
+_RULES = {
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "literal_error": "{expected}",
+    "tuple_type": "a list",
+    "path_type": "a path",
+    "model_type": "a table of keys",
+    "dict_type": "a table of keys",
+}
+
+
+def explain(error: ErrorDetails, fields: Mapping[str, FieldInfo], meant: Callable[[str], str | None]) -> str:
+    """Return one line for one of pydantic's errors: field, rule, value, and the nearest key where it is unknown.
+
+    Args:
+        error: As pydantic tells it.
+        fields: Every known key with its declaration.
+        meant: Returns the key that the command line would understand by a name, or None.
+    """
     key = ".".join(str(part) for part in error["loc"])
     value, context = error.get("input"), error.get("ctx", {})
     if error["type"] == "missing":
         return f"{key} must be given, since it has no default: --set {key.rpartition('.')[2]}=VALUE"
     if error["type"] == "extra_forbidden":
-        with suppress(ConfigError):  # a name that the command line would understand
-            return f"unknown key {key!r}; did you mean {resolve_key(key, method)}?"
-        return f"unknown key {key!r}{nearest(key, [*known_keys(method), *RunConfig.model_fields])}"
+        close = meant(key)
+        return f"unknown key {key!r}{f'; did you mean {close}?' if close else nearest(key, fields)}"
     if error["type"] == "value_error":
-        return f"{key} {context['error']}" if str(context["error"]).startswith("must") else str(context["error"])
-    rules = {
-        "greater_than": "greater than {gt}",
-        "greater_than_equal": "at least {ge}",
-        "less_than": "less than {lt}",
-        "less_than_equal": "at most {le}",
-        "int_parsing": "a whole number",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_parsing": "a number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "bool_parsing": "true or false",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "literal_error": "{expected}",
-        "tuple_type": "a list",
-        "path_type": "a path",
-        "model_type": "a table of keys",
-    }
-    rule = rules.get(error["type"])
+        raised = context["error"]
+        return f"{key} {raised}" if isinstance(raised, OutOfRange) else str(raised)
+    rule = _RULES.get(error["type"])
     if rule is None:
         return f"{key}: {error['msg']}, got {value!r}"
-    guess = ""
-    if error["type"] == "literal_error" and isinstance(value, str):
-        guess = nearest(value, re.findall(r"'([^']*)'", str(context["expected"])))
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
-    return f"{key} must be {rule.format(**limits)}, got {value!r}{guess}"
+    both = bounds(fields[key]) if key in fields else {}
+    if error["type"] in ("greater_than_equal", "less_than_equal") and {"ge", "le"} <= both.keys():
+        rule, limits = "between {ge:g} and {le:g}", dict(both)
+    known = get_args(fields[key].annotation) if error["type"] == "literal_error" and key in fields else ()
+    return f"{key} {OutOfRange(rule.format(**limits), value, [str(name) for name in known])}"

@@ -5,19 +5,22 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from tdbench.config.knobs import Section, about, knob
-from tdbench.config.method import RegularizerConfig, find_method
-from tdbench.config.user_code import absolute, file_digest, is_user_code
-from tdbench.errors import nearest
+from tdbench.errors import OutOfRange
+from tdbench.knobs import Section, about, knob
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.regularizers.registry import find_method
+from tdbench.user_code import absolute, file_digest, is_user_code
 
-# Digests change with this, because a release may change what a configuration gives.
-RESULTS_VERSION = "0.1"
+# Digests change with this. It rises when a default or an algorithm changes, which a test notices. Only what differs
+# from the defaults is hashed, so that a new field leaves the digests of finished runs alone.
+RESULTS_VERSION = "0.2"
 
 
 class DataConfig(Section):
@@ -104,7 +107,7 @@ class ScheduleConfig(Section):
     @classmethod
     def _rising_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if list(value) != sorted(set(value)) or not all(0 < share < 1 for share in value):
-            raise ValueError(f"must be rising shares between 0 and 1, got {list(value)}")
+            raise OutOfRange("rising shares between 0 and 1", list(value))
         return value
 
 
@@ -132,8 +135,7 @@ class HardwareConfig(Section):
     @classmethod
     def _device_exists_in_torch(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
-            guess = nearest(value, ["auto", "cpu", "cuda", "mps"])
-            raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value!r}{guess}")
+            raise OutOfRange("auto, cpu, cuda, cuda:N or mps", value, known=("auto", "cpu", "cuda", "mps"))
         return value
 
 
@@ -180,7 +182,9 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment."""
-        text = json.dumps([RESULTS_VERSION, self.identity()], sort_keys=True, separators=(",", ":"))
+        defaults = default_values(type(self.regularizer))
+        told = {key: value for key, value in self.identity().items() if key not in defaults or value != defaults[key]}
+        text = json.dumps([RESULTS_VERSION, told], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -194,6 +198,25 @@ def known_keys(method: type[RegularizerConfig]) -> dict[str, FieldInfo]:
         else:
             keys[name] = field
     return keys
+
+
+@cache
+def default_values(method: type[RegularizerConfig]) -> dict[str, Any]:
+    """Return dotted key to default, as `RunConfig.dump` writes it, of a run that uses `method`.
+
+    Left out are a knob that must be given, and the place of the data, which depends on the working folder. The name of
+    the method is that of the default one.
+    """
+    fields = {key: field for key, field in known_keys(method).items() if not field.is_required() and key != "data.root"}
+    defaults = {key: as_json(field.get_default(call_default_factory=True)) for key, field in fields.items()}
+    return defaults | {"regularizer.name": RegularizerConfig.model_fields["name"].default}
+
+
+def as_json(value: Any) -> Any:
+    """Return a value of the tree as JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return list(map(as_json, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -171,6 +171,16 @@ def read_cifar(config: DataConfig, class_name: str) -> tuple[ImageSet, ImageSet,
     return train, test, tuple(opened.classes)
 
 
+def read_cifar10(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+    """Read CIFAR-10."""
+    return read_cifar(config, "CIFAR10")
+
+
+def read_cifar100(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+    """Read CIFAR-100, with its fine labels."""
+    return read_cifar(config, "CIFAR100")
+
+
 def read_svhn(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     """Read the cropped digits of SVHN, without its extra images."""
     from torchvision.datasets import SVHN

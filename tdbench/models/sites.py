@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdbench.config import RegularizerConfig, load_config
+from tdbench.config import load_config
 from tdbench.errors import ConfigError, nearest, unknown
 from tdbench.models.tracing import INPUT, feature_shapes, input_module, output_module, traced_sites
 from tdbench.regularizers.base import DropMeter, Regularizer
+from tdbench.regularizers.config import RegularizerConfig
 
 _CHILD = "tdbench_regularizer"
 

@@ -45,7 +45,7 @@ def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = No
     Raises:
         ConfigError: No image shape is accepted.
     """
-    calls, image_sides = trace(model, image_shape)
+    calls, image_sides = trace_calls(model, image_shape)
     num_calls = Counter(call.module for call in calls)
     maps = [
         call
@@ -69,7 +69,7 @@ def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = No
     return {call.path: call.path for call in sorted(sites, key=lambda call: call.order)}
 
 
-def trace(model: nn.Module, image_shape: tuple[int, int, int] | None) -> tuple[list[Call], tuple[int, int]]:
+def trace_calls(model: nn.Module, image_shape: tuple[int, int, int] | None) -> tuple[list[Call], tuple[int, int]]:
     """Return the calls of all modules but the network itself, in the order of their return, and the image's sides."""
     calls: list[Call] = []
     image_sides = (0, 0)

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from tdbench.errors import ConfigError
 from tdbench.models.initialization import draw_he_weights
 
 
@@ -85,22 +84,4 @@ class WideResNet(nn.Module):
 
 def wide_resnet(depth: int, widening: int, num_classes: int, in_channels: int) -> WideResNet:
     """Return WRN-`depth`-`widening`; depth = 6n + 4, n blocks a group."""
-    check_shape(depth, widening)
     return WideResNet((depth - 4) // 6, widening, num_classes, in_channels)
-
-
-def check_shape(depth: int, widening: int) -> None:
-    """Check that there is a WRN-`depth`-`widening`.
-
-    Raises:
-        ConfigError: The depth is not 6n + 4, or the widening factor is zero.
-    """
-    if depth < 10 or depth % 6 != 4:
-        below = max(10, depth - (depth - 4) % 6)
-        raise ConfigError(
-            f"depth of wrn_{depth}_{widening} must be 6n + 4 (three groups of n blocks with two convolutions each, "
-            f"and four layers more), got {depth}; did you mean wrn_{below}_{widening}"
-            + (f" or wrn_{below + 6}_{widening}?" if depth > 10 else "?")
-        )
-    if widening < 1:
-        raise ConfigError(f"widening factor of wrn_{depth}_{widening} must be at least 1, got {widening}")

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.profiling.memory import OOM, attempt, available_bytes, keep_freed_memory, last_cache_bytes, memory_limit
-from tdbench.profiling.timing import TURNS, Report, measuring, paired_ratio, silent, spread, take_turns
-from tdbench.profiling.trace import graph_breaks, room_to_compile, trace
+from tdbench.profiling.timing import TURNS, Call, measuring, paired_ratio, silent, spread, take_turns
+from tdbench.profiling.trace import graph_breaks, profiled, room_to_compile
+from tdbench.store.progress import TellProgress
 
 FLOOR = "floor"
 MOST_PAIRS = 256  # of maps so small that their overhead counts, not their traffic
@@ -182,7 +183,7 @@ def profile_layers(
     setting: Setting,
     seconds: float,
     turns: int = TURNS,
-    report: Report = silent,
+    report: TellProgress = silent,
 ) -> list[LayerCost]:
     """Measure layers on random maps after a ReLU, the floor first.
 
@@ -218,17 +219,17 @@ def profile_layers(
 
 
 def _time(
-    cells: dict[str, _Cell], device: torch.device, seconds: float, turns: int, report: Report
+    cells: dict[str, _Cell], device: torch.device, seconds: float, turns: int, report: TellProgress
 ) -> dict[str, LayerCost]:
     """Return the times of what does not run out of memory."""
-    calls = {}
+    calls: dict[tuple[str, str], Call] = {}
     for method, cell in cells.items():
-        calls[f"{method} forward"] = cell.forward
-        calls[f"{method} both ways"] = cell.forward_and_backward
+        calls[method, "forward"] = cell.forward
+        calls[method, "both ways"] = cell.forward_and_backward
     times = take_turns(calls, device, seconds / 2, turns, report)
     costs = {}
     for method in cells:
-        forward_ms, total_ms = times.get(f"{method} forward"), times.get(f"{method} both ways")
+        forward_ms, total_ms = times.get((method, "forward")), times.get((method, "both ways"))
         if forward_ms and total_ms:
             costs[method] = LayerCost(method, forward_ms=forward_ms, total_ms=total_ms)
     return costs
@@ -241,6 +242,6 @@ def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost | None, inputs: _In
     if not cell.hands_on_its_input:
         cost.gb_per_s = 4 * inputs.pairs[0][0].nbytes / spread(cost.total_ms)[1] / 1e6
     cost.graph_breaks = cell.graph_breaks
-    seen = attempt(partial(trace, cell.forward_and_backward, device), device)
+    seen = attempt(partial(profiled, cell.forward_and_backward, device), device)
     if seen is not None:
         cost.launches, cost.host_syncs, cost.peak_mem_mib = seen.launches, seen.host_syncs, seen.peak_mem_mib

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from tdbench.profiling.memory import OOM, attempt, keep_freed_memory, memory_limit, release
-from tdbench.profiling.timing import TURNS, Report, measuring, median_interval, median_ms, silent, take_turns
-from tdbench.profiling.trace import room_to_compile, trace
+from tdbench.profiling.timing import TURNS, measuring, median_interval, median_ms, silent, take_turns
+from tdbench.profiling.trace import profiled, room_to_compile
+from tdbench.store.progress import TellProgress
 
 STEP_COLUMNS = (
     "method",
@@ -94,7 +95,7 @@ def profile_steps(
     device: torch.device,
     seconds: float,
     turns: int = TURNS,
-    report: Report = silent,
+    report: TellProgress = silent,
 ) -> list[StepCost]:
     """Measure the step with each method against the step without.
 
@@ -145,7 +146,7 @@ def _compare(cost: StepCost, baseline_ms: list[float] | None) -> None:
 
 def peak_mem_mib(step: TrainingStep, device: torch.device) -> float | None:
     """Return the memory held between steps and the most that a step holds beyond it; None where nobody counts."""
-    beyond = trace(step, device).peak_mem_mib
+    beyond = profiled(step, device).peak_mem_mib
     return None if beyond is None else step.held_bytes() / 2**20 + beyond
 
 

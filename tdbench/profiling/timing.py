@@ -3,6 +3,7 @@
 `torch.utils.benchmark` times on the host, events in the device's queue on CUDA.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -12,43 +13,59 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from scipy.stats import binom
 from torch.utils.benchmark import Timer
 
+from tdbench.errors import line_of
 from tdbench.profiling.memory import attempt
+from tdbench.store.progress import TellProgress
 
 Call = Callable[[], object]
 C = TypeVar("C", bound=Call)
-Report = Callable[[float, str], None]  # (share done, what is measured now)
-
+N = TypeVar("N", str, tuple[str, str])  # of what is timed: a method, or a method and what of it
 TURNS = 11
 FEWEST_TURNS = 6  # of which the median has a 95 % interval
 QUEUED_MS = 20.0  # work given to a GPU before the host waits for it
 CYCLES_PER_S = 2e9  # at least those of a GPU
-MEASURED = "while measuring "  # begins the note on an error
+
+
+class MeasurementFailed(Exception):
+    """Something raised while it was measured; its own error is the cause.
+
+    Attributes:
+        method: What was measured.
+        error: What it raised.
+    """
+
+    def __init__(self, method: str, error: Exception) -> None:
+        self.method, self.error = method, error
+        super().__init__(method, error)
+
+    def __str__(self) -> str:
+        return f"while measuring {self.method}: {line_of(self.error)}"
 
 
 def silent(share: float, what: str) -> None:
-    """Report to nobody."""
+    """Tell nobody."""
 
 
 @contextmanager
-def measuring(name: str) -> Iterator[None]:
-    """Note on an error that passes what was being measured."""
+def measuring(method: str) -> Iterator[None]:
+    """Let an error say what was being measured, by raising MeasurementFailed from it."""
     try:
         yield
-    except Exception as error:
-        error.add_note(f"{MEASURED}{name}")
+    except MeasurementFailed:
         raise
+    except Exception as error:
+        raise MeasurementFailed(method, error) from error
 
 
 def take_turns(
-    calls: MutableMapping[str, C],
+    calls: MutableMapping[N, C],
     device: torch.device,
     seconds: float,
     turns: int = TURNS,
-    report: Report = silent,
-) -> dict[str, list[float]]:
+    report: TellProgress = silent,
+) -> dict[N, list[float]]:
     """Time calls against each other.
 
     Each turn runs every call at least twice, every other turn in the opposite order; a first turn warms up and does
@@ -65,16 +82,17 @@ def take_turns(
         Milliseconds by name: the median of each turn. A call that ran out of memory is left out, and taken from
         `calls`, so that the others can have what it held.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[N, list[float]] = {name: [] for name in calls}
     done, total = 0, (turns + 1) * max(1, len(calls))
     latest = time.perf_counter() + 2 * seconds * len(calls)
     for turn in range(turns + 1):
         if turn > FEWEST_TURNS and time.perf_counter() > latest:
             break
         for name in list(times)[:: 1 if turn % 2 else -1]:
-            report(done / total, name)
+            method, what = (name, name) if isinstance(name, str) else (name[0], " ".join(name))
+            report(done / total, what)
             done += 1
-            with measuring(name):
+            with measuring(method):
                 took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
             if took_ms is None:
                 del times[name], calls[name]
@@ -145,5 +163,15 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < FEWEST_TURNS:
         return None
     ordered = sorted(values)
-    low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
+    low = max(0, binomial_quantile(0.025, len(ordered)) - 1)
     return ordered[low], ordered[-1 - low]
+
+
+def binomial_quantile(share: float, num_tosses: int) -> int:
+    """Return the least number of heads that a fair coin stays at or below with at least this probability."""
+    ways, wanted = 0, share * 2**num_tosses
+    for heads in range(num_tosses + 1):
+        ways += math.comb(num_tosses, heads)
+        if ways >= wanted:
+            return heads
+    return num_tosses

@@ -56,7 +56,7 @@ class Work:
     num_operators: int
 
 
-def trace(call: Call, device: torch.device) -> Trace:
+def profiled(call: Call, device: torch.device) -> Trace:
     """Run a call twice under the profiler, and return what the second did."""
     on_cuda, before = device.type == "cuda", 0
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_cuda]

@@ -1,1 +1,1 @@
-"""The methods, one per file: the folder is the registry."""
+"""The methods, a folder each: the folder is the registry."""

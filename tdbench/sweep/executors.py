@@ -1,18 +1,17 @@
 """Where trials run: in processes of this machine. `ray_executor` runs the same assignments on a cluster."""
 
-import multiprocessing
 import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from tdbench.sweep.worker import Assignment, Ended, Event, work
+from tdbench.store.rows import TrialState
+from tdbench.sweep import lab
+from tdbench.sweep.assignment import Assignment, Ended, Event, late
 
 GRACE_S = 5.0  # for a process to end by itself
 
@@ -57,7 +56,6 @@ class LocalExecutor:
     """
 
     def __init__(self, slots: Sequence[dict[str, str]], timeout_s: float | None = None) -> None:
-        self._context = trial_context()
         self._slots, self._timeout_s = list(slots), timeout_s
         self._running: dict[str, Running] = {}
 
@@ -70,11 +68,7 @@ class LocalExecutor:
         """Begin a trial in a process of its own."""
         slot = self._slots.pop(0)
         assignment = replace(assignment, environment=assignment.environment | slot)
-        link, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(assignment, theirs))  # type: ignore[attr-defined]
-        with main_module_hidden():
-            process.start()
-        theirs.close()
+        process, link = lab.run("tdbench.sweep.worker:work", assignment)
         self._running[assignment.digest] = Running(assignment, process, link, slot)
 
     def wait(self, timeout_s: float) -> list[Event]:
@@ -95,10 +89,9 @@ class LocalExecutor:
         if events and isinstance(events[-1], Ended):
             run.process.join(GRACE_S)
         elif not alive:
-            events.append(Ended(run.assignment.digest, "killed", cause_of_death(run.process.exitcode)))
+            events.append(Ended(run.assignment.digest, TrialState.KILLED, cause_of_death(run.process.exitcode)))
         elif self._timeout_s is not None and time.monotonic() - run.started > self._timeout_s:
-            reason = f"ran past {self._timeout_s:g} s (--trial-timeout)"
-            events.append(Ended(run.assignment.digest, "failed", reason))
+            events.append(Ended(run.assignment.digest, TrialState.FAILED, late(self._timeout_s)))
         else:
             return events
         self._release(run)
@@ -124,15 +117,6 @@ class LocalExecutor:
             self._release(run)
 
 
-def trial_context() -> BaseContext:
-    """Return the way to start processes: forked from a server that has imported what a trial needs."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tdbench.sweep.preload"])
-    return context
-
-
 def cause_of_death(exit_code: int | None) -> str:
     """Return in words why a process ended without a report."""
     if exit_code is not None and exit_code < 0:
@@ -141,17 +125,3 @@ def cause_of_death(exit_code: int | None) -> str:
         hint = ", as when memory runs out" if name == "SIGKILL" else ""
         return f"its process was ended by signal {number} ({name}{hint})"
     return f"its process ended by itself with exit code {exit_code}"
-
-
-@contextmanager
-def main_module_hidden() -> Iterator[None]:
-    """Keep multiprocessing from importing the caller's main script again in each process: trials need none of it."""
-    main = sys.modules["__main__"]
-    saved = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
-    try:
-        for name in saved:
-            setattr(main, name, None)
-        yield
-    finally:
-        for name, value in saved.items():
-            setattr(main, name, value)

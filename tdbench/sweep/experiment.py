@@ -1,20 +1,23 @@
 """An experiment: what a sweep varies, over which seeds, against which baseline; from flags or from a file."""
 
 import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
-from tdbench.config import FLAGS, RunConfig, Section, about, build_config, knob, known_keys, method_names, parse_yaml
-from tdbench.config import resolve_key as find_key
-from tdbench.config.loading import read_yaml
-from tdbench.errors import ConfigError, nearest, unknown
-from tdbench.results.store import label
+from tdbench.config import RunConfig, build_config, known_keys, parse_yaml
+from tdbench.config.loading import explain, read_yaml
+from tdbench.config.settings import settings_of
+from tdbench.errors import ConfigError, OutOfRange, nearest
+from tdbench.knobs import Section, knob
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
 
-ARM = "arm"  # the swept key of an experiment whose values are sets of settings
 DEFAULT_SEEDS = 3
 MOST_TRIALS = 100_000  # more is a slip of the pen
 
@@ -24,6 +27,7 @@ class Experiment(Section):
 
     title: str = knob("", "what the experiment asks, in a line")
     base: dict[str, Any] = knob({}, "configuration that the trials share: a tree of keys, complete or partial")
+    settings: dict[str, Any] = knob({}, "knobs of methods that differ: key -> value, for every method that has the key")
     sweep: dict[str, tuple[Any, ...]] = knob({}, "key -> values; null: the values declared beside the knob")
     arms: dict[str, dict[str, Any]] = knob({}, "name -> settings, in place of a grid")
     seeds: tuple[int, ...] = knob(tuple(range(DEFAULT_SEEDS)), "seeds, or how many of them, from 0")
@@ -47,7 +51,7 @@ class Experiment(Section):
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) < len(value) or min(value) < 0:
-            raise ValueError(f"must be at least one seed, each once and none below 0, got {list(value)}")
+            raise OutOfRange("at least one seed, each once and none below 0", list(value))
         return value
 
     @field_validator("baseline", mode="before")
@@ -77,10 +81,7 @@ def read_experiment(path: Path) -> Experiment | None:
     tree = read_yaml(found)
     if not {"sweep", "arms"} & set(tree):
         return None
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {complaint(one)}" for one in error.errors())) from error
+    return validated(tree, f"{path}: ")
 
 
 def packaged(path: Path) -> Path:
@@ -101,21 +102,25 @@ def ready_experiments() -> list[Path]:
     return sorted([*package.glob("ablations/*.yaml"), *package.parent.glob("ablations/*.yaml")])
 
 
-def complaint(error: Any) -> str:
-    """Return one of pydantic's errors in a line."""
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return unknown("key", key, Experiment.model_fields)
-    context = error.get("ctx", {}).get("error")
-    return f"{key} {context}".strip() if context else f"{key}: {error['msg']}, got {error.get('input')!r}"
+def validated(tree: dict[str, Any], where: str = "") -> Experiment:
+    """Return the experiment in a tree.
+
+    Raises:
+        ConfigError: A key is unknown, or a value unsuitable.
+    """
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        lines = [explain(one, Experiment.model_fields, lambda key: None) for one in error.errors()]
+        raise ConfigError("\n".join(where + line for line in lines)) from error
 
 
 def from_flags(
     experiment: Experiment | None,
     base: dict[str, Any],
-    params: list[str],
-    values: list[str],
-    seeds: str | None,
+    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None],
+    values: Sequence[str],
+    seeds: int | Sequence[int] | str | None,
     baseline: str | None,
 ) -> Experiment:
     """Return an experiment put together from flags, on top of one from a file if there is one.
@@ -123,9 +128,9 @@ def from_flags(
     Args:
         experiment: What the file held, or None.
         base: The configuration that the trials share, in place of the file's.
-        params: `KEY` or `KEY=VALUES`; none: what the file sweeps.
-        values: VALUES of each of `params`, in their order, or none.
-        seeds: How many, or which, separated by commas.
+        param: Key to values, or `KEY` or `KEY=VALUES`, one or several; none: what the file sweeps.
+        values: VALUES of each KEY, in their order, or none.
+        seeds: How many, or which; as text, separated by commas.
         baseline: `none`, a swept value, or `off`.
 
     Raises:
@@ -133,28 +138,48 @@ def from_flags(
     """
     tree = {} if experiment is None else experiment.model_dump()
     tree["base"] = base
-    if values and len(values) != len(params):
-        raise ConfigError(f"--values must be given once for each --param, got {len(values)} for {len(params)}")
-    if params:
-        pairs = [param.partition("=")[::2] for param in params]
-        if values and any(text for _, text in pairs):
-            raise ConfigError("--param KEY=VALUES has its values already; leave --values out")
-        texts = values or [text for _, text in pairs]
-        tree["sweep"] = {key: parse_values(text) if text else () for (key, _), text in zip(pairs, texts, strict=True)}
-        tree["arms"] = {}
+    swept = parse_params(param, values)
+    if swept:
+        tree["sweep"], tree["arms"] = swept, {}
     if seeds is not None:
-        numbers = parse_values(seeds)
-        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
-            raise ConfigError(f"--seeds must be how many, such as 5, or which, such as 0,7,9, got {seeds!r}")
-        tree["seeds"] = numbers[0] if len(numbers) == 1 and "," not in seeds else numbers
+        tree["seeds"] = parse_seeds(seeds) if isinstance(seeds, str) else seeds
     if baseline is not None:
         tree["baseline"] = baseline
     if not tree.get("sweep") and not tree.get("arms"):
         tree["sweep"] = {"block_size": ()}
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(complaint(one) for one in error.errors())) from error
+    return validated(tree)
+
+
+def parse_params(
+    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None], values: Sequence[str]
+) -> dict[str, tuple[Any, ...]]:
+    """Return key to values, none where the knob's own are meant.
+
+    Raises:
+        ConfigError: Keys and values do not fit together.
+    """
+    if isinstance(param, Mapping):
+        return {key: tuple(given or ()) for key, given in param.items()}
+    params = [param] if isinstance(param, str) else param
+    if values and len(values) != len(params):
+        raise ConfigError(f"--values must be given once for each --param, got {len(values)} for {len(params)}")
+    pairs = [one.partition("=")[::2] for one in params]
+    if values and any(text for _, text in pairs):
+        raise ConfigError("--param KEY=VALUES has its values already; leave --values out")
+    texts = values or [text for _, text in pairs]
+    return {key: parse_values(text) if text else () for (key, _), text in zip(pairs, texts, strict=True)}
+
+
+def parse_seeds(text: str) -> int | tuple[int, ...]:
+    """Return how many seeds, or which.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    numbers = parse_values(text)
+    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+        raise ConfigError(f"--seeds must be how many, such as 5, or which, such as 0,7,9, got {text!r}")
+    return numbers[0] if len(numbers) == 1 and "," not in text else numbers
 
 
 def parse_values(text: str) -> tuple[Any, ...]:
@@ -181,54 +206,58 @@ def parse_values(text: str) -> tuple[Any, ...]:
         raise ConfigError(f"--values must be VALUE,VALUE,... or FIRST:LAST:STEP, got {text!r}") from None
 
 
-def resolve_param(key: str, base: RunConfig) -> str:
-    """Return the dotted key of a parameter, as `--set` understands it.
-
-    Raises:
-        ConfigError: There is none; the nearest one is named, and all of them with their defaults.
-    """
-    method = type(base.regularizer)
-    try:
-        return find_key(key, method)
-    except ConfigError as error:
-        if "ambiguous" in str(error):
-            raise
-        known = ", ".join(f"{column(name)}={shown(field.default)}" for name, field in known_keys(method).items())
-        reason = str(error).partition(" (`tdbench list`")[0]
-        raise ConfigError(f"{reason}\nknown parameters and their defaults: {known}") from None
+def methods_of(experiment: Experiment, base: RunConfig) -> list[str]:
+    """Return the methods of a sweep's values, each once: those that are swept, those of its arms, or the base's own."""
+    own = base.regularizer.name
+    for key, values in experiment.sweep.items():
+        if resolve_param(key, base) == METHOD:
+            return list(dict.fromkeys(map(str, values or default_sweep(METHOD, base))))
+    named = [
+        str(next((arm[key] for key in ("regularizer", METHOD) if key in arm), own)) for arm in experiment.arms.values()
+    ]
+    return list(dict.fromkeys(named or [own]))
 
 
-def default_values(key: str, base: RunConfig) -> tuple[Any, ...]:
-    """Return the values of a sweep that names none: those declared beside the knob, or all that it can take.
+def with_settings(experiment: Experiment, given: dict[str, Any], path: Path | None) -> Experiment:
+    """Return an experiment with settings of the command line on top of its base.
 
-    Raises:
-        ConfigError: The knob declares none.
-    """
-    if key == "regularizer.name":
-        return tuple(name for name in method_names() if name != "none")
-    field = known_keys(type(base.regularizer))[key]
-    values = about(field).get("sweep") or (False, True) * (field.annotation is bool) or get_args(field.annotation)
-    if not values or any(isinstance(value, type) for value in values):
-        raise ConfigError(f"--param {column(key)} needs --values: no sweep of it is declared")
-    return tuple(values)
+    The base keeps only what was set, so that defaults stay a method's. Where the values of the sweep differ in their
+    method, a knob goes to every method that has it.
 
-
-def column(key: str) -> str:
-    """Return the name of a key in tables: that of its flag, of a method's knob, or the dotted key."""
-    flags = {dotted: flag for flag, dotted in FLAGS.items()}
-    return flags.get(key) or (key.partition(".")[2] if key.startswith("regularizer.") else key)
-
-
-def shown(value: Any) -> str | int | float:
-    """Return a value as tables show it: a number as it is, anything else as text."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number else label(value)
-
-
-def resolve_base(base: dict[str, Any], overrides: dict[str, Any], path: Path | None) -> dict[str, Any]:
-    """Return the tree that the trials share, with flags on top; only what was set, so that defaults stay a method's.
+    Args:
+        experiment: What is swept.
+        given: Keys as flags and `--set` take them, each with a value.
+        path: The file that the base stood in, for messages.
 
     Raises:
         ConfigError: A key or value is unknown, of the wrong type or out of range.
     """
-    return build_config(dict(base), overrides, path).model_dump(mode="json", exclude_unset=True)
+    own = {key: value for key, value in given.items() if key in ("regularizer", METHOD)}
+    base = build_config(deepcopy(experiment.base), own, path)
+    methods = methods_of(experiment, base)
+    if methods == [base.regularizer.name]:
+        tree, knobs = deepcopy(experiment.base), {}
+        rest = {**experiment.settings, **given}
+    else:
+        tree, unnamed = without_knobs(experiment.base)
+        knobs = unnamed | experiment.settings
+        rest = dict(own)
+        for key, value in given.items():
+            if key in own:
+                continue
+            resolved = {name for settings in settings_of(methods, {key: value}).values() for name in settings}
+            shared = all(name in known_keys(RegularizerConfig) for name in resolved)
+            (rest if shared else knobs)[key] = value
+        settings_of(methods, knobs)
+    tree = build_config(tree, rest, path).model_dump(mode="json", exclude_unset=True)
+    return experiment.model_copy(update={"base": tree, "settings": knobs})
+
+
+def without_knobs(base: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a base without the knobs that it gives to no method by name, and those knobs."""
+    section = base.get("regularizer")
+    if not isinstance(section, dict) or "name" in section:
+        return deepcopy(base), {}
+    knobs = {key: value for key, value in section.items() if key not in RegularizerConfig.model_fields}
+    rest = {key: value for key, value in section.items() if key in RegularizerConfig.model_fields}
+    return deepcopy(base) | {"regularizer": rest}, knobs

@@ -10,13 +10,18 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tdbench.config import HardwareConfig, RunConfig, about, build_config, flatten, known_keys
+from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
+from tdbench.config.settings import settings_of
 from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
-from tdbench.results.store import CONFIG, SWEEP, SweepFolder
-from tdbench.sweep.experiment import ARM, MOST_TRIALS, Experiment, column, default_values, resolve_param, shown
+from tdbench.knobs import about
+from tdbench.store.folders import CONFIG, SWEEP, SweepFolder
+from tdbench.store.rows import Value
+from tdbench.sweep.experiment import MOST_TRIALS, Experiment
+from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
 
 MOST_COMPLAINTS = 10
 NO_REGULARIZER = {"rescale": "no regularizer"}  # where `none` is a value of the key itself
@@ -32,7 +37,7 @@ class Point:
         baseline: The point that this one is compared with, None for a baseline and where there is none.
     """
 
-    values: dict[str, str | int | float]
+    values: dict[str, Value]
     trials: dict[int, str]
     baseline: "Point | None" = None
 
@@ -84,7 +89,7 @@ def make_plan(experiment: Experiment) -> Plan:
     configs, complaints = [], []
     for values, overrides in settings:
         try:
-            configs.append(build_config(copy.deepcopy(experiment.base), overrides))
+            configs.append(point_config(experiment, base, overrides))
         except ConfigError as error:
             where = ", ".join(f"{key} {value}" for key, value in values.items())
             complaints += [f"{where}: {line}" for line in str(error).splitlines()]
@@ -104,7 +109,17 @@ def make_plan(experiment: Experiment) -> Plan:
     return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
 
 
-def resolved(config: RunConfig, overrides: dict[str, Any]) -> list[str | int | float]:
+def point_config(experiment: Experiment, base: RunConfig, overrides: dict[str, Any]) -> RunConfig:
+    """Return the configuration of one point: the base, the knobs that its method shares with others, its own values."""
+    method = str(next((overrides[key] for key in ("regularizer", METHOD) if key in overrides), base.regularizer.name))
+    shared: dict[str, Any] = {}
+    for key, value in experiment.settings.items():
+        with suppress(ConfigError):
+            shared |= settings_of([method], {key: value})[method]
+    return build_config(copy.deepcopy(experiment.base), {**shared, **overrides})
+
+
+def resolved(config: RunConfig, overrides: dict[str, Any]) -> list[Value]:
     """Return the shown values of a point; a number that was written as text is a number."""
     values = flatten(config.dump())
     return [
@@ -117,7 +132,8 @@ def identity(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
     """Return what makes a sweep this sweep, whatever its values, seeds and baseline: its keys, and what they share."""
     swept = [resolve_param(key, base) for key in experiment.sweep]
     shared = {key: value for key, value in base.identity().items() if key not in ("seed", *swept)}
-    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | shared
+    knobs = {f"settings.{key}": value for key, value in experiment.settings.items()}
+    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | shared | knobs
 
 
 def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -131,7 +147,7 @@ def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, An
     for key in axes:
         if not about(fields[key]).get("identity", True):
             raise ConfigError(f"--param {column(key)}: it changes where or how fast a run goes, and no result")
-    axes = {key: values or default_values(key, base) for key, values in axes.items()}
+    axes = {key: values or default_sweep(key, base) for key, values in axes.items()}
     num_trials = math.prod(map(len, axes.values())) * len(experiment.seeds)
     if num_trials > MOST_TRIALS:
         raise ConfigError(f"a sweep must have at most {MOST_TRIALS:,} trials, got {num_trials:,}")

@@ -1,30 +1,13 @@
-"""Trials as Ray tasks, on this machine or on a cluster that has tdbench installed.
+"""Trials on Ray. Its driver is a process of the lab; here are the orders to it and the news from it."""
 
-Where the sweep folder is shared, a trial works in it as a local one does, and goes on from its checkpoint when Ray
-runs it again after a lost node. Elsewhere it works in a folder of its own, and its files come back with its end.
-"""
-
-import hashlib
-import logging
-import re
-import socket
-import tempfile
-import time
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from multiprocessing.connection import Connection
 
-from tdbench.errors import ConfigError
-from tdbench.results.store import RESULT, SWEEP, RunFolder, write_atomically
+from tdbench.errors import TdbenchError
+from tdbench.sweep import lab
+from tdbench.sweep.assignment import Assignment, Event
+from tdbench.sweep.executors import GRACE_S
 from tdbench.sweep.slots import Slots
-from tdbench.sweep.worker import Assignment, Ended, Event, run_assignment
-
-MAX_RETRIES = 3  # of a trial whose worker or node was lost
-CONNECT_S = 5.0
-ASK_EVERY_S = 1.0  # how often a trial asks whether it should stop
-
-Files = dict[str, bytes]
 
 
 class RayExecutor:
@@ -40,156 +23,56 @@ class RayExecutor:
     """
 
     def __init__(self, slots: Slots, address: str | None = None, timeout_s: float | None = None) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError('--executor ray needs Ray, which is not installed: pip install "tdbench[ray]"') from None
-        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None:
-            options["num_cpus"] = (slots.threads or 1) * len(slots.environments)
-        check_reachable(address)
-        try:
-            ray.init(address or "local", **options)
-        except Exception as error:  # whatever keeps it from a cluster
-            raise ConfigError(f"--ray-address {address}: no Ray can be reached there ({error})") from error
-        self._ray: Any = ray
-        self._timeout_s = timeout_s
-        self._needs = {"num_cpus": slots.threads or 1, "num_gpus": slots.gpu_share}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        needs = {"CPU": slots.threads or 1, "GPU": slots.gpu_share}
-        if not any(all(node.get(what, 0) >= number for what, number in needs.items()) for node in nodes):
-            ray.shutdown()
-            raise ConfigError(f"no node of the Ray cluster has what a trial needs: {self._needs}; see --threads")
-        self._trial: Any = self._ray.remote(max_retries=MAX_RETRIES, **self._needs)(run_remotely)
-        self._board: Any = self._ray.remote(num_cpus=0)(Board).remote()
-        self._running: dict[Any, tuple[Assignment, float]] = {}
+        needs = len(slots.environments), slots.threads or 1, slots.gpu_share, address
+        self._process, self._link = lab.run("tdbench.sweep.worker:drive_ray", needs, timeout_s)
+        self._num_submitted = self._num_seen = self._num_free = 0
+        self._news: list[Event] = []
+        self._link.poll(None)  # the first word: there is a cluster, or why not
+        self._hear(self._link)
 
     @property
     def num_free(self) -> int:
-        """How many more trials the cluster, as large as it is now, can run at once."""
-        has = self._ray.cluster_resources()
-        places = has.get("CPU", 0) // self._needs["num_cpus"]
-        if self._needs["num_gpus"]:
-            places = min(places, has.get("GPU", 0) // self._needs["num_gpus"])
-        return max(0, int(places) - len(self._running))
+        """How many more trials the cluster, as large as it was last seen, can run at once."""
+        return max(0, self._num_free - (self._num_submitted - self._num_seen))
 
     def submit(self, assignment: Assignment) -> None:
         """Begin a trial as a task."""
-        folder = RunFolder(assignment.folder)
-        saved = {} if assignment.fresh else {name: (folder / name).read_bytes() for name in folder.files()}
-        task = self._trial.remote(assignment, mark_of(assignment.folder), saved, self._board)
-        self._running[task] = assignment, time.monotonic()
+        self._num_submitted += 1
+        self._link.send(assignment)
 
     def wait(self, timeout_s: float) -> list[Event]:
         """Return what has happened, within the time."""
-        over, _ = self._ray.wait(list(self._running), timeout=timeout_s)
-        events: list[Event] = self._ray.get(self._board.news.remote())
-        for task in over:
-            assignment, _ = self._running.pop(task)
-            events.append(self._end_of(task, assignment))
-        for task, (assignment, started) in list(self._running.items()):
-            if self._timeout_s is not None and time.monotonic() - started > self._timeout_s:
-                self._ray.cancel(task, force=True)
-                del self._running[task]
-                reason = f"ran past {self._timeout_s:g} s (--trial-timeout)"
-                events.append(Ended(assignment.digest, "failed", reason))
-        return events
+        if self._link.poll(timeout_s):
+            self._hear(self._link)
+        news, self._news = self._news, []
+        return news
 
-    def _end_of(self, task: Any, assignment: Assignment) -> Ended:
+    def _hear(self, link: Connection) -> None:
+        """Take in what Ray's driver has said.
+
+        Raises:
+            TdbenchError: It has failed.
+        """
         try:
-            ended, files = self._ray.get(task)
-        except self._ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
-            return Ended(assignment.digest, "killed", f"its worker was lost {MAX_RETRIES + 1} times: {reason}")
-        if files:
-            assignment.folder.mkdir(parents=True, exist_ok=True)
-            for name in sorted(files, key=lambda name: name == RESULT):  # what says that it is over comes last
-                write_atomically(assignment.folder / name, files[name])
-        return ended
+            while link.poll():
+                said = link.recv()
+                if isinstance(said, Exception):
+                    raise said
+                self._num_seen, self._num_free, events = said
+                self._news += events
+        except EOFError:
+            self._process.join(GRACE_S)
+            raise TdbenchError(f"Ray's driver ended by itself with exit code {self._process.exitcode}") from None
 
     def stop(self) -> None:
         """Ask the running trials to save and stop."""
-        self._ray.get(self._board.stop.remote())
+        self._link.send("stop")
 
     def close(self) -> None:
         """End whatever still runs, and leave the cluster."""
-        for task in self._running:
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.cancel(task, force=True)
-        self._ray.shutdown()
-
-
-def check_reachable(address: str | None) -> None:
-    """Raise ConfigError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address or "")
-    if match is None:
-        return
-    try:
-        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"--ray-address {address}: no Ray can be reached there ({error})") from error
-
-
-class Board:
-    """An actor between trials and the driver: their progress, and its wish that they stop."""
-
-    def __init__(self) -> None:
-        self._news: dict[str, Event] = {}
-        self._stop = False
-
-    def post(self, event: Event) -> None:
-        """Note the latest of a trial."""
-        self._news[event.digest] = event
-
-    def news(self) -> list[Event]:
-        """Return what was posted since the last call."""
-        news, self._news = list(self._news.values()), {}
-        return news
-
-    def stop(self) -> None:
-        """Let every trial that asks know that it should stop."""
-        self._stop = True
-
-    def should_stop(self) -> bool:
-        """Return whether trials should save and stop."""
-        return self._stop
-
-
-def run_remotely(assignment: Assignment, mark: str, saved: Files, board: Any) -> tuple[Ended, Files]:
-    """Run a trial in a Ray worker; return how it ended, and its files where the folder is not shared.
-
-    Args:
-        assignment: The trial.
-        mark: What `mark_of` says of the folder on the driver.
-        saved: The files of the trial as the driver has them.
-        board: The actor that hears of the progress.
-    """
-    import ray
-
-    asked, answer = time.monotonic(), False
-
-    def should_stop() -> bool:
-        nonlocal asked, answer
-        if time.monotonic() - asked > ASK_EVERY_S:
-            asked, answer = time.monotonic(), ray.get(board.should_stop.remote())
-        return answer
-
-    def post(event: Event) -> None:
-        board.post.remote(event)
-
-    if mark_of(assignment.folder) == mark:
-        return run_assignment(assignment, post, should_stop), {}
-    with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder(Path(place))
-        for name, content in saved.items():
-            write_atomically(folder / name, content)
-        ended = run_assignment(replace(assignment, folder=folder.path), post, should_stop)
-        return ended, {name: (folder / name).read_bytes() for name in folder.files()}
-
-
-def mark_of(trial_folder: Path) -> str:
-    """Return what tells whether a trial's folder belongs to the same sweep folder here as elsewhere."""
-    try:
-        return hashlib.sha256((trial_folder.parents[1] / SWEEP).read_bytes()).hexdigest()
-    except OSError:
-        return ""
+        with suppress(OSError):
+            self._link.send("close")
+        self._process.join(GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()

@@ -1,20 +1,19 @@
 """What a sweep leaves for people: `summary.md` and the plot, beside the tables for programs."""
 
-from tdbench.config.user_code import label
-from tdbench.results.plots import plot_sweep
-from tdbench.results.store import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT, write_atomically
-from tdbench.results.tables import summary_markdown
-from tdbench.sweep.runner import Sweep
+from tdbench.store.files import write_atomically
+from tdbench.store.folders import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT
+from tdbench.sweep.runner import Sweep, Tables
+from tdbench.sweep.tables import summary_markdown
+from tdbench.user_code import short_name
 
 
-def write_report(sweep: Sweep) -> None:
-    """Write all tables and pictures of a sweep, whole or not at all, each.
+def write_report(sweep: Sweep, tables: Tables) -> None:
+    """Write the summary's text and the pictures of a sweep, whole or not at all, each.
 
     Raises:
         FolderError: A file cannot be written.
     """
-    plan, folder, rows, trials = sweep.plan, sweep.folder, sweep.summary_rows(), sweep.trial_rows()
-    sweep.write_tables()
+    plan, folder, rows, trials = sweep.plan, sweep.folder, tables.summary, tables.trials
     experiment = plan.experiment
     text = summary_markdown(
         rows,
@@ -28,7 +27,9 @@ def write_report(sweep: Sweep) -> None:
     is_old = (folder / SUMMARY_TEXT).exists() and (folder / SUMMARY_TEXT).read_bytes() == text.encode()
     if is_old and all(path.exists() for path in pictures):
         return  # drawing is the slowest part of looking again at a large sweep
-    if any(row["n"] for row in rows):
+    if any(row.n for row in rows):
+        from tdbench.sweep.plots import plot_sweep  # matplotlib is not for a sweep whose picture is there
+
         plot_sweep(rows, plan.keys, *pictures, subject=subject(sweep), trials=trials)
     write_atomically(folder / SUMMARY_TEXT, text.encode())  # last: it says that the pictures are as new
 
@@ -36,8 +37,8 @@ def write_report(sweep: Sweep) -> None:
 def subject(sweep: Sweep) -> str:
     """Return what the trials of a sweep share, in a line."""
     base, keys = sweep.plan.base, set(sweep.plan.keys)
-    method = "" if {"regularizer", "arm"} & keys else label(base.regularizer.name)
-    network = "" if "model" in keys else label(base.model.name)
+    method = "" if {"regularizer", "arm"} & keys else short_name(base.regularizer.name)
+    network = "" if "model" in keys else short_name(base.model.name)
     share = base.data.train_fraction
     part = "" if share == 1 or "train_fraction" in keys else f"{100 * share:g} % of "
     data = "" if "data" in keys else f"on {part}{base.data.name}"

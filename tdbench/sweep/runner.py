@@ -7,187 +7,183 @@ until it is asked for again; one that was killed or stopped has none, and goes o
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass, replace
 
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.results.store import RESULT, RESULT_FIELDS, SweepFolder
+from tdbench.store.folders import RESULT, SweepFolder
+from tdbench.store.progress import SweepObserver
+from tdbench.store.rows import RunResult, SummaryRow, TrialRow, TrialState
+from tdbench.sweep.assignment import Assignment, Ended, Progressed
 from tdbench.sweep.executors import Executor
+from tdbench.sweep.inference import summarise
 from tdbench.sweep.plan import Plan, Point
-from tdbench.sweep.statistics import summarise
-from tdbench.sweep.worker import Assignment, Ended, Progressed
-from tdbench.training.run import Progress
 
 LOOK_EVERY_S = 0.2
 TABLES_EVERY_S = 20.0
-WAITING = {"status": "waiting"}
 
 
-class Watcher:
-    """Watches a sweep; this one does nothing."""
+@dataclass(frozen=True)
+class Tables:
+    """What a sweep came to: its two tables, worked out once."""
 
-    def began(self, num_trials: int) -> None:
-        """Hear how many trials are to be run."""
-
-    def trial_began(self, digest: str) -> None:
-        """Hear that a trial runs now."""
-
-    def trial_progressed(self, digest: str, progress: Progress) -> None:
-        """Hear how far a trial is."""
-
-    def trial_ended(self, digest: str, record: Mapping[str, Any]) -> None:
-        """Hear how a trial ended: the fields of its `result.json`, or its status and error."""
-
-    def looked(self) -> None:
-        """Hear that a moment has passed."""
+    trials: tuple[TrialRow, ...]
+    summary: tuple[SummaryRow, ...]
 
 
 class Sweep:
     """A plan, its folder, and what has become of each trial.
 
     Attributes:
-        records: Digest to the fields of `result.json`, or to `status` and `error` where there is none.
+        records: Digest to the trial's result; one that has none is `waiting`, or `killed` or `failed` with its reason.
     """
 
     def __init__(self, plan: Plan, folder: SweepFolder) -> None:
         self.plan, self.folder = plan, folder
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, RunResult] = {}
         self.look_again()
 
     def look_again(self) -> None:
         """Read from the folder what has become of each trial."""
         self.records = {digest: self._read(digest) for digest in self.plan.trials}
 
-    def _read(self, digest: str) -> dict[str, Any]:
+    def _read(self, digest: str) -> RunResult:
+        seed = self.plan.trials[digest].seed
         try:
-            result = self.folder.trial(digest).read_result() or dict(WAITING)
+            result = self.folder.trial(digest).read_result()
         except FolderError as error:
-            return {"status": "failed", "error": str(error)}
-        if result.get("digest") not in (None, digest):
-            return {"status": "failed", "error": "its result is of another version of the model's or method's file"}
+            return RunResult(TrialState.FAILED, None, seed, error=str(error))
+        if result is None:
+            return RunResult(TrialState.WAITING, digest, seed)
+        if result.digest not in (None, digest):
+            words = "its result is of another version of the model's or method's file"
+            return RunResult(TrialState.FAILED, None, seed, error=words)
         return result
 
-    def missing(self, retry_failed: bool = False) -> list[str]:
-        """Return the trials that are to be run, in their order."""
-        again = ("waiting", "killed", "failed", "diverged") if retry_failed else ("waiting", "killed")
-        return [digest for digest, record in self.records.items() if record["status"] in again]
+    def missing(self, retry_failed: bool = False, fresh: bool = False) -> list[str]:
+        """Return the trials that are to be run, in their order: those without a result, failed ones, or all."""
+        if fresh:
+            return list(self.records)
+        again = {TrialState.WAITING, TrialState.KILLED}
+        if retry_failed:
+            again |= {TrialState.FAILED, TrialState.DIVERGED}
+        return [digest for digest, result in self.records.items() if result.status in again]
 
-    def done(self) -> dict[str, dict[str, Any]]:
-        """Return the records of the trials that are done."""
-        return {digest: record for digest, record in self.records.items() if record["status"] == "done"}
+    def done(self) -> dict[str, RunResult]:
+        """Return the results of the trials that are done."""
+        return {digest: result for digest, result in self.records.items() if result.is_done}
 
-    def unfinished(self) -> dict[str, dict[str, Any]]:
-        """Return the records of the trials that are not done, whatever the reason."""
-        return {digest: record for digest, record in self.records.items() if record["status"] != "done"}
+    def unfinished(self) -> dict[str, RunResult]:
+        """Return what is known of the trials that are not done, whatever the reason."""
+        return {digest: result for digest, result in self.records.items() if not result.is_done}
 
     def run(
         self,
         executor: Executor,
-        *,
-        watcher: Watcher,
+        trials: Iterable[str],
+        observer: SweepObserver,
         should_stop: Callable[[], bool] = lambda: False,
-        retry_failed: bool = False,
+        *,
+        fresh: bool = False,
         log: str | None = None,
     ) -> None:
-        """Run what is missing; return when all is over, or saved because `should_stop` said so.
+        """Run trials, such as those that are `missing`; return when all are over, or saved as `should_stop` wished.
 
-        Raises:
-            FolderError: The tables cannot be written; the trials are intact.
+        The tables on disk follow meanwhile; the last of them are left to the caller.
         """
-        queue, running = deque(self.missing(retry_failed)), set[str]()
+        queue, running = deque(trials), set[str]()
         stopping, written = False, time.monotonic()
-        watcher.began(len(queue))
+        observer.began(len(queue))
         try:
             while queue or running:
                 while queue and executor.num_free > 0:
                     digest = queue.popleft()
-                    executor.submit(self._assignment(digest, log))
+                    executor.submit(self._assignment(digest, fresh, log))
                     running.add(digest)
-                    watcher.trial_began(digest)
+                    observer.trial_began(digest)
                 for event in executor.wait(LOOK_EVERY_S):
                     if isinstance(event, Progressed):
-                        watcher.trial_progressed(event.digest, event.progress)
+                        observer.trial_progressed(event.digest, event.progress)
                     else:
                         running.discard(event.digest)
                         self._record(event)
-                        watcher.trial_ended(event.digest, self.records[event.digest])
-                watcher.looked()
+                        observer.trial_ended(event.digest, self.records[event.digest])
+                observer.looked()
                 if should_stop() and not stopping:
                     stopping = True
                     queue.clear()
                     executor.stop()
                 if time.monotonic() - written > TABLES_EVERY_S:
                     with suppress(FolderError):  # they are written again at the end, and then it counts
-                        self.write_tables()
+                        self.write_tables(self.tables())
                     written = time.monotonic()
         finally:
             executor.close()
-            self.write_tables()
 
-    def _assignment(self, digest: str, log: str | None) -> Assignment:
-        record = self.records[digest]
+    def _assignment(self, digest: str, fresh: bool, log: str | None) -> Assignment:
+        record, trial = self.records[digest], self.folder.trial(digest)
+        failed = record.status is TrialState.FAILED
         # What a diverged trial saved would diverge again; and what is not this trial's own cannot go on.
-        fresh = record["status"] == "diverged" or (record["status"] == "failed" and "digest" not in record)
-        trial = self.folder.trial(digest)
-        if record["status"] == "failed" and trial.read_config() is None:  # only the reason stands there: see _record
+        fresh = fresh or record.status is TrialState.DIVERGED or (failed and record.digest != digest)
+        if failed and trial.read_config() is None:  # only the reason stands there: see _record
             (trial / RESULT).unlink(missing_ok=True)
         return Assignment(digest, self.plan.trials[digest].dump(), trial.path, fresh, log)
 
     def _record(self, ended: Ended) -> None:
         """Note how a trial ended; a failure that left no `result.json` gets one, so that the next call knows of it."""
-        record: dict[str, Any] = {"status": ended.status, "error": ended.reason}
-        found = self._read(ended.digest)
-        if ended.status in ("done", "diverged") or found["status"] == "done":  # it may have been killed just after
+        found, seed = self._read(ended.digest), self.plan.trials[ended.digest].seed
+        record = RunResult(ended.status, ended.digest, seed, error=ended.reason)
+        if (
+            ended.status in (TrialState.DONE, TrialState.DIVERGED) or found.is_done
+        ):  # it may have been killed just after
             record = found
-        elif ended.status == "stopped":
-            record = dict(WAITING)
-        elif ended.status == "failed":
-            blank = dict.fromkeys(RESULT_FIELDS) | {"digest": ended.digest}
-            record = blank | {"seed": self.plan.trials[ended.digest].seed} | record
+        elif ended.status is TrialState.FAILED:
             with suppress(TdbenchError, OSError):  # a full disk: the reason stands in the table, and is tried again
                 run_folder = self.folder.trial(ended.digest)
                 run_folder.path.mkdir(parents=True, exist_ok=True)
                 run_folder.write_result(record)
         self.records[ended.digest] = record
 
-    def trial_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `trials.csv`: one for each point and seed."""
-        return [
-            {key: value for key, value in self.records[digest].items() if key not in ("status", "seed")}
-            | {"trial": digest, "status": self.records[digest]["status"], "seed": seed, "digest": digest}
-            | point.values
+    def tables(self) -> Tables:
+        """Return the tables as things stand, the baselines first."""
+        trials = [
+            TrialRow(digest, self.records[digest].status, seed, point.values, self.records[digest])
             for point in self.plan.points
             for seed, digest in point.trials.items()
         ]
-
-    def summary_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `summary.csv`: one for each point, baselines first."""
         errors = {point: self.test_errors(point) for point in self.plan.points}
         baselines = {point: point.baseline for point in self.plan.points if point.baseline is not None}
-        summaries = summarise(errors, baselines)
-        return [
-            point.values
-            | asdict(summaries[point])
-            | {name: self._mean(point, name) for name in ("dropped_pct", "train_img_per_s")}
-            for point in self.plan.points
+        summary = [
+            replace(
+                row,
+                values=point.values,
+                dropped_pct=self._mean(point, "dropped_pct"),
+                train_img_per_s=self._mean(point, "train_img_per_s"),
+            )
+            for point, row in summarise(errors, baselines).items()
         ]
+        return Tables(tuple(trials), tuple(summary))
 
     def test_errors(self, point: Point) -> dict[int, float]:
         """Return seed to the last epoch's test error, in per cent, of the trials that are done."""
+        results = {seed: self.records[digest] for seed, digest in point.trials.items()}
         return {
-            seed: self.records[digest]["test_error_pct"]
-            for seed, digest in point.trials.items()
-            if self.records[digest]["status"] == "done"
+            seed: result.test_error_pct
+            for seed, result in results.items()
+            if result.is_done and result.test_error_pct is not None
         }
 
     def _mean(self, point: Point, name: str) -> float | None:
-        done = [self.records[digest] for digest in point.trials.values() if self.records[digest]["status"] == "done"]
-        values = [record[name] for record in done if record[name] is not None]
+        done = [self.records[digest] for digest in point.trials.values() if self.records[digest].is_done]
+        values = [value for result in done if (value := getattr(result, name)) is not None]
         return statistics.fmean(values) if values else None
 
-    def write_tables(self) -> bool:
-        """Write `trials.csv` and `summary.csv`; return whether that changed anything."""
-        trials = self.folder.write_trials(self.plan.keys, self.trial_rows())
-        return self.folder.write_summary(self.plan.keys, self.summary_rows()) or trials
+    def write_tables(self, tables: Tables) -> bool:
+        """Write `trials.csv` and `summary.csv`; return whether that changed anything.
+
+        Raises:
+            FolderError: One cannot be written; the trials are intact.
+        """
+        trials = self.folder.write_trials(self.plan.keys, tables.trials)
+        return self.folder.write_summary(self.plan.keys, tables.summary) or trials

@@ -4,12 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from tdbench.config import HardwareConfig
 from tdbench.errors import ConfigError, DeviceError
-from tdbench.training.parallel import are_several
-from tdbench.training.precision import find_device
+from tdbench.sweep import lab
 
 MEMORY_OF_A_TRIAL = 2 * 2**30  # bytes, with room: what `--jobs` counts on where it is not given
 MOST_JOBS = 8  # likewise
@@ -35,23 +32,25 @@ def plan_slots(hardware: HardwareConfig, jobs: int | None, gpus: Sequence[str] |
             its number, does not use.
         DeviceError: There is no such device, or no such GPU.
     """
-    if are_several():
+    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
         raise ConfigError(
             "a sweep spreads its trials over processes and GPUs itself; start it without torchrun and its WORLD_SIZE"
         )
-    device = find_device(hardware.device)
-    if gpus is not None and (device.type != "cuda" or ":" in hardware.device):
-        where = hardware.device if hardware.device != "auto" else f"auto, which is {device.type} here"
+    device, num_gpus = "cpu", 0
+    if hardware.device != "cpu":
+        device, num_gpus = lab.ask("tdbench.training.ahead:device", hardware.model_dump(mode="json"))
+    if gpus is not None and (device != "cuda" or ":" in hardware.device):
+        where = hardware.device if hardware.device != "auto" else f"auto, which is {device} here"
         raise ConfigError(f"--gpus must be left out for --device {where}, got {','.join(gpus)}")
     num_cores = available_cores()
-    if device.type == "cuda" and ":" not in hardware.device:
-        visible = visible_gpus()
+    if device == "cuda" and ":" not in hardware.device:
+        visible = visible_gpus(num_gpus)
         strangers = [gpu for gpu in gpus or () if gpu not in visible]
         if strangers:
             raise DeviceError(f"--gpus {','.join(strangers)}: this machine has {', '.join(visible)}")
         environments = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(per_gpu) for gpu in gpus or visible]
         share = 1 / per_gpu
-    elif device.type == "cpu":
+    elif device == "cpu":
         fitting = max(1, min(num_cores, MOST_JOBS, total_memory() // MEMORY_OF_A_TRIAL))
         environments, share = [{} for _ in range(jobs or fitting)], 0.0
     else:
@@ -60,10 +59,10 @@ def plan_slots(hardware: HardwareConfig, jobs: int | None, gpus: Sequence[str] |
     return Slots(environments, threads, share)
 
 
-def visible_gpus() -> list[str]:
+def visible_gpus(count: int) -> list[str]:
     """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    return named.split(",") if named else [str(number) for number in range(count)]
 
 
 def available_cores() -> int:

@@ -1,64 +1,34 @@
 """What runs in a trial's own process: the training, and the line to the process that drives the sweep.
 
-The forkserver imports this module once, torch with it, and forks it for each trial; nothing here may start threads or
-touch a GPU on import.
+The forkserver imports this module once, torch and all that trials need with it, and forks it for each trial; nothing
+here may start threads or touch a GPU on import.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
+import tdbench.training.ahead
+import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
-from tdbench.errors import ConfigError, Interrupted, TdbenchError
-from tdbench.training.loop import TRIES_AGAIN, Observer, train
-from tdbench.training.run import Progress
+from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, line_of
+from tdbench.store.folders import LOG
+from tdbench.store.progress import Observer, Progress
+from tdbench.store.rows import EpochRow, TrialState
+from tdbench.sweep.assignment import Assignment, Ended, Event, Progressed, late
+from tdbench.sweep.lab import watch_parent
+from tdbench.training.on_ray import RayTasks
+from tdbench.training.train import train
 
-LOG = "log.txt"
 PATIENCE_S = 60.0  # for a worker of a driver that was killed, which notices it within a step
+RAY_LOOK_S = 0.2
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """One trial, as it travels to its process."""
-
-    digest: str
-    config: dict[str, Any]
-    folder: Path
-    fresh: bool = False
-    log: str | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """A trial has come so far."""
-
-    digest: str
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A trial is over: `done`, `diverged`, `failed` (it would fail again), `killed`, or `stopped` (both go on)."""
-
-    digest: str
-    status: str
-    reason: str | None = None
-
-
-Event = Progressed | Ended
-
-
-class Reporting(Observer):
+class TrialObserver(Observer):
     """Reports the progress of a trial, and writes its curves elsewhere where that is asked."""
 
     def __init__(self, digest: str, send: Callable[[Event], None], other: Observer) -> None:
@@ -76,7 +46,7 @@ class Reporting(Observer):
         """Report how far the trial is."""
         self._send(Progressed(self._digest, progress))
 
-    def epoch_ended(self, row: dict[str, Any]) -> None:
+    def epoch_ended(self, row: EpochRow) -> None:
         """Pass it on."""
         self._other.epoch_ended(row)
 
@@ -89,7 +59,7 @@ def run_assignment(
         config = RunConfig.model_validate(assignment.config)
         if config.digest() != assignment.digest:
             raise ConfigError("the model's or method's file has changed since the sweep was planned; run it again")
-        observer = Reporting(assignment.digest, send, observer_of(assignment, config))
+        observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
         result = train(
             config,
             assignment.folder,
@@ -99,16 +69,13 @@ def run_assignment(
             patience_s=PATIENCE_S,
         )
     except Interrupted:
-        return Ended(assignment.digest, "stopped")
-    except TdbenchError as error:
-        with suppress(OSError):  # a full disk must not hide the reason
-            traceback.print_exception(error.__cause__ or error)
-        return Ended(assignment.digest, "failed", str(error).splitlines()[0].removesuffix(TRIES_AGAIN))
+        return Ended(assignment.digest, TrialState.WAITING)
     except Exception as error:
-        with suppress(OSError):
-            traceback.print_exc()
-        return Ended(assignment.digest, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
-    return Ended(assignment.digest, result["status"], result["error"])
+        with suppress(OSError):  # a full disk must not hide the reason
+            traceback.print_exception((error.__cause__ or error) if isinstance(error, TdbenchError) else error)
+        reason = error.reason if isinstance(error, RunFailed) else line_of(error)
+        return Ended(assignment.digest, TrialState.FAILED, reason)
+    return Ended(assignment.digest, result.status, result.error)
 
 
 def observer_of(assignment: Assignment, config: RunConfig) -> Observer:
@@ -138,13 +105,32 @@ def work(assignment: Assignment, link: Connection) -> None:
     send(run_assignment(assignment, send, should_stop=link.poll))
 
 
-def watch_parent() -> None:
-    """End this process when the one that drives the sweep is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a trial's process is a child"
+def drive_ray(needs: tuple[int, int, float, str | None], timeout_s: float | None, link: Connection) -> None:
+    """Run assignments as Ray tasks, as the main function of a process; "stop" and "close" are orders too.
 
-    def die_with_it() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=die_with_it, daemon=True).start()
+    It says how many assignments it has seen, how many more there is room for, and what has happened.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch_parent()
+    try:
+        tasks = RayTasks(run_assignment, *needs)
+    except TdbenchError as error:
+        link.send(error)
+        return
+    num_seen, order = 0, None
+    while order != "close":
+        events: list[Event] = tasks.news()
+        for assignment, ended, lost in tasks.over(RAY_LOOK_S):
+            events.append(ended or Ended(assignment.digest, TrialState.KILLED, lost))
+        if timeout_s is not None:
+            reason = late(timeout_s)
+            events += [Ended(one.digest, TrialState.FAILED, reason) for one in tasks.give_up(timeout_s)]
+        while link.poll() and order != "close":
+            order = link.recv()
+            if isinstance(order, Assignment):
+                tasks.submit(order)
+                num_seen += 1
+            elif order == "stop":
+                tasks.stop()
+        link.send((num_seen, tasks.num_free(), events))
+    tasks.close()

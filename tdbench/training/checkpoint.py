@@ -1,13 +1,15 @@
 """Checkpoints: everything a resume needs, written whole or not at all, loaded with `weights_only=True`."""
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tdbench.errors import FolderError
-from tdbench.results.store import write_atomically
+from tdbench.store.files import write_atomically
+from tdbench.store.rows import EpochRow
 from tdbench.training.run import Run
 
 FORMAT = "tdbench checkpoint 2"
@@ -70,7 +72,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
         "hardware": {"device": device.type, "precision": run.hardware.precision, "threads": run.hardware.threads},
-        "rows": run.rows,
+        "rows": [asdict(row) for row in run.rows],
         "step": run.step,
         "total_dropped": run.total_dropped,
         "steps_s": torch.tensor(run.clock.steps_s),
@@ -112,6 +114,11 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(own["random_cuda"], run.hardware.device)
     run.losses.copy_(own["losses"])
     run.num_hits.fill_(own["num_hits"])
-    run.rows, run.step, run.total_dropped = state["rows"], state["step"], state["total_dropped"]
+    run.rows, run.step, run.total_dropped = rows_of(state), state["step"], state["total_dropped"]
     run.clock.steps_s, run.clock.waits_s = state["steps_s"].tolist(), state["waits_s"].tolist()
     run.wall_s, run.epoch_s = state["wall_s"], state["epoch_s"]
+
+
+def rows_of(state: dict[str, Any]) -> list[EpochRow]:
+    """Return the rows of the finished epochs in a run's state."""
+    return [EpochRow(**row) for row in state["rows"]]

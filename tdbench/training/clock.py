@@ -1,5 +1,6 @@
 """How long each step takes, and how much of it is waiting for its batch, without waiting for the device."""
 
+import math
 import statistics
 import time
 
@@ -27,6 +28,7 @@ class StepClock:
         self._steps: list[tuple[_Mark, _Mark, _Mark]] = []  # the end of the one before, the batch ready, the end
         self._warmup: list[tuple[float, float]] = []
         self._epoch_start = 0
+        self._fastest_s = math.inf
         self.steps_s: list[float] = []
         self.waits_s: list[float] = []
 
@@ -73,6 +75,14 @@ class StepClock:
     def recent_median_s(self) -> float | None:
         """Return the median of the last steps; its cost does not grow with the run."""
         return self._median(self.steps_s[-RECENT_STEPS:])
+
+    def times_slower(self) -> float:
+        """Return how many times as long as the fastest stretch since the start the last steps took; 1 while few are."""
+        if len(self.steps_s) < RECENT_STEPS:
+            return 1.0
+        median_s = statistics.median(self.steps_s[-RECENT_STEPS:])
+        self._fastest_s = min(self._fastest_s, median_s)
+        return median_s / self._fastest_s
 
     def _median(self, steps_s: list[float]) -> float | None:
         steps_s = steps_s or [step_s for step_s, _ in self._warmup]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import tdbench
+from tdbench.training.hardware import Hardware, describe_machine
 from tdbench.training.parallel import ALONE, Processes
-from tdbench.training.precision import Hardware, describe_machine
 
 _PACKAGES = ("torchvision", "numpy", "pydantic", "scikit-learn")
 

@@ -1,28 +1,19 @@
 """What runs where, a line each, for people."""
 
-from torch import nn
-
-from tdbench.config import RegularizerConfig, RunConfig
-from tdbench.config.user_code import label
-from tdbench.data.sources import LoadedData
-from tdbench.models.build import find_network
+from tdbench.config.networks import find_network
 from tdbench.models.sites import Insertion
-from tdbench.training.precision import Hardware
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.training.setup import Setup
+from tdbench.user_code import short_name
 
 
-def describe(
-    config: RunConfig,
-    hardware: Hardware,
-    data: LoadedData,
-    model: nn.Module,
-    insertion: Insertion,
-    num_processes: int,
-) -> dict[str, str]:
+def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict[str, str]:
     """Return the facts of a run by their names."""
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    config, hardware, data = setup.config, setup.hardware, setup.data
+    network = f"{short_name(config.model.name)} ({find_network(config.model.name).title})"
     shape, batch_size = "×".join(map(str, data.image_shape)), config.training.batch_size
     return {
-        "model": f"{label(config.model.name)} ({find_network(config.model.name).title}), {num_parameters:,} parameters",
+        "model": f"{network}, {setup.num_parameters():,} parameters",
         "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
         f"{data.num_classes} classes",
         "regularizer": describe_regularizer(config.regularizer),
@@ -41,4 +32,4 @@ def describe_regularizer(regularizer: RegularizerConfig) -> str:
         knobs[str(regularizer.strength_knob)] += f" (solved for {regularizer.match:g} % dropped)"
     if regularizer.schedule != "constant":
         knobs["schedule"] = regularizer.schedule
-    return ", ".join([label(regularizer.name), *(f"{knob} {value}" for knob, value in knobs.items())])
+    return ", ".join([short_name(regularizer.name), *(f"{knob} {value}" for knob, value in knobs.items())])

@@ -12,8 +12,7 @@ import torch
 from tdbench.config import RunConfig
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
-from tdbench.training.network import seeded_insertion
-from tdbench.training.run import Run
+from tdbench.training.setup import Setup
 
 NUM_BATCHES = 8
 NUM_HALVINGS = 14
@@ -68,13 +67,9 @@ class Calibration:
     """
 
     def __init__(self, config: RunConfig, data: LoadedData | None = None) -> None:
-        hardware = config.hardware.model_copy(update={"compile": False})
-        self.run = Run(config.model_copy(update={"hardware": hardware}), data=data)
-        self.method = config.regularizer
-        number = min(NUM_BATCHES, len(self.run.batches))
-        self.images = [images for images, _ in self.run.batches.epoch(1, 0, number)]
-        channels, height, width = self.images[0].shape[1:]
-        self.image_shape = channels, height, width
+        self.setup, self.method = Setup(config, data), config.regularizer
+        batches = self.setup.train_batches()
+        self.images = [images for images, _ in batches.epoch(1, 0, min(NUM_BATCHES, len(batches)))]
         self.seen: dict[float, float] = {}
 
     def rounded(self, value: float) -> float:
@@ -87,18 +82,16 @@ class Calibration:
     def dropped_pct(self, value: float) -> float:
         """Return the share that is dropped at a value of the knob, the same random numbers behind each value."""
         if value not in self.seen:
-            run, device = self.run, self.run.hardware.device
-            run.insertion.remove()
-            run.insertion = seeded_insertion(run.model, with_knob(run.config, value), self.image_shape)
-            for layer in run.insertion.layers.values():
-                layer.to(device)
-            run.insertion.meter(device)
-            run.model.train()
+            setup = self.setup
+            insertion = setup.insert(with_knob(setup.config, value))
+            insertion.meter(setup.hardware.device)
+            setup.model.train()
             for number, images in enumerate(self.images):
-                run.insertion.set_progress((number + 0.5) / len(self.images))
-                with run.hardware.autocast():
-                    run.model(images)
-            counts = run.insertion.read_meter().values()
+                insertion.set_progress((number + 0.5) / len(self.images))
+                with setup.hardware.autocast():
+                    setup.model(images)
+            counts = insertion.read_meter().values()
+            insertion.remove()
             self.seen[value] = 100 * sum(dropped for dropped, _ in counts) / sum(units for _, units in counts)
         return self.seen[value]
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.config import RunConfig
-from tdbench.config.user_code import is_user_code
 from tdbench.data.batches import derive_seed
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 from tdbench.models.build import build
 from tdbench.models.sites import Insertion, insert
 from tdbench.models.tracing import evaluating, forward_once
+from tdbench.user_code import is_user_code
 
 
 def seeded_network(config: RunConfig, data: LoadedData) -> nn.Module:

@@ -7,45 +7,28 @@ torch's global generator serves the regularizer alone, and runs of one seed diff
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.config.user_code import is_user_code
-from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
-from tdbench.data.sources import LoadedData, load_data
+from tdbench.data.batches import derive_seed
+from tdbench.data.sources import LoadedData
 from tdbench.errors import TdbenchError
-from tdbench.models.build import find_network
+from tdbench.store.progress import Progress
+from tdbench.store.rows import EpochRow, RunResult, TrialState
 from tdbench.training.clock import StepClock
-from tdbench.training.facts import describe
-from tdbench.training.network import seeded_insertion, seeded_network
+from tdbench.training.facts import facts_of
 from tdbench.training.parallel import ALONE, Processes
-from tdbench.training.precision import activate, resolve
 from tdbench.training.schedule import lr_at
+from tdbench.training.setup import Setup
 from tdbench.training.trace import StepTrace
+from tdbench.user_code import is_user_code
 
 
 class Diverged(TdbenchError):
     """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is, for whoever watches it; the averages are over the epoch so far."""
-
-    epoch: int
-    num_epochs: int
-    step: int  # done, of the whole run
-    num_steps: int
-    batch_size: int
-    train_loss: float
-    train_error_pct: float
-    test_error_pct: float | None  # of the last evaluation
-    train_img_per_s: float
 
 
 class Run:
@@ -55,22 +38,17 @@ class Run:
     """
 
     trace: StepTrace | None = None
+    has_slowed = False  # its steps have become several times slower, and that was told
 
     def __init__(self, config: RunConfig, processes: Processes = ALONE, data: LoadedData | None = None) -> None:
         self.config, self.processes = config, processes
-        find_network(config.model.name)  # a misspelt name should not wait for the data
-        self.hardware = resolve(config.hardware, processes.local_rank)
-        data = data or load_data(config.data, config.seed)  # given where many runs of the same data are looked at
-        activate(self.hardware, config.hardware.deterministic)
-        self.model = seeded_network(config, data)
-        self.insertion = seeded_insertion(self.model, config, data.image_shape)
+        setup = Setup(config, data, processes.local_rank)
+        self.hardware, self.model = setup.hardware, setup.model
+        self.insertion = setup.insert()
         if processes.rank > 0:  # the layers start alike, and then each process draws masks of its own
             torch.manual_seed(derive_seed(config.seed, "regularizer", processes.rank))
-        device, layout = self.hardware.device, self.hardware.memory_format
-        share = (processes.rank, processes.count)
-        self.batches = TrainBatches(data, config, device, layout, share)
-        self.test_batches = TestBatches(data, config, device, layout, share)
-        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        device, share = self.hardware.device, (processes.rank, processes.count)
+        self.batches, self.test_batches = setup.train_batches(share), setup.test_batches(share)
         self.insertion.meter(device)
         if self.hardware.compile:
             self.model.compile()
@@ -85,13 +63,13 @@ class Run:
         planned = config.training.epochs * self.steps_per_epoch
         self.num_steps = min(planned, config.training.max_steps or planned)
         self.clock = StepClock(device)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[EpochRow] = []
         self.step = 0
         self.total_dropped = [0, 0]  # units dropped, units seen, in finished epochs
         self.wall_s = self.epoch_s = 0.0
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.facts = describe(config, self.hardware, data, self.model, self.insertion, processes.count)
+        self.facts = facts_of(setup, self.insertion, processes.count)
 
     @property
     def epoch(self) -> int:
@@ -153,14 +131,18 @@ class Run:
 
     def check_evaluation(self) -> None:
         """Raise Diverged if the last epoch's test loss is NaN or infinite: its last step ruined the weights."""
-        row = self.rows[-1] if self.rows else {}
-        if not math.isfinite(row.get("test_loss") or 0.0):
-            raise Diverged(f"the test loss became {row['test_loss']} after step {self.step} (epoch {row['epoch']})")
+        row = self.rows[-1] if self.rows else None
+        if row is not None and row.test_loss is not None and not math.isfinite(row.test_loss):
+            raise Diverged(f"the test loss became {row.test_loss} after step {self.step} (epoch {row.epoch})")
+
+    def tested(self) -> list[float]:
+        """Return the test errors so far, in per cent."""
+        return [row.test_error_pct for row in self.rows if row.test_error_pct is not None]
 
     def progress(self, num_done: int) -> Progress:
         """Return where the run is, `num_done` steps into its epoch."""
         num_images = num_done * self.config.training.batch_size
-        tested = [row["test_error_pct"] for row in self.rows if row["test_error_pct"] is not None]
+        tested = self.tested()
         self.hardware.synchronize()
         self.clock.collect()
         losses, num_hits = self.losses_and_hits(num_done)
@@ -193,31 +175,30 @@ class Run:
         shares = self.processes.gather((sum(map(float, losses)), int(num_hits)))
         return sum(loss for loss, _ in shares) / num_images, error_pct(sum(hits for _, hits in shares), num_images)
 
-    def result(self, status: str, error: str | None) -> dict[str, Any]:
-        """Return the fields of `result.json`."""
-        tested = [row["test_error_pct"] for row in self.rows if row["test_error_pct"] is not None]
-        over = status == "done"
+    def result(self, status: TrialState, error: str | None) -> RunResult:
+        """Return what `result.json` is to hold."""
+        tested, over = self.tested(), status is TrialState.DONE
         dropped, units = self.total_dropped
-        return {
-            "status": status,
-            "digest": self.config.digest(),
-            "seed": self.config.seed,
-            "epochs": len(self.rows),
-            "test_error_pct": tested[-1] if over else None,
-            "best_test_error_pct": min(tested) if tested else None,
-            "train_error_pct": self.rows[-1]["train_error_pct"] if over else None,
-            "dropped_pct": 100 * dropped / units if units else None,
-            "train_img_per_s": self.img_per_s(self.clock.median_s()),
-            "wall_s": self.wall_s + self.epoch_s,
-            "peak_mem_mib": max([row["peak_mem_mib"] for row in self.rows[-1:]] + [self.hardware.peak_mem_mib()]),
-            "error": error,
-        }
+        return RunResult(
+            status=status,
+            digest=self.config.digest(),
+            seed=self.config.seed,
+            epochs=len(self.rows),
+            test_error_pct=tested[-1] if over else None,
+            best_test_error_pct=min(tested) if tested else None,
+            train_error_pct=self.rows[-1].train_error_pct if over else None,
+            dropped_pct=100 * dropped / units if units else None,
+            train_img_per_s=self.img_per_s(self.clock.median_s()),
+            wall_s=self.wall_s + self.epoch_s,
+            peak_mem_mib=max([row.peak_mem_mib for row in self.rows[-1:]] + [self.hardware.peak_mem_mib()]),
+            error=error,
+        )
 
     def img_per_s(self, step_s: float | None) -> float | None:
         """Return the images per second of a step of that length; None where there is none."""
         return None if step_s is None else self.config.training.batch_size / step_s
 
-    def end_epoch(self) -> dict[str, Any]:
+    def end_epoch(self) -> EpochRow:
         """Evaluate where it is due, close the epoch and return its row of `metrics.csv`."""
         begun = time.perf_counter()
         num_done = self.step - len(self.rows) * self.steps_per_epoch
@@ -231,18 +212,18 @@ class Run:
         dropped, units = sum(dropped for dropped, _ in counts), sum(units for _, units in counts)
         self.total_dropped = [self.total_dropped[0] + dropped, self.total_dropped[1] + units]
         self.epoch_s += time.perf_counter() - begun
-        row = {
-            "epoch": self.epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": float(losses.mean()),
-            "train_error_pct": error_pct(num_hits, num_done * self.config.training.batch_size),
-            "test_loss": test_loss,
-            "test_error_pct": test_error_pct,
-            "dropped_pct": 100 * dropped / max(1, units),
-            "train_img_per_s": self.img_per_s(self.clock.epoch_median_s()),
-            "epoch_s": self.epoch_s,
-            "peak_mem_mib": max(peak_mem_mib for _, peak_mem_mib in shares),
-        }
+        row = EpochRow(
+            epoch=self.epoch,
+            lr=self.optimizer.param_groups[0]["lr"],
+            train_loss=float(losses.mean()),
+            train_error_pct=error_pct(num_hits, num_done * self.config.training.batch_size),
+            test_loss=test_loss,
+            test_error_pct=test_error_pct,
+            dropped_pct=100 * dropped / max(1, units),
+            train_img_per_s=self.img_per_s(self.clock.epoch_median_s()),
+            epoch_s=self.epoch_s,
+            peak_mem_mib=max(peak_mem_mib for _, peak_mem_mib in shares),
+        )
         self.rows.append(row)
         self.wall_s += self.epoch_s
         self.epoch_s = 0.0

@@ -1,11 +1,12 @@
 """Curves and hyperparameters for TensorBoard, beside the run's own files."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError
-from tdbench.training.loop import Observer
+from tdbench.store.progress import Observer
+from tdbench.store.rows import EpochRow
 
 FOLDER = "tensorboard"
 
@@ -40,11 +41,11 @@ class TensorBoard(Observer):
         for summary in hparams(values, metrics):
             writer.add_summary(summary)
 
-    def epoch_ended(self, row: dict[str, Any]) -> None:
+    def epoch_ended(self, row: EpochRow) -> None:
         """Add an epoch to the curves."""
-        for name, value in row.items():
+        for name, value in asdict(row).items():
             if name != "epoch" and value is not None:
-                self._writer.add_scalar(name, value, row["epoch"])
+                self._writer.add_scalar(name, value, row.epoch)
         self._writer.flush()
 
 

@@ -6,10 +6,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from tdbench.errors import ConfigError, FolderError
-from tdbench.results.store import temporary
+from tdbench.store.files import temporary
+from tdbench.store.folders import TRACE
 from tdbench.training.clock import WARMUP_STEPS
 
-TRACE = "trace.json"
 NUM_STEPS = 10
 _PROFILER_WARMUP = 1  # the profiler's own first step is slow
 STEPS_NEEDED = WARMUP_STEPS + _PROFILER_WARMUP + NUM_STEPS

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tdbench.config import RunConfig, load_config
 from tdbench.errors import ConfigError, FolderError
 from tdbench.models.sites import Insertion
-from tdbench.results.store import CHECKPOINT, CONFIG
-from tdbench.training.checkpoint import load_checkpoint
+from tdbench.store.folders import CHECKPOINT, CONFIG
+from tdbench.training.checkpoint import load_checkpoint, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +20,12 @@ class TrainedRun:
 
     path: Path
     config: RunConfig
-    state: dict[str, Any]  # as Run.state_dict returns it
+    state: dict[str, Any]  # as checkpoint.state_of returns it
 
     def describe(self) -> str:
         """Return where the weights come from and how far they are, in a few words."""
-        rows = self.state["rows"]
-        tested = [row["test_error_pct"] for row in rows if row["test_error_pct"] is not None]
+        rows = rows_of(self.state)
+        tested = [row.test_error_pct for row in rows if row.test_error_pct is not None]
         error = f", test error {tested[-1]:.2f} %" if tested else ""
         return f"{self.path}, epoch {len(rows)}, step {self.state['step']}{error}"
 

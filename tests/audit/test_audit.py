@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from tdbench import insert
-from tdbench.audit import audit
 from tdbench.audit.measure import read
+from tdbench.audit.network import audit_network as audit
 from tdbench.audit.site import Mask
-from tdbench.config import RegularizerConfig
 from tdbench.errors import ConfigError
 from tdbench.regularizers.base import Regularizer
-from tdbench.regularizers.dropblock import DropBlock
-from tdbench.regularizers.spatial_dropout import SpatialDropout
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.regularizers.dropblock.layer import DropBlock
+from tdbench.regularizers.spatial_dropout.layer import SpatialDropout
 
 
 class Stage(nn.Module):

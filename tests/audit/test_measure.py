@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tdbench.audit.measure import draw, read, shortest_run
+from tdbench.audit.measure import draw_mask, read, shortest_run
 
 
 @settings(max_examples=200, deadline=None)
@@ -67,12 +67,12 @@ class Half(nn.Module):
 
 def test_units_that_were_zero_before_are_not_taken_for_dropped_ones():
     x = torch.zeros(3, 2, 4, 4)
-    drawn = draw(Half(in_place=False), x)
+    drawn = draw_mask(Half(in_place=False), x)
     assert (drawn.num_dropped, drawn.num_units, drawn.kept_scale, drawn.changes) == (48, 96, 2.0, False)
 
 
 def test_a_layer_may_write_into_its_input():
     x = torch.rand(3, 2, 4, 4)
     before = x.clone()
-    assert draw(Half(in_place=True), x) == draw(Half(in_place=False), x)
+    assert draw_mask(Half(in_place=True), x) == draw_mask(Half(in_place=False), x)
     assert torch.equal(x, before)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tdbench.results.store import RESULT_FIELDS, SUMMARY_COLUMNS
+from tdbench.store.folders import RESULT_FIELDS, SUMMARY_COLUMNS
 
 TIMINGS = {"train_img_per_s", "wall_s", "peak_mem_mib"}
 TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
@@ -214,7 +214,7 @@ def test_bad_input_is_one_message_before_anything_is_trained(cli, tmp_path, argu
 
 
 def test_a_folder_in_use_and_a_folder_of_a_run_are_refused(cli, copied, tmp_path):
-    from tdbench.results.store import held
+    from tdbench.store.files import held
 
     with held(copied):
         outcome = cli(*TWO, *cli.tiny, "--out", copied)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tdbench.config import method_names
+from tdbench.regularizers.registry import method_names
 
 SMALL = ("--batch-size", "8")
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from tdbench.config import find_method, method_names
 from tdbench.data.sources import SOURCES
 from tdbench.models.build import NETWORKS
+from tdbench.regularizers.registry import find_method, method_names
 
 
 @pytest.fixture(scope="module")

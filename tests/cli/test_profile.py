@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdbench.cli import measuring
-from tdbench.cli.measuring import Profile, configure, measure_batch_sizes, prepare
-from tdbench.cli.profile_folder import default_folder
-from tdbench.config import HardwareConfig, method_names
+from tdbench.config import HardwareConfig
 from tdbench.errors import ConfigError
-from tdbench.regularizers.spatial_dropout import SpatialDropout
-from tdbench.training.precision import resolve
+from tdbench.profiling import measuring
+from tdbench.profiling.folder import default_folder
+from tdbench.profiling.measuring import Profile, configure, measure_batch_sizes, prepare
+from tdbench.regularizers.registry import method_names
+from tdbench.regularizers.spatial_dropout.layer import SpatialDropout
+from tdbench.training.hardware import resolve
 from tdbench.training.repeat import RepeatedStep
 
 LAYER_COLUMNS = (

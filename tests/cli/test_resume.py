@@ -165,7 +165,7 @@ def test_a_folder_in_use_is_refused_and_after_kill_9_resumed_to_the_figures_of_a
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from tdbench.cli import main
-from tdbench.results import store
+from tdbench.store import files as store
 sync, left = os.fsync, int(sys.argv.pop(1))
 def sync_and_die(handle):
     global left

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tdbench.cli import terminal
 from tdbench.config import load_config
-from tdbench.results.store import RunFolder
+from tdbench.store.folders import RunFolder
 from tdbench.training import loop
 from tdbench.training.run import Progress, Run
 

@@ -7,7 +7,7 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.attentiondrop import AttentionDrop, AttentionDropConfig, dense_mask
+from tdbench.regularizers.attentiondrop.layer import AttentionDrop, AttentionDropConfig, dense_mask
 from tests.oracles import attentiondrop as oracle
 
 
@@ -24,7 +24,7 @@ def multiplier(out, x):
 def form(request, monkeypatch):
     """Run the test with the mask that a CPU builds, and with the one of all other devices."""
     if request.param == "dense":
-        monkeypatch.setattr("tdbench.regularizers.attentiondrop.sparse_mask", dense_mask)
+        monkeypatch.setattr("tdbench.regularizers.attentiondrop.layer.sparse_mask", dense_mask)
     return request.param
 
 
@@ -36,7 +36,7 @@ def test_the_same_draws_give_the_output_of_the_oracle(monkeypatch, form, layout,
     draws = torch.rand(shape, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr(torch, "rand", lambda *shape, device: draws)
     monkeypatch.setattr(
-        "tdbench.regularizers.attentiondrop.bernoulli_positions",
+        "tdbench.regularizers.attentiondrop.layer.bernoulli_positions",
         lambda length, rate: (draws < rate).flatten().nonzero().flatten(),
     )
     out, num_dropped = AttentionDrop(p, threshold, size).drop(x)

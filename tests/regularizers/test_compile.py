@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from tdbench.config import find_method, method_names
+from tdbench.regularizers.registry import find_method, method_names
 
 # Knobs with which a few draws suffice to see the share.
 STRONG = {

@@ -10,8 +10,8 @@ from scipy.stats import chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers._seeds import bernoulli_positions
-from tdbench.regularizers.dropblock import DropBlock, DropBlockConfig, _drop_dense, drop_block2d
+from tdbench.regularizers.dropblock.layer import DropBlock, DropBlockConfig, _drop_dense, drop_block2d
+from tdbench.regularizers.seeds import bernoulli_positions
 from tests.oracles import dropblock as oracle
 
 PAPER_MAPS = [(16, 7), (8, 7), (8, 5), (7, 7), (4, 3)]  # (side of the map, block size)
@@ -64,7 +64,7 @@ def test_the_same_seeds_give_the_output_of_the_oracle(monkeypatch, name, layout,
     assert seeds.any()
     x = positive_map(3, 4, height, width).to(memory_format=layout)
     positions = seeds.flatten().nonzero().flatten()
-    monkeypatch.setattr("tdbench.regularizers.dropblock.bernoulli_positions", lambda length, rate: positions)
+    monkeypatch.setattr("tdbench.regularizers.dropblock.layer.bernoulli_positions", lambda length, rate: positions)
     monkeypatch.setattr(torch, "rand", lambda *shape, device: (~seeds).float())
     out, num_dropped = form(name)(x, 0.1, size)
     keep = oracle.keep_mask(seeds, height, width, size)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.dropout import Dropout, DropoutConfig
+from tdbench.regularizers.dropout.layer import Dropout, DropoutConfig
 
 
 def positive_map(*shape):

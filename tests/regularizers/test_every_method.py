@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdbench import load_config
-from tdbench.config import find_method, method_names
 from tdbench.regularizers.base import DropMeter
+from tdbench.regularizers.registry import find_method, method_names
 
 METHODS = method_names()
 RANDOM = [name for name in METHODS if name not in ("none", "targetdrop", "max_dropout")]

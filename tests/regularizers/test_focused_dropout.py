@@ -8,7 +8,7 @@ from scipy.stats import chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.focused_dropout import FocusedDropout, FocusedDropoutConfig
+from tdbench.regularizers.focused_dropout.layer import FocusedDropout, FocusedDropoutConfig
 from tests.oracles import focused_dropout as oracle
 
 

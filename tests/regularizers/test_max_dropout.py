@@ -5,7 +5,7 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.max_dropout import MaxDropout, MaxDropoutConfig
+from tdbench.regularizers.max_dropout.layer import MaxDropout, MaxDropoutConfig
 from tests.oracles import max_dropout as oracle
 
 

@@ -9,7 +9,7 @@ from scipy.stats import binom, chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.spatial_dropout import SpatialDropout, SpatialDropoutConfig
+from tdbench.regularizers.spatial_dropout.layer import SpatialDropout, SpatialDropoutConfig
 
 
 def positive_map(*shape):

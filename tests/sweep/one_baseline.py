@@ -1,6 +1,6 @@
 """Summaries where all values are compared with the same one."""
 
-from tdbench.sweep import statistics
+from tdbench.sweep import inference as statistics
 
 
 def summarise(errors, baseline):

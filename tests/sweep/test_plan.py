@@ -3,7 +3,7 @@
 import pytest
 
 from tdbench.errors import ConfigError, FolderError
-from tdbench.results.store import SweepFolder
+from tdbench.store.folders import SweepFolder
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.plan import check_folder, make_plan
 

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from tdbench.results.store import RESULT_FIELDS, SweepFolder
+from tdbench.store.folders import RESULT_FIELDS, SweepFolder
 from tdbench.sweep.executors import LocalExecutor, cause_of_death
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.plan import make_plan
@@ -159,7 +159,7 @@ def test_a_full_disk_at_a_failure_does_not_end_the_sweep(folder, monkeypatch):
     def full(self, result):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tdbench.results.store.RunFolder.write_result", full)
+    monkeypatch.setattr("tdbench.store.folders.RunFolder.write_result", full)
     folder.path.mkdir()
     executor = Pretending(folder, dict.fromkeys(range(1, 7), ("failed", "cannot write")))
     sweep = Sweep(tiny_plan(), folder)

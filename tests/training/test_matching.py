@@ -3,8 +3,8 @@
 import pytest
 
 from tdbench import load_config
-from tdbench.config import find_method, method_names
 from tdbench.errors import ConfigError
+from tdbench.regularizers.registry import find_method, method_names
 from tdbench.training.loop import train
 from tdbench.training.matching import Calibration, solve_match
 

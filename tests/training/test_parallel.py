@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tdbench.cli import main
-from tdbench.results.store import RunFolder
+from tdbench.store.folders import RunFolder
 from tdbench.training.parallel import ALONE, joined
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")

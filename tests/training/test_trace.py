@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tdbench.cli import main
-from tdbench.results.store import METRICS_COLUMNS, RunFolder
+from tdbench.store.folders import METRICS_COLUMNS, RunFolder
 from tdbench.training.trace import NUM_STEPS, STEPS_NEEDED
 
 TINY = ("train", "--train-fraction", "0.1", "--batch-size", "8", "--quiet", "--max-steps")

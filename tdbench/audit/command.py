@@ -1,0 +1,44 @@
+"""`audit` of a run's configuration: the network is built, and looked at on a few real batches; nothing is trained."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tdbench.audit.network import Audit, audit_network
+from tdbench.config import load_config
+from tdbench.data.batches import TrainBatches
+from tdbench.training.facts import facts_of
+from tdbench.training.matching import solve_match
+from tdbench.training.setup import Setup
+
+NUM_BATCHES = 8
+
+
+def audit_run(config: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Audit:
+    """Hold the regularizer of a run against its configuration, in fp32 and at full strength.
+
+    Args:
+        config: A run's configuration as a YAML file, or None.
+        settings: Keys as flags and `--set` take them, each with a value.
+
+    Raises:
+        TdbenchError: A key or value is wrong, or the network, the data or a site cannot be had.
+    """
+    # A half type would round a scale of 1.001 to 1.
+    given = {**(settings or {}), "hardware.precision": "fp32", "hardware.compile": False}
+    setup = Setup(solve_match(load_config(config, given)))
+    insertion = setup.insert()
+    batches = first_batches(setup.train_batches())
+    found = audit_network(setup.model, insertion, batches, num_batches=NUM_BATCHES, seed=setup.config.seed)
+    return found.with_facts(facts_of(setup, insertion), setup.config.training.batch_size)
+
+
+def first_batches(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first batches that a training would see, of as many epochs as it takes."""
+    epoch, left = 1, NUM_BATCHES
+    while left:
+        num = min(left, len(batches))
+        yield from batches.epoch(epoch, 0, num)
+        epoch, left = epoch + 1, left - num

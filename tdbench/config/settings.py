@@ -1,0 +1,59 @@
+"""One rule for settings that are given for several methods at once, in every command that looks at more than one.
+
+A setting goes to every method that has it; one that none of them has is an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from tdbench.config.loading import build_config, read_yaml, resolve_key
+from tdbench.config.tree import RunConfig
+from tdbench.errors import ConfigError
+from tdbench.regularizers.registry import find_method
+
+
+def settings_of(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return, for each method, the dotted keys and values of those settings that a run with it has.
+
+    Args:
+        methods: Names.
+        given: Keys as `--set` takes them, each with a value.
+
+    Raises:
+        ConfigError: None of the methods has a setting, or it would replace the methods themselves.
+    """
+    settings: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    for key, value in given.items():
+        refused: list[ConfigError] = []
+        for name in methods:
+            try:
+                resolved = resolve_key(key, find_method(name))
+            except ConfigError as error:
+                refused.append(error)
+                continue
+            if resolved == "regularizer.name":
+                raise ConfigError(f"--regularizer names the methods, not --set {key}")
+            settings[name][resolved] = value
+        if refused and len(refused) == len(methods):
+            raise refused[0]
+    return settings
+
+
+def configs_of(path: Path | None, methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, RunConfig]:
+    """Return a run for each method; they differ by their regularizers alone.
+
+    Args:
+        path: The configuration that they share, or None.
+        methods: Names; the file's own regularizer, with its knobs, where it is one of them.
+        given: Settings on top of it, as `settings_of` takes them.
+
+    Raises:
+        ConfigError: The file, a method, a key or a value is wrong.
+    """
+    base = read_yaml(path) if path is not None else {}
+    return {
+        name: build_config(deepcopy(base), {"regularizer.name": name, **own}, path)
+        for name, own in settings_of(methods, given).items()
+    }

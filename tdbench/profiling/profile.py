@@ -1,0 +1,100 @@
+"""`profile`: what methods cost, from what is asked for to the tables in a folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tdbench.config.settings import configs_of
+from tdbench.errors import ConfigError
+from tdbench.profiling.folder import check_folder, default_folder
+from tdbench.profiling.measuring import Profile, Shape, measure, measure_batch_sizes, with_batch
+from tdbench.profiling.step import BASELINE
+from tdbench.profiling.timing import silent
+from tdbench.regularizers.registry import method_names
+from tdbench.store.progress import TellProgress
+from tdbench.training.hardware import resolve
+from tdbench.training.setup import Setup, without_compilation
+
+SEARCH_SECONDS = 120.0  # for the largest batch of each method
+
+
+def profile(
+    config: str | Path | None = None,
+    regularizer: str | Sequence[str] | None = None,
+    shape: Sequence[Shape] = (),
+    *,
+    seconds: float = 1.0,
+    find_batch_size: bool = False,
+    search_seconds: float = SEARCH_SECONDS,
+    out: str | Path | None = None,
+    report: TellProgress = silent,
+    **settings: Any,
+) -> Profile:
+    """Measure what methods cost, alone and in a training step, write the tables, and return them.
+
+    Sets the process up for the run, and counts on nothing else running beside it.
+
+    Args:
+        config: A run's configuration as a YAML file, or None.
+        regularizer: Methods; None: all that the network has a place for.
+        shape: Maps (N, C, H, W) for the layer alone; none: those at the network's sites.
+        seconds: Time for each cell of a table.
+        find_batch_size: Instead, double the batch until memory or time end, for each method (None: targetdrop).
+        search_seconds: Time for that, for each method.
+        out: Folder of the tables; None: one of its own under `runs/`.
+        report: Told how far it is.
+        **settings: Keys as flags and `--set` take them; a knob goes to the methods that have it.
+
+    Raises:
+        TdbenchError: An option is wrong, or a method of the user's raised; what the others gave is saved.
+    """
+    named = [regularizer] if isinstance(regularizer, str) else None if regularizer is None else list(regularizer)
+    if find_batch_size and named is None:
+        named = ["targetdrop"]
+    asked = prepare(None if config is None else Path(config), settings, named, list(shape))
+    given = named if regularizer is not None else None
+    folder = default_folder(asked, given, shape, find_batch_size) if out is None else Path(out)
+    check_folder(folder, find_batch_size)
+    try:
+        if find_batch_size:
+            measure_batch_sizes(asked, seconds, search_seconds, report)
+        else:
+            measure(asked, seconds, report)
+    finally:
+        asked.save(folder)  # what an interruption or an error leaves of it, too
+    return asked
+
+
+def prepare(path: Path | None, given: Mapping[str, Any], named: list[str] | None, shapes: list[Shape]) -> Profile:
+    """Return what is to be measured; the process is set up for it.
+
+    Args:
+        path: A run's configuration, or None.
+        given: What the command line changes of it.
+        named: The methods that were asked for; None: all that the network has a place for.
+        shapes: Maps of the layer's table; none: those at the default sites of the network.
+
+    Raises:
+        TdbenchError: An option is wrong, or a method that was asked for has no place in the network.
+    """
+    methods = named or method_names()
+    configs = configs_of(path, list(dict.fromkeys([BASELINE, *methods])), given)
+    baseline = configs[BASELINE]
+    probe = Setup(with_batch(without_compilation(baseline), 1))
+    insertion = probe.insert()
+    insertion.remove()
+    left_out = {}
+    for name in methods:
+        try:
+            probe.insert(configs[name]).remove()
+        except ConfigError as error:
+            if named:
+                raise
+            left_out[name] = str(error)
+    return Profile(
+        configs,
+        [name for name in methods if name not in left_out],
+        left_out,
+        shapes or list(dict.fromkeys((baseline.training.batch_size, *site) for site in insertion.shapes.values())),
+        resolve(baseline.hardware),
+    )

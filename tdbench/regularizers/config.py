@@ -1,0 +1,158 @@
+"""What every method's declaration has: its name, where it is put, how it rises, and the way to its layer."""
+
+import re
+from importlib import import_module
+from types import UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import create_model, field_validator, model_validator
+
+from tdbench.errors import OutOfRange
+from tdbench.knobs import Section, about, bounds, knob
+
+
+class RegularizerConfig(Section):
+    """What every method has; a method's folder declares a subclass, with its own knobs and its name as a Literal.
+
+    Attributes:
+        layer: Name of the layer's class in `layer.py`, beside the declaration.
+        strength_knob: The knob that `match` solves; None: the method has none.
+        share_is_proportional: The dropped share is proportional to that knob.
+        placement: Where the method belongs, which is also its default site: a feature map, the images, or each
+            residual branch.
+    """
+
+    layer: ClassVar[str] = ""
+    strength_knob: ClassVar[str | None] = None
+    share_is_proportional: ClassVar[bool] = False
+    placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
+
+    name: str = knob("targetdrop", "method: a folder of regularizers/, or the user's own: file.py:MyDrop")
+    sites: tuple[str, ...] | None = knob(
+        None,
+        "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
+        rule="names or patterns of the model's sites",
+        source="tdbench's choice",
+        sweep=("stage1", "stage2", "stage3", "stage1+stage2", "stage2+stage3", "stage1+stage2+stage3"),
+    )
+
+    schedule: Literal["constant", "linear"] = knob("constant", "how the strength rises: at once, or linearly from 0")
+    ramp: float = knob(
+        1.0, "share of the training steps over which a linear schedule rises", gt=0, le=1, sweep=(0.25, 0.5, 1.0)
+    )
+    match: float | None = knob(
+        None,
+        "share of units, in per cent, that is to be dropped: the method's strength knob is solved for it by a "
+        "calibration; null: the knob as it is",
+        gt=0,
+        le=100,
+    )
+
+    def build(self, channels: int, depth: float = 1.0) -> Any:
+        """Return the layer, a `regularizers.base.Regularizer`; its module is imported here, and torch with it.
+
+        Args:
+            channels: C of the feature map.
+            depth: Which of the sites it is, in the network's order, as a share in (0, 1].
+        """
+        layer = getattr(import_module(f"{type(self).__module__}.layer"), self.layer)
+        return layer(**self.arguments(channels, depth))
+
+    def arguments(self, channels: int, depth: float) -> dict[str, Any]:
+        """Return what the layer's constructor is given at one site."""
+        return self.knobs()
+
+    def knobs(self) -> dict[str, Any]:
+        """Return the method's own knobs, without what every method has."""
+        return self.model_dump(exclude=set(RegularizerConfig.model_fields))
+
+    def strength_range(self) -> tuple[float, float]:
+        """Return the values of the strength knob between which `match` looks."""
+        return 0.0, 1.0
+
+    def strength_at(self, progress: float) -> float:
+        """Return the share of its full strength that the method has after the share `progress` of the training."""
+        return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        names = re.split("[,+]", value) if isinstance(value, str) else value
+        if isinstance(names, (list, tuple)):
+            if not names or not all(isinstance(name, str) and name.strip() for name in names):
+                raise OutOfRange("the names of one site or more", value)
+            return tuple(name.strip() for name in names)
+        return value
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _of_the_dropped_share(cls, value: Any) -> Any:
+        """Take `dropped=1.5`, as the command line writes it, for 1.5."""
+        if isinstance(value, str):
+            quantity, equals, share = value.partition("=")
+            if not equals or quantity.strip() != "dropped":
+                raise OutOfRange("dropped=PER_CENT, such as dropped=1.5", value)
+            return share.strip()
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_knob_to_match(self) -> "RegularizerConfig":
+        if self.match is not None and type(self) is not RegularizerConfig and self.strength_knob is None:
+            raise ValueError(f"regularizer.match must be null for {self.name}, which has no strength knob to solve")
+        return self
+
+
+class Declaration(NamedTuple):
+    """What a method declares, as plain data that passes between processes.
+
+    Attributes:
+        title: Name of the configuration class.
+        fields: Knob to (type, default or `...`, description, constraints); a type that is not plain is `Any`.
+        facts: The class attributes of `RegularizerConfig` by name.
+    """
+
+    title: str
+    fields: dict[str, tuple[Any, Any, str, dict[str, Any]]]
+    facts: dict[str, Any]
+
+
+_FACTS = ("strength_knob", "share_is_proportional", "placement")
+
+
+def declaration_of(method: type[RegularizerConfig]) -> Declaration:
+    """Return what a method declares."""
+    fields = {
+        name: (
+            plain_type(field.annotation),
+            ... if field.is_required() else field.get_default(call_default_factory=True),
+            field.description or "",
+            dict(bounds(field)) | dict(about(field)),
+        )
+        for name, field in method.model_fields.items()
+    }
+    return Declaration(method.__name__, fields, {name: getattr(method, name) for name in _FACTS})
+
+
+def declared(declaration: Declaration, base: type[RegularizerConfig]) -> type[RegularizerConfig]:
+    """Return a configuration class made of a declaration, to plan with where the method's own cannot be imported."""
+    fields: dict[str, Any] = {
+        name: (annotation, knob(default, description, **extra))
+        for name, (annotation, default, description, extra) in declaration.fields.items()
+    }
+    made: type[RegularizerConfig] = create_model(declaration.title, __base__=base, **fields)
+    for name, value in declaration.facts.items():
+        setattr(made, name, value)
+    return made
+
+
+def plain_type(annotation: Any) -> Any:
+    """Return a type that every process knows, made of Python's own; `Any` for others."""
+    if annotation is None or annotation in (int, float, bool, str, bytes, list, tuple, dict, Any, Ellipsis, type(None)):
+        return annotation
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return annotation
+    if origin in (Union, UnionType, list, tuple, dict):
+        parts = [plain_type(part) for part in get_args(annotation)]
+        return Any if Any in parts else annotation
+    return Any

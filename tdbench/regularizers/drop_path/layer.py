@@ -1,0 +1,29 @@
+"""DropPath, the layer; the declaration says what it does."""
+
+from torch import Tensor
+
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask, scale_kept
+
+
+class DropPath(Regularizer):
+    """torchvision's StochasticDepth by row, which also counts.
+
+    Args:
+        p: Probability of a sample's branch to be zeroed, in [0, 1].
+    """
+
+    traits = Traits("samples")
+
+    def __init__(self, p: float = 0.2) -> None:
+        super().__init__()
+        check_rate("p", p)
+        self.full_rate = p
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, ...) with whole samples dropped, and the number of units dropped."""
+        keep = keep_mask(x, (x.shape[0], *(1,) * (x.dim() - 1)), self.rate)
+        return scale_kept(x, keep, 1 - self.rate), (~keep).sum() * x[0].numel()
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return p."""
+        return self.full_rate

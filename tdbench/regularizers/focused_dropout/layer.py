@@ -1,0 +1,37 @@
+"""FocusedDropout, the layer; the declaration says what it does."""
+
+import torch
+from torch import Tensor
+
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
+
+
+class FocusedDropout(Regularizer):
+    """FocusedDropout; a rising schedule lets a rising share of the steps take part.
+
+    Args:
+        participation: Probability of a step to take part, in [0, 1].
+        low, high: Range of r, in [0, 1], low at most high.
+    """
+
+    traits = Traits("units", shared=True, rescales=False)
+
+    def __init__(self, participation: float = 0.1, low: float = 0.3, high: float = 0.6) -> None:
+        super().__init__()
+        for name, value in (("participation", participation), ("low", low), ("high", high)):
+            check_rate(name, value)
+        if low > high:
+            raise ValueError(f"low must be at most high = {high}, got {low}")
+        self.full_rate, self.low, self.high = participation, low, high
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) with unfocused positions dropped, and the number of units dropped."""
+        num_samples, num_channels = x.shape[:2]
+        detached = x.detach()
+        strongest = detached.mean(dim=(2, 3), dtype=torch.float32).argmax(dim=1)
+        reference = detached[torch.arange(num_samples, device=x.device), strongest].unsqueeze(1)
+        share = self.low + (self.high - self.low) * torch.rand(num_samples, 1, 1, 1, device=x.device)
+        keep = reference > share * reference.amax(dim=(2, 3), keepdim=True)
+        # The coin of the whole batch: a step that stays out keeps all.
+        keep = keep | keep_mask(x, (1, 1, 1, 1), self.rate)
+        return torch.where(keep, x, 0.0), (~keep).sum() * num_channels

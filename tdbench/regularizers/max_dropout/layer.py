@@ -1,0 +1,29 @@
+"""MaxDropout, the layer; the declaration says what it does."""
+
+import torch
+from torch import Tensor
+
+from tdbench.regularizers.base import Regularizer, Traits, check_rate
+from tdbench.regularizers.masking import wide_dtype
+
+
+class MaxDropout(Regularizer):
+    """MaxDropout.
+
+    Args:
+        p: Length of the top of the value range that is zeroed, in [0, 1]; no share of the units.
+    """
+
+    traits = Traits("units", rescales=False)
+
+    def __init__(self, p: float = 0.3) -> None:
+        super().__init__()
+        check_rate("p", p)
+        self.full_rate = p
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a tensor of any shape without its largest values, and their number."""
+        values = x.detach().to(wide_dtype(x))
+        low, high = values.aminmax()
+        dropped = values > low + (1 - self.rate) * (high - low)
+        return torch.where(dropped, 0.0, x), dropped.count_nonzero()

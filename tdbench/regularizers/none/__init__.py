@@ -1,0 +1,21 @@
+"""No regularizer at the sites: the baseline that every other method is compared with."""
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from tdbench.knobs import knob
+from tdbench.regularizers.config import RegularizerConfig
+
+
+class NoneConfig(RegularizerConfig):
+    """The baseline has no knobs."""
+
+    layer = "Identity"
+
+    name: Literal["none"] = knob("none", "the baseline: nothing is dropped")
+
+    @field_validator("match", mode="after")
+    @classmethod
+    def _nothing_to_match(cls, value: float | None) -> None:
+        """Drop nothing whatever the others are matched to, so that one command serves the baseline too."""

@@ -1,0 +1,146 @@
+"""TargetDrop on a CPU as one pass forward and one backward, in C++: `cpu.cpp`.
+
+The plain form reads the map three times before it has written it once, and on a CPU its dozens of small tensors cost as
+much again; this one works on a sample while it is in the cache, in both memory orders, and where the layer follows a
+ReLU, it applies that on the way, so that the ReLU's output is never written. Threads share out the samples, so that a
+batch smaller than their number leaves some idle. The autograd functions are written in torch's older style, since to
+bind arguments in the newer one takes longer than all the rest of their Python.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+from torch.library import Library
+
+from tdbench.regularizers.masking import memory_format_of
+from tdbench.regularizers.targetdrop import Rescale
+from tdbench.regularizers.targetdrop import _cpu as cpp
+from tdbench.regularizers.targetdrop.fused import CPU_DTYPES
+
+RESCALES = get_args(Rescale)
+
+if cpp.VERSION != 1:
+    raise ImportError("the C++ of TargetDrop was built from another version; install tdbench again")
+
+
+def target_drop(
+    x: Tensor,
+    scores: Tensor | None,
+    weights: tuple[Tensor, Tensor] | None,
+    num_targets: int,
+    radius: int,
+    rescale: str,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
+
+    Args:
+        x: fp32 or bf16, contiguous or channels_last; the result is likewise.
+        scores: Attention (N, C); of equal ones the lowest channel wins, and NaN is +inf. None: it is computed.
+        weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: it is the channel means.
+        num_targets, radius, rescale: K; (k - 1) / 2; a `Rescale`.
+        relu: `x` is the map before its ReLU.
+    """
+    return _Forward.apply(x, scores, weights, num_targets, radius, rescale, relu)
+
+
+class _Forward(torch.autograd.Function):
+    """The dropped map, and the number of units dropped."""
+
+    @staticmethod
+    def forward(ctx, x, scores, weights, num_targets, radius, rescale, relu):
+        attention = [None if tensor is None else in_fp32(tensor) for tensor in (scores, *(weights or (None, None)))]
+        out, centres, scale, num_dropped = _operators.forward(x, *attention, num_targets, radius, rescale, relu)
+        ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(x), radius, relu
+        ctx.mark_non_differentiable(num_dropped)
+        ctx.save_for_backward(out if relu else centres, scale)
+        return out, num_dropped
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        grad = grad.contiguous(memory_format=ctx.memory_format)
+        return _Backward.apply(grad, *ctx.saved_tensors, ctx.radius, ctx.relu), *(None,) * 6
+
+
+class _Backward(torch.autograd.Function):
+    """The gradient, dropped likewise; linear in it and its own adjoint. With `relu`, `mask` is the dropped relu(x)."""
+
+    @staticmethod
+    def forward(ctx, grad, mask, scale, radius, relu):
+        ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(grad), radius, relu
+        ctx.save_for_backward(mask, scale)
+        return _operators.backward(grad, mask, scale, radius, relu)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous(memory_format=ctx.memory_format)
+        return _Backward.apply(grad, *ctx.saved_tensors, ctx.radius, ctx.relu), *(None,) * 4
+
+
+def _forward(x, scores, fc1, fc2, num_targets, radius, rescale, relu):
+    num_samples, num_channels = x.shape[:2]
+    hidden = 0 if fc1 is None else len(fc1)
+    if not 1 <= num_targets <= num_channels:
+        raise ValueError(f"num_targets must be between 1 and C = {num_channels}, got {num_targets}")
+    check_shapes(
+        ("scores", scores, (num_samples, num_channels)),
+        ("W1", fc1, (hidden, num_channels)),
+        ("W2", fc2, (num_channels, hidden)),
+    )
+    centres = x.new_empty(x.shape[:2], dtype=torch.int32)  # -1: no window
+    scale = x.new_empty(x.shape[:2], dtype=torch.float32)  # λ
+    results = torch.empty_like(x), centres, scale, x.new_empty((), dtype=torch.int64)
+    knobs = num_targets, radius, hidden, RESCALES.index(rescale), torch.get_num_threads()
+    cpp.forward(*form_of(x), relu, *knobs, *map(address_of, (x, scores, fc1, fc2, *results)))
+    return results
+
+
+def _backward(grad, mask, scale, radius, relu):
+    check_shapes(("mask", mask, grad.shape if relu else grad.shape[:2]), ("scale", scale, grad.shape[:2]))
+    result = torch.empty_like(grad)
+    addresses = map(address_of, (grad, None if relu else mask, mask if relu else None, scale, result))
+    cpp.backward(*form_of(grad), radius, torch.get_num_threads(), *addresses)
+    return result
+
+
+def in_fp32(tensor: Tensor) -> Tensor:
+    """Return a tensor as contiguous fp32; itself where it is, since even to ask torch for it takes its time."""
+    return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
+
+
+def check_shapes(*operands: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
+    """Raise ValueError for the first (name, tensor, shape) whose tensor has another shape."""
+    for name, tensor, shape in operands:
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def form_of(x: Tensor) -> tuple[torch.Size, bool, bool]:
+    """Return the sizes of a feature map, whether it is bf16, and whether it is channels_last.
+
+    Raises:
+        ValueError: It is neither bf16 nor fp32, or in another memory order.
+    """
+    if x.dtype not in CPU_DTYPES or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+        raise ValueError(f"x must be fp32 or bf16, contiguous or channels_last, got {x.dtype}, strides {x.stride()}")
+    return x.shape, x.dtype == torch.bfloat16, not x.is_contiguous()
+
+
+def address_of(tensor: Tensor | None) -> int:
+    """Return where the first unit of a tensor lies; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+# As operators, so that profilers and whoever counts operators see them.
+_library = Library("tdbench_cpu", "DEF")
+_library.define(
+    "forward(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, int num_targets, int radius, str rescale, bool relu)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define("backward(Tensor grad, Tensor mask, Tensor scale, int radius, bool relu) -> Tensor")
+_library.impl("forward", _forward, "CPU")
+_library.impl("backward", _backward, "CPU")
+_operators = torch.ops.tdbench_cpu

@@ -1,0 +1,127 @@
+"""TargetDrop by compiled kernels, Triton's on a GPU and C++ on a CPU: where they apply, and how they make up the layer.
+
+Same scores, same mask. The squeeze adds up in another order than torch's mean, so that channels whose attention agrees
+to the last few bits may rank otherwise than in the plain form.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tdbench.regularizers.kernels import imports, modules_named, runs_cpp
+from tdbench.regularizers.targetdrop import Region, Rescale
+from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite, share_of
+from tdbench.regularizers.targetdrop.windows import centres_by_channel, drop_dense, radius_of, scales, straight_through
+
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # double precision stays with the plain form
+CPU_DTYPES = (torch.float32, torch.bfloat16)
+MAX_CHANNELS = 4096  # every channel of a sample is compared with every other
+MAX_POSITIONS = 2**20  # a grid has at most 65,535 blocks along the map
+
+
+class Knobs(NamedTuple):
+    """The knobs of `target_drop2d`; γ > 0."""
+
+    drop_ratio: float
+    block_size: int
+    target_fraction: float | None
+    region: Region
+    rescale: Rescale
+    generator: torch.Generator | None
+
+
+Weights = tuple[Tensor, Tensor]  # W1 (hidden, C) and W2 (C, hidden) of the attention
+# (x, scores, weights, knobs, relu) -> (the dropped map, the number of units dropped); see `by_triton`.
+Form = Callable[[Tensor, Tensor | None, Weights | None, Knobs, bool], tuple[Tensor, Tensor]]
+
+
+def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
+    """Return the form whose kernels take `x` (N, C, H, W), its device, type, memory order and size, or None.
+
+    Args:
+        x: Feature map.
+        chooses_plainly: Nothing is drawn at random, and the scores are at most fp32 and need no gradient; a CPU leaves
+            all else to the plain form.
+    """
+    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+        return None
+    num_channels, num_positions = x.shape[1], x.shape[2] * x.shape[3]
+    if x.device.type == "cuda":
+        fits = (
+            x.dtype in GPU_DTYPES
+            and num_channels <= MAX_CHANNELS
+            and num_positions <= MAX_POSITIONS
+            and num_channels * num_positions < 2**31  # offsets within a sample have 32 bits
+        )
+        return by_triton if fits and runs_triton(x.device) else None
+    # What only follows the operators of torch, a compiler or a tracer, gets the plain form.
+    followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter)
+    fits = x.device.type == "cpu" and x.dtype in CPU_DTYPES and num_positions < 2**31
+    return by_cpp if fits and chooses_plainly and not followed and runs_cpp() else None
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Return whether Triton is installed, knows this GPU, and is not switched off by TDBENCH_TRITON=0."""
+    if os.environ.get("TDBENCH_TRITON") == "0" or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    return all(imports(name) for name in modules_named("gpu"))
+
+
+# What torch.compiler.assume_constant_result does; to call it imports the whole compiler, seconds and 160 MiB, though
+# most commands compile nothing.
+runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def by_cpp(
+    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """Do what `by_triton` does, on a CPU, where nothing is drawn at random and the scores need no gradient."""
+    from tdbench.regularizers.targetdrop import cpu
+
+    num_targets, radius = share_of(knobs.drop_ratio, x.shape[1]), radius_of(knobs.block_size, x)
+    return cpu.target_drop(x, scores, weights, num_targets, radius, knobs.rescale, relu)
+
+
+def by_triton(
+    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
+
+    What is random is drawn by the plain form's own code, so that the masks are the same. A compiler gets the last pass
+    as one pointwise expression, which it fuses with its neighbours; backward then costs no pass of its own.
+
+    Args:
+        x: A feature map that the kernels take.
+        scores: Attention (N, C); None: what `weights` make of the channel means.
+        weights: Those of the attention; None: it is the channel means.
+        knobs: How much is dropped, and where.
+        relu: `x` is the map before its ReLU; in eager mode only, and with scores that need no gradient.
+    """
+    from tdbench.regularizers.targetdrop import gpu as kernels
+
+    drop_ratio, block_size, target_fraction, region, rescale, generator = knobs
+    radius = radius_of(block_size, x)
+    height, width = x.shape[2:]
+    compiling = torch.compiler.is_compiling()
+    with nullcontext() if compiling else torch.cuda.device_of(x):
+        means, peaks = kernels.squeeze(x.detach(), relu)
+        scores = excite(means, weights) if scores is None else scores
+        ranked = scores.detach()
+        if draws(x.shape[1], drop_ratio, target_fraction, region):
+            windows = choose_windows(x, ranked, drop_ratio, block_size, target_fraction, region, generator, peaks)
+            centres = centres_by_channel(x, windows).int()
+            scale, area = scales(x, windows, rescale), windows.area
+        else:
+            ranked = ranked if ranked.dtype == torch.float64 else ranked.float()
+            num_targets = share_of(drop_ratio, x.shape[1])
+            centres, scale, area = kernels.choose(
+                ranked.contiguous(), peaks, num_targets, height, width, radius, rescale
+            )
+        out = drop_dense(x, centres, scale, radius) if compiling else kernels.drop(x, centres, scale, radius, relu)
+    if scores.requires_grad:
+        out = straight_through(out, x.detach(), scores.sigmoid(), centres, peaks, radius, scale)
+    return out, area.sum()

@@ -1,0 +1,138 @@
+"""The user's own method, `file.py:NAME`: any nn.Module, or a `Regularizer`, or a configuration of one.
+
+The knobs are the parameters of the class's constructor; one called `channels` is given C of the feature map.
+"""
+
+import inspect
+from functools import cache
+from typing import Any, ClassVar, get_type_hints
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, create_model, field_validator, model_validator
+from torch import Tensor, nn
+
+from tdbench.errors import ConfigError, TdbenchError, line_of
+from tdbench.knobs import knob
+from tdbench.regularizers.base import Regularizer
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.user_code import absolute, file_digest, load_object
+
+STRENGTHS = ("p", "drop_ratio", "drop_prob", "drop_rate", "rate", "prob")  # what --match solves, the first there is
+
+
+class UserLayer(Regularizer):
+    """A module of the user's as a layer. It is called in evaluation too, since what it does then is its own affair.
+
+    Its mask is not known. A unit that was zero before cannot show whether it was dropped, so that the share counted is
+    that among the others.
+    """
+
+    counts_exactly = False
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the user's module makes of the feature map."""
+        if not self.training:
+            return self.module(x)
+        return super().forward(x)
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the user's module makes of the feature map, and the estimated number of dropped units."""
+        out = self.module(x)
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise TdbenchError(f"{type(self.module).__name__} must return a tensor of {tuple(x.shape)}, got {got}")
+        before = x.detach() != 0
+        zeroed = (before & (out.detach() == 0)).sum()
+        share = zeroed.double() / before.sum().clamp(min=1)
+        return out, (share * x.numel()).round().long()
+
+
+class UserConfig(RegularizerConfig):
+    """What every method of the user's has; `config_of` adds the knobs."""
+
+    entry: ClassVar[type[nn.Module]]
+
+    name: str = knob("", "the user's own method, file.py:NAME")
+
+    @field_validator("name")
+    @classmethod
+    def _same_from_everywhere(cls, value: str) -> str:
+        return absolute(value)
+
+    @model_validator(mode="after")
+    def _only_a_regularizer_rises(self) -> "UserConfig":
+        if self.schedule != "constant" and not issubclass(self.entry, Regularizer):
+            raise ValueError(
+                f"regularizer.schedule must be constant, got {self.schedule!r}: {self.entry.__name__} is no "
+                "tdbench.Regularizer, whose `strength` follows a schedule"
+            )
+        return self
+
+    def strength_range(self) -> tuple[float, float]:
+        """Return values below 1, where what is kept is often divided by 0."""
+        return 0.0, 0.99
+
+    def build(self, channels: int, depth: float = 1.0) -> Regularizer:
+        """Return the layer for `channels` channels.
+
+        Raises:
+            ConfigError: The user's constructor raises; its own error is given.
+        """
+        known = {"channels": channels} if "channels" in inspect.signature(self.entry).parameters else {}
+        try:
+            layer = self.entry(**known, **self.knobs())
+        except Exception as error:
+            raise ConfigError(f"{self.name} cannot be built: {line_of(error)}") from error
+        return layer if isinstance(layer, Regularizer) else UserLayer(layer)
+
+
+def user_method(name: str) -> type[RegularizerConfig]:
+    """Return the configuration class of the user's own method `file.py:NAME`.
+
+    Raises:
+        ConfigError: The file does not import, lacks the name, or the name is no class of a layer.
+    """
+    return config_of(absolute(name), file_digest(name))
+
+
+@cache
+def config_of(name: str, digest: str) -> type[RegularizerConfig]:
+    """Return the configuration class of one version of the user's file."""
+    entry = load_object(name)
+    if isinstance(entry, type) and issubclass(entry, RegularizerConfig):
+        return entry
+    if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
+        what = f"class {entry.__name__}" if isinstance(entry, type) else type(entry).__name__
+        raise ConfigError(f"{name} must be a subclass of nn.Module, got {what}")
+    fields = knobs_from_constructor(name, entry)
+    strength = next((knob for knob in STRENGTHS if knob in fields), None)
+    made: type[UserConfig] = create_model(entry.__name__, __base__=UserConfig, **fields)
+    made.entry, made.strength_knob = entry, strength
+    return made
+
+
+def knobs_from_constructor(name: str, entry: type[nn.Module]) -> dict[str, Any]:
+    """Return pydantic's field definitions for the parameters of a constructor that a configuration can hold."""
+    try:
+        hints = get_type_hints(entry.__init__)
+    except Exception:  # an annotation that cannot be evaluated says nothing
+        hints = {}
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(entry).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name == "channels":
+            continue
+        if parameter.name in RegularizerConfig.model_fields:
+            raise ConfigError(f"{name}: a knob must not be called {parameter.name!r}, which every method has")
+        required = parameter.default is parameter.empty
+        hint = hints.get(parameter.name, Any if required or parameter.default is None else type(parameter.default))
+        try:
+            TypeAdapter(hint)
+        except PydanticSchemaGenerationError:
+            if required:
+                raise ConfigError(f"{name}: a configuration cannot hold the parameter {parameter.name!r}") from None
+            continue
+        fields[parameter.name] = (hint, ... if required else knob(parameter.default, f"a knob of {entry.__name__}"))
+    return fields

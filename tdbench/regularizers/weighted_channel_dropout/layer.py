@@ -1,0 +1,51 @@
+"""WeightedChannelDropout, the layer; the declaration says what it does."""
+
+import torch
+from torch import Tensor
+
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
+
+SMALLEST_SCORE = 1e-6
+
+
+class WeightedChannelDropout(Regularizer):
+    """WeightedChannelDropout; a rising schedule lowers both shares from 1.
+
+    Args:
+        ratio: Share of the channels that are selected, in (0, 1].
+        keep: Probability of a selected channel to be kept, in (0, 1].
+    """
+
+    traits = Traits("maps")
+
+    def __init__(self, ratio: float = 0.8, keep: float = 0.9) -> None:
+        super().__init__()
+        for name, value in (("ratio", ratio), ("keep", keep)):
+            check_rate(name, value)
+            if value == 0:
+                raise ValueError(f"{name} must be greater than 0, got {value}")
+        self.ratio, self.keep = ratio, keep
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) with channels dropped, and the number of units dropped."""
+        ratio, keep = (1 - (1 - share) * self.strength for share in (self.ratio, self.keep))
+        if ratio == keep == 1:
+            return self.untouched(x)
+        num_samples, num_channels, height, width = x.shape
+        scores = x.detach().mean(dim=(2, 3), dtype=torch.float32).clamp(min=SMALLEST_SCORE)
+        # log(u) / score has the order of u^(1/score), and does not underflow.
+        keys = torch.rand_like(scores).clamp(min=torch.finfo(scores.dtype).tiny).log() / scores
+        num_selected = max(1, round(ratio * num_channels))
+        selected = torch.zeros_like(scores, dtype=torch.bool)
+        selected = selected.scatter(1, keys.topk(num_selected, dim=1).indices, True)
+        kept = selected & keep_mask(x, (num_samples, num_channels), 1 - keep)
+        scale = scores.sum(dim=1, keepdim=True) / (scores * kept).sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
+        scale = scale.clamp(
+            max=min(torch.finfo(dtype).max for dtype in (x.dtype, scale.dtype))
+        )  # of channels that are all but dead, in fp16
+        out = x * (kept * scale).to(x.dtype)[:, :, None, None]
+        return out, (~kept).sum() * height * width
+
+    def nominal_share(self, shape: tuple[int, int, int]) -> float:
+        """Return 1 - the share of channels that are kept."""
+        return 1 - max(1, round(self.ratio * shape[0])) / shape[0] * self.keep

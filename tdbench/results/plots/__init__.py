@@ -1,5 +1,0 @@
-"""Pictures of a sweep: what goes where (`arrangement`), and how it looks (`drawing`)."""
-
-from tdbench.results.plots.drawing import plot_sweep
-
-__all__ = ["plot_sweep"]

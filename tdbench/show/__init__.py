@@ -1,0 +1,1 @@
+"""What each method drops, as a picture."""

@@ -1,0 +1,162 @@
+"""How files are written, whole or not at all; how a folder is held; and the forms of what is written."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from tdbench.errors import FolderError
+
+LOCK = ".lock"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a power cut, meets the old content or the new, never a part.
+
+    Raises:
+        FolderError: The file cannot be written; the old content is untouched.
+    """
+    unfinished = temporary(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
+
+
+def write_if_new(path: Path, content: bytes) -> bool:
+    """Write a file unless it holds that already; return whether it was written."""
+    if path.exists() and path.read_bytes() == content:
+        return False
+    write_atomically(path, content)
+    return True
+
+
+def temporary(path: Path) -> Path:
+    """Return where the next content of a file is written until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system lets a folder be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
+    """Make a folder and hold it for this process; the system lets go of it when the process dies.
+
+    Args:
+        folder: Where the results go.
+        patience_s: How long to wait for another process that holds it.
+
+    Raises:
+        FolderError: It is a file, cannot be written, or another process holds it.
+    """
+    lock = FileLock(folder / LOCK, timeout=patience_s)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (FileExistsError, NotADirectoryError):
+        raise no_folder(folder) from None
+    except Timeout:
+        raise FolderError(f"{folder} is in use by another process; wait for it or take another --out") from None
+    except OSError as error:
+        raise FolderError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of `--out` for files of its own.
+
+    Raises:
+        FolderError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"--out {path} must be a folder that can be written: {error.strerror}") from error
+
+
+def no_folder(path: Path) -> FolderError:
+    """Return the error of an `--out` that cannot be a folder."""
+    return FolderError(f"--out {path} must be a folder, and is a file or lies under one")
+
+
+def read_tree(path: Path) -> dict[str, Any] | None:
+    """Return the mapping in a YAML file that tdbench wrote, or None where there is none.
+
+    Raises:
+        FolderError: The file is not one that tdbench wrote.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise no_folder(path.parent) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise FolderError(f"{path} cannot be read; delete it, or take another --out") from error
+    if not isinstance(tree, dict):
+        raise FolderError(f"{path} is not one that tdbench wrote; take another --out")
+    return tree
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML, its keys in their order."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """Return strict JSON, one field a line; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as CSV, with these columns in this order."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_text(value: Any) -> str:
+    """Return a value of the configuration as flags and files write it: `0.15`, `true`, `null`, `stage1+stage2`."""
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(as_text, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.10g}"  # steps of 0.05 give 0.15000000000000002
+    return "null" if value is None else str(value)

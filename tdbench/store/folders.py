@@ -1,0 +1,123 @@
+"""The run folder and the sweep folder: their files, by name, and what is in them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tdbench.errors import FolderError
+from tdbench.store.files import read_tree, temporary, to_csv, to_json, to_yaml, write_atomically, write_if_new
+from tdbench.store.rows import EpochRow, RunResult, SummaryRow, TrialRow, columns
+
+CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
+CHECKPOINT = "checkpoint.pt"
+SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv", "summary.csv"
+SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
+TRACE = "trace.json"  # of ten steps, where a trace is asked for
+LOG = "log.txt"  # of a trial: what its process printed
+
+
+class SweepFolder:
+    """One sweep on disk: `trials/<digest>/` are run folders, and the tables follow from them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def trial(self, digest: str) -> "RunFolder":
+        """Return the run folder of a trial."""
+        return RunFolder(self.path / TRIALS / digest)
+
+    def read_sweep(self) -> dict[str, Any] | None:
+        """Return the tree in `sweep.yaml`, or None where there is none."""
+        return read_tree(self / SWEEP)
+
+    def write_sweep(self, sweep: Mapping[str, Any]) -> None:
+        """Write what is swept."""
+        write_atomically(self / SWEEP, to_yaml(sweep).encode())
+
+    def write_trials(self, keys: Sequence[str], rows: Iterable[TrialRow]) -> bool:
+        """Write `trials.csv`; return whether the table is new."""
+        text = to_csv((row.cells() for row in rows), TrialRow.columns(keys))
+        return write_if_new(self / TRIALS_TABLE, text.encode())
+
+    def write_summary(self, keys: Sequence[str], rows: Iterable[SummaryRow]) -> bool:
+        """Write `summary.csv`; return whether the table is new."""
+        text = to_csv((row.cells() for row in rows), SummaryRow.columns(keys))
+        return write_if_new(self / SUMMARY_TABLE, text.encode())
+
+
+class RunFolder:
+    """One run on disk. The folder is the database: the run is over when its `result.json` says so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def files(self) -> list[str]:
+        """Return the names of the run's files that are there."""
+        names = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT)
+        return [name for name in names if (self / name).exists()]
+
+    def holds_run_files(self) -> bool:
+        """Return whether there are files here that only a run with a `config.yaml` should have left."""
+        return any(name != CONFIG for name in self.files())
+
+    def clear(self) -> None:
+        """Delete the files of a run, and nothing else that may lie there."""
+        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):
+            (self / name).unlink(missing_ok=True)
+            temporary(self / name).unlink(missing_ok=True)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        write_atomically(self / CONFIG, to_yaml(config).encode())
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write what the run runs on."""
+        write_atomically(self / ENVIRONMENT, to_json(environment).encode())
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return what the run ran on, or nothing where that cannot be read."""
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads((self / ENVIRONMENT).read_text(encoding="utf-8")))
+        return {}
+
+    def write_metrics(self, rows: Iterable[EpochRow]) -> None:
+        """Write the row of each finished epoch; a figure that was not measured is an empty cell."""
+        write_atomically(self / METRICS, to_csv(map(asdict, rows), columns(EpochRow)).encode())
+
+    def write_result(self, result: RunResult) -> None:
+        """Write how the run ended; with `status` done or diverged it is over."""
+        write_atomically(self / RESULT, to_json(result.to_tree()).encode())
+
+    def read_config(self) -> dict[str, Any] | None:
+        """Return the tree in `config.yaml`, or None where there is none.
+
+        Raises:
+            FolderError: The file is not one that a run wrote.
+        """
+        return read_tree(self / CONFIG)
+
+    def read_result(self) -> RunResult | None:
+        """Return `result.json`, or None where there is none.
+
+        Raises:
+            FolderError: The file is not one that a run wrote.
+        """
+        try:
+            tree = json.loads((self / RESULT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise FolderError(f"{self / RESULT} cannot be read; use --fresh to start over") from error
+        try:
+            return RunResult.from_tree(tree if isinstance(tree, dict) else {})
+        except ValueError as error:
+            raise FolderError(f"{self / RESULT} is not a run's; use --fresh to start over, or another --out") from error

@@ -1,0 +1,66 @@
+"""How far a run is, and who hears of it: the words between the lab, which trains, and the bench, which tells people."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tdbench.store.rows import EpochRow, RunResult
+
+TellProgress = Callable[[float, str], None]  # of a measurement: the share that is done, and what is measured now
+
+
+def part_of(report: TellProgress, begin: float, end: float, prefix: str) -> TellProgress:
+    """Return what tells of a part of a measurement, which lies between two shares of the whole."""
+    return lambda share, what: report(begin + (end - begin) * share, f"{prefix}: {what}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is; the averages are over the epoch so far."""
+
+    epoch: int
+    num_epochs: int
+    step: int  # done, of the whole run
+    num_steps: int
+    batch_size: int
+    train_loss: float
+    train_error_pct: float
+    test_error_pct: float | None  # of the last evaluation
+    train_img_per_s: float
+
+
+class Observer:
+    """Hears of a run; this one does nothing."""
+
+    def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
+        """Hear what runs where, and how many of its steps were done before."""
+
+    def progressed(self, progress: Progress) -> None:
+        """Hear how far the run is, about twice a second."""
+
+    def evaluating(self, progress: Progress) -> None:
+        """Hear that the training steps of an epoch are done and its evaluation begins."""
+
+    def epoch_ended(self, row: EpochRow) -> None:
+        """Hear the row of `metrics.csv` that an epoch gave."""
+
+    def slowed(self, times: float) -> None:
+        """Hear, once, that steps take this many times as long as the run's fastest did."""
+
+
+class SweepObserver:
+    """Hears of a sweep; this one does nothing. A trial is named by its digest."""
+
+    def began(self, num_trials: int) -> None:
+        """Hear how many trials are to be run."""
+
+    def trial_began(self, digest: str) -> None:
+        """Hear that a trial runs now."""
+
+    def trial_progressed(self, digest: str, progress: Progress) -> None:
+        """Hear how far a trial is."""
+
+    def trial_ended(self, digest: str, result: RunResult) -> None:
+        """Hear how a trial ended."""
+
+    def looked(self) -> None:
+        """Hear that a moment has passed."""

@@ -1,0 +1,176 @@
+"""The rows of all tables, as dataclasses: the order of the fields is that of the columns, and new ones come last.
+
+Other programs read these names. A field that is added later is declared with `metadata={"since": RELEASE}` and a
+default, so that the files of earlier releases can still be read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+Value = str | int | float  # of a swept key, as tables show it
+
+
+class TrialState(StrEnum):
+    """What has become of a run or a trial."""
+
+    DONE = "done"
+    DIVERGED = "diverged"  # its loss became NaN or infinite; it would do so again
+    FAILED = "failed"  # it raised; it is run again only where that is asked for
+    KILLED = "killed"  # its process was ended from outside; it goes on from its checkpoint
+    WAITING = "waiting"  # it has not been run, or was stopped and saved
+
+
+class Decision(StrEnum):
+    """What a sweep says of a value."""
+
+    HELPS = "helps"
+    HURTS = "hurts"
+    UNDETECTED = "no detectable difference"
+    TOO_FEW = "too few seeds"
+    BASELINE = "baseline"
+    NO_BASELINE = "no baseline"
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """A row of `metrics.csv`; None is a figure that was not measured. Errors and shares are in per cent."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_error_pct: float
+    test_loss: float | None
+    test_error_pct: float | None
+    dropped_pct: float
+    train_img_per_s: float | None
+    epoch_s: float
+    peak_mem_mib: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The fields of `result.json`.
+
+    Attributes:
+        status: `done`, `diverged` or `failed` in a file; a sweep also knows `killed` and `waiting`.
+        digest: Of the configuration; None: unknown, since the file could not be read.
+        test_error_pct: Of the last epoch; `best_test_error_pct` is that of the best one, and optimistic.
+        error: Why the run failed or diverged, in a line.
+    """
+
+    status: TrialState
+    digest: str | None
+    seed: int | None
+    epochs: int | None = None
+    test_error_pct: float | None = None
+    best_test_error_pct: float | None = None
+    train_error_pct: float | None = None
+    dropped_pct: float | None = None
+    train_img_per_s: float | None = None
+    wall_s: float | None = None
+    peak_mem_mib: float | None = None
+    error: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it came to its end."""
+        return self.status is TrialState.DONE
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> "RunResult":
+        """Return the result in a mapping; what later releases added to it is left out.
+
+        Raises:
+            ValueError: It lacks fields, or its status is none.
+        """
+        missing = [one.name for one in fields(cls) if one.name not in tree and "since" not in one.metadata]
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        known = {name: tree[name] for name in columns(cls) if name in tree}
+        return cls(**known | {"status": TrialState(tree["status"])})
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return plain types."""
+        return asdict(self) | {"status": self.status.value}
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A row of `trials.csv`: the trial, the swept keys, and its result."""
+
+    trial: str
+    status: TrialState
+    seed: int
+    values: Mapping[str, Value]
+    result: RunResult
+
+    @staticmethod
+    def columns(keys: Sequence[str]) -> list[str]:
+        """Return the columns of a sweep of these keys."""
+        rest = [name for name in columns(RunResult) if name not in ("status", "seed")]
+        return ["trial", "status", "seed", *keys, *rest]
+
+    def cells(self) -> dict[str, Any]:
+        """Return the row by column."""
+        return self.result.to_tree() | {
+            "trial": self.trial,
+            "status": self.status.value,
+            "seed": self.seed,
+            "digest": self.trial,
+            **self.values,
+        }
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """A row of `summary.csv`: one value of a sweep. None: too few seeds to say.
+
+    Attributes:
+        values: Swept key to value; these columns come first.
+        n: Seeds that finished.
+        test_error_pct_std: Standard deviation over the seeds, with n - 1.
+        ci95_low, ci95_high: Student's t interval of the mean; None where the seeds show no scatter, because an
+            interval of no width would claim a certainty that equal errors on a finite test set do not give.
+        delta_vs_baseline: Mean over the shared seeds of value - baseline, in per cent points; negative is better.
+        delta_ci95_low, delta_ci95_high: Its t interval, for this value alone (not corrected for the others).
+        p_value: Two-sided, of the paired t-test, or of the sign test where the differences show no scatter.
+        p_holm: Corrected over all values that were compared with the baseline.
+        verdict: The decision in words, with what could have been seen.
+        dropped_pct, train_img_per_s: Means over the finished seeds.
+        detectable: The smallest true difference, in per cent points, that these seeds with their scatter would have
+            shown with 80 % power.
+        decision: What the verdict says, for programs; no column of its own.
+    """
+
+    values: Mapping[str, Value] = field(metadata={"column": False})
+    n: int
+    test_error_pct_mean: float | None
+    test_error_pct_std: float | None
+    ci95_low: float | None
+    ci95_high: float | None
+    delta_vs_baseline: float | None
+    delta_ci95_low: float | None
+    delta_ci95_high: float | None
+    p_value: float | None
+    p_holm: float | None
+    verdict: str
+    dropped_pct: float | None
+    train_img_per_s: float | None
+    detectable: float | None
+    decision: Decision = field(metadata={"column": False})
+
+    @staticmethod
+    def columns(keys: Sequence[str]) -> list[str]:
+        """Return the columns of a sweep of these keys."""
+        return [*keys, *columns(SummaryRow)]
+
+    def cells(self) -> dict[str, Any]:
+        """Return the row by column."""
+        return {**self.values, **{name: getattr(self, name) for name in columns(SummaryRow)}}
+
+
+def columns(row: type) -> tuple[str, ...]:
+    """Return the columns of a table whose rows are of this type."""
+    return tuple(one.name for one in fields(row) if one.metadata.get("column", True))

@@ -1,0 +1,263 @@
+"""`ablate`: a sweep from what is asked for to its tables. Nothing here, or in this process, knows torch."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tdbench.config.loading import read_yaml
+from tdbench.errors import ConfigError, Interrupted, unknown
+from tdbench.store.files import held
+from tdbench.store.folders import SweepFolder
+from tdbench.store.progress import SweepObserver
+from tdbench.store.reading import SweepRecord, read_sweep
+from tdbench.sweep import lab
+from tdbench.sweep.executors import Executor, LocalExecutor
+from tdbench.sweep.experiment import from_flags, read_experiment, with_settings
+from tdbench.sweep.plan import Plan, check_folder, make_plan
+from tdbench.sweep.preflight import check_trials, time_left_s
+from tdbench.sweep.ray_executor import RayExecutor
+from tdbench.sweep.report import write_report
+from tdbench.sweep.runner import Sweep, Tables
+from tdbench.sweep.slots import Slots, plan_slots
+from tdbench.user_code import short_name
+
+EXECUTORS, LOGS = ("local", "ray"), ("tensorboard",)
+
+Watch = Callable[[Sweep, Slots], AbstractContextManager[SweepObserver]]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the trials of a sweep are run.
+
+    Attributes:
+        jobs: Trials at once on a CPU, which share its threads; None: as many as cores and memory bear.
+        gpus: GPUs to spread trials over, by the names that CUDA_VISIBLE_DEVICES takes; None: all.
+        per_gpu: Trials at once on each GPU.
+        trial_timeout: Seconds after which a trial is given up.
+        retry_failed: Run again what failed or diverged.
+        fresh: Run everything again.
+        executor: `local` or `ray`.
+        ray_address: The cluster; None: a Ray of this machine's own.
+        log: `tensorboard`, where curves are to be written there too.
+
+    Raises:
+        ConfigError: A choice does not exist, or would be ignored.
+    """
+
+    jobs: int | None = None
+    gpus: tuple[str, ...] | None = None
+    per_gpu: int = 1
+    trial_timeout: float | None = None
+    retry_failed: bool = False
+    fresh: bool = False
+    executor: str = "local"
+    ray_address: str | None = None
+    log: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
+        if self.ray_address is not None and self.executor != "ray":
+            raise ConfigError(f"--ray-address goes with --executor ray, got {self.ray_address}")
+        if self.log is not None and self.log not in LOGS:
+            raise ConfigError(unknown("--log", self.log, LOGS))
+        if self.log is not None and find_spec(self.log) is None:
+            raise ConfigError(
+                f'--log {self.log} needs {self.log}, which is not installed: pip install "tdbench[{self.log}]"'
+            )
+
+    def executor_in(self, slots: Slots) -> Executor:
+        """Return where the trials run.
+
+        Raises:
+            ConfigError: There is no such place, or what it needs is not installed.
+        """
+        if self.executor == "ray":
+            return RayExecutor(slots, self.ray_address, self.trial_timeout)
+        return LocalExecutor(slots.environments, self.trial_timeout)
+
+
+@contextmanager
+def unwatched(sweep: Sweep, slots: Slots) -> Iterator[SweepObserver]:
+    """Watch a sweep in silence."""
+    yield SweepObserver()
+
+
+def ablate(
+    config: str | Path | None = None,
+    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None] = (),
+    values: Sequence[str] = (),
+    *,
+    seeds: int | Sequence[int] | str | None = None,
+    baseline: str | None = None,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    gpus: Sequence[str] | None = None,
+    per_gpu: int = 1,
+    trial_timeout: float | None = None,
+    retry_failed: bool = False,
+    fresh: bool = False,
+    executor: str = "local",
+    ray_address: str | None = None,
+    log: str | None = None,
+    **settings: Any,
+) -> SweepRecord:
+    """Vary a setting over values and paired seeds, run what is missing, and return the sweep with its tables.
+
+    The arguments are those of `tdbench ablate`. A trial that fails is a row with its reason, and no exception.
+
+    Args:
+        config: An experiment or a run's configuration as a YAML file, or None.
+        param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
+        values: VALUES as text, for each KEY of `param` that has none.
+        seeds: How many, or which.
+        baseline: `none`, a swept value, or `off`.
+        out: The sweep folder; None: one of its own under `runs/`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Running`.
+        **settings: Keys of the base as flags and `--set` take them: `model="resnet18"`, `epochs=5`.
+
+    Raises:
+        TdbenchError: Something the user can act on; what was done before is intact.
+    """
+    running = Running(
+        *(jobs, None if gpus is None else tuple(gpus), per_gpu, trial_timeout, retry_failed, fresh),
+        *(executor, ray_address, log),
+    )
+    plan = plan_sweep(None if config is None else Path(config), param, values, seeds, baseline, settings)
+    sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
+    run_missing(sweep, running)
+    return read_sweep(sweep.folder.path)
+
+
+def plan_sweep(
+    path: Path | None,
+    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None],
+    values: Sequence[str],
+    seeds: int | Sequence[int] | str | None,
+    baseline: str | None,
+    settings: Mapping[str, Any],
+) -> Plan:
+    """Return the plan of what is asked for; see `ablate`.
+
+    Raises:
+        ConfigError: Something of it is unknown, out of range, or does not fit together.
+    """
+    given = dict(settings)
+    if "seed" in given:
+        raise ConfigError(f"seed must be left out: --seeds says which seeds run, got {given['seed']}")
+    experiment = read_experiment(path) if path is not None else None
+    base = experiment.base if experiment is not None else read_yaml(path) if path is not None else {}
+    asked = from_flags(experiment, base, param, values, seeds, baseline)
+    lab.declare_user_methods(names_in([asked.base, asked.sweep, asked.arms, given]))
+    return make_plan(with_settings(asked, given, path))
+
+
+def names_in(value: Any) -> Iterator[Any]:
+    """Yield every single value in nested tables and lists."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for entry in value:
+        yield from names_in(entry)
+
+
+def default_folder(plan: Plan) -> Path:
+    """Return a folder of its own for each sweep, whatever its values and seeds, so that more of them join it."""
+    names = (plan.base.data.name, short_name(plan.base.model.name), *plan.keys, plan.digest)
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(("sweep", *names)))
+
+
+def open_sweep(plan: Plan, path: Path) -> Sweep:
+    """Return the sweep in a folder, with what became of its trials.
+
+    Raises:
+        FolderError: The folder holds another sweep, or something else.
+    """
+    folder = SweepFolder(path)
+    check_folder(plan, folder)
+    return Sweep(plan, folder)
+
+
+def run_missing(
+    sweep: Sweep,
+    running: Running,
+    *,
+    watch: Watch = unwatched,
+    tell: Callable[[str], None] = lambda line: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Tables:
+    """Run what is missing and write all tables and pictures.
+
+    Args:
+        sweep: The sweep; its trials get their share of the threads.
+        running: How trials are run.
+        watch: Makes what watches the sweep.
+        tell: Told in a line what takes time before trials run, or that there is nothing to do.
+        should_stop: Asked a few times a second; once true, the trials save and stop.
+
+    Returns:
+        The tables.
+
+    Raises:
+        Interrupted: `should_stop` said so, and there is something left to do.
+        TdbenchError: Something is missing, or a file cannot be written; the trials are intact.
+    """
+    slots = executor = None
+    if sweep.missing(running.retry_failed, running.fresh):
+        slots = slots_for(sweep, running)
+        executor = running.executor_in(slots)
+    try:
+        with held(sweep.folder.path):
+            sweep.look_again()  # another process may have been at it meanwhile
+            missing = sweep.missing(running.retry_failed, running.fresh)
+            if missing:
+                tell("checking the data, networks and sites of the trials ...")
+                check_trials(sweep.plan.trials[digest] for digest in missing)
+            sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
+            try:
+                if missing and slots is not None and executor is not None:
+                    with watch(sweep, slots) as observer:
+                        sweep.run(executor, missing, observer, should_stop, fresh=running.fresh, log=running.log)
+                else:
+                    tell(f"all {len(sweep.records)} trials were run before; nothing to do")
+            finally:
+                tables = sweep.tables()
+                sweep.write_tables(tables)
+            write_report(sweep, tables)
+    finally:
+        if executor is not None:
+            executor.close()
+    if should_stop() and sweep.missing():
+        raise Interrupted(f"{sweep.folder.path} keeps what is done, and the same command goes on from there")
+    return tables
+
+
+def slots_for(sweep: Sweep, running: Running) -> Slots:
+    """Return the places for a sweep's trials, which get their share of the threads; the lab's server is started."""
+    lab.start()
+    slots = plan_slots(sweep.plan.base.hardware, running.jobs, running.gpus, running.per_gpu)
+    sweep.plan = sweep.plan.with_threads(slots.threads)
+    return slots
+
+
+def look_ahead(sweep: Sweep, running: Running) -> tuple[list[str], float]:
+    """Check the trials that would run; return them, and the seconds that they will take.
+
+    Raises:
+        TdbenchError: The sweep would be refused; a DataError leaves the plan as it is.
+    """
+    missing = sweep.missing(running.retry_failed, running.fresh)
+    if not missing:
+        return [], 0.0
+    slots = slots_for(sweep, running)
+    waiting = [sweep.plan.trials[digest] for digest in missing]
+    check_trials(waiting)
+    finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]
+    return missing, time_left_s(waiting, finished, len(slots.environments))

@@ -1,0 +1,45 @@
+"""What passes between the process that drives a sweep and those of its trials."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tdbench.store.progress import Progress
+from tdbench.store.rows import TrialState
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial, as it travels to its process."""
+
+    digest: str
+    config: dict[str, Any]
+    folder: Path
+    fresh: bool = False
+    log: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A trial has come so far."""
+
+    digest: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial's process has nothing more to do: it is done, diverged, failed or killed, or waits, stopped and saved."""
+
+    digest: str
+    status: TrialState
+    reason: str | None = None
+
+
+Event = Progressed | Ended
+
+
+def late(timeout_s: float) -> str:
+    """Return why a trial was given up that ran for too long."""
+    return f"ran past {timeout_s:g} s (--trial-timeout)"

@@ -1,0 +1,62 @@
+"""The figures of a sweep's summary as people read them: one table of headings and forms, for terminal and Markdown."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tdbench.store.rows import SummaryRow
+
+MISSING = "—"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the summary for people.
+
+    Attributes:
+        heading: In lines; Markdown has them in one.
+        cell: What a row says there.
+        is_figure: Its cells stay on one line and lie at the right.
+        goes: Where the terminal is too narrow, columns go in this order; 0: never.
+    """
+
+    heading: str
+    cell: Callable[[SummaryRow], str]
+    is_figure: bool = True
+    goes: int = 0
+
+
+def number(x: float | None, form: str = ".2f") -> str:
+    """Return a figure with a proper minus sign, and none on a rounded 0."""
+    if x is None or math.isnan(x):
+        return MISSING
+    text = format(x, form)
+    return (text.lstrip("+-") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
+
+
+def joined(word: str, *figures: float | None, form: str = ".2f") -> str:
+    """Return those of two figures that there are, with a word between them."""
+    return word.join(text for x in figures if (text := number(x, form)) != MISSING) or MISSING
+
+
+def probability(x: float | None) -> str:
+    """Return a p-value."""
+    return "<0.001" if x is not None and x < 0.001 else number(x, ".3f")
+
+
+COLUMNS = (
+    Column("n", lambda row: str(row.n)),
+    Column("error %\n(mean ± std)", lambda row: joined(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
+    Column("95 %\ninterval", lambda row: joined(" to ", row.ci95_low, row.ci95_high), goes=2),
+    Column("difference", lambda row: number(row.delta_vs_baseline, "+.2f")),
+    Column("its 95 %\ninterval", lambda row: joined(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")),
+    Column("p\n(Holm)", lambda row: probability(row.p_holm), goes=3),
+    Column("verdict", lambda row: row.verdict, is_figure=False),
+    Column("dropped\n%", lambda row: number(row.dropped_pct, ".3f"), goes=4),
+    Column("images/s", lambda row: number(row.train_img_per_s, ",.0f"), goes=1),
+)
+
+
+def telling(rows: Sequence[SummaryRow]) -> list[Column]:
+    """Return the columns that have something to say of these rows; the verdict always has."""
+    return [one for one in COLUMNS if not one.is_figure or any(one.cell(row) != MISSING for row in rows)]

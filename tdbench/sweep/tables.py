@@ -1,0 +1,113 @@
+"""The summary of a sweep for people: Markdown that reads as plain text too, and says what its figures mean."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from tdbench.store.files import as_text
+from tdbench.store.rows import Decision, RunResult, SummaryRow, TrialRow, Value
+from tdbench.sweep.columns import MISSING, number, telling
+
+ABOUT_ERRORS = f"""\
+Errors are those of the last epoch, not of the best one, which would be picked on the test set and flatter every value.
+± is the standard deviation over the n seeds, the 95 % interval Student's t interval of the mean. "dropped %" is the
+share of units that the layer's mask really set to zero, images/s the training throughput. {MISSING} stands for what
+cannot be said, mostly for want of seeds."""
+
+ABOUT_DIFFERENCES = """\
+A difference is value − baseline in per cent points, averaged over the seeds that both have; below 0 is better. Runs of
+one seed share initial weights, batches and augmentation, so what a seed does to both cancels. p is the two-sided paired
+t-test's, after Holm's correction for the {num_compared} compared with the baseline. **helps** and **hurts** mean
+p ≤ 0.05: of 100 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The intervals are not
+corrected, so one without 0 in it can stand beside **no detectable difference**. That verdict does not say equal: the
+points named are the smallest true difference that these seeds, with this scatter, would have shown in 80 of 100 sweeps.
+**too few seeds** decides nothing."""
+
+
+def summary_markdown(
+    rows: Sequence[SummaryRow],
+    keys: Sequence[str],
+    *,
+    subject: str,
+    trials: Sequence[TrialRow] = (),
+    published: Mapping[Any, float] | None = None,
+    published_source: str = "",
+) -> str:
+    """Return the text of `summary.md`.
+
+    Args:
+        rows: One per value.
+        keys: The swept keys.
+        subject: What all trials share, for the title: `targetdrop, resnet8 on digits, 20 epochs`.
+        trials: One per trial; those that are not done are listed with their reason.
+        published: Test errors in per cent to show beside ours, by the value of the swept key, or by the tuple of the
+            values of several keys.
+        published_source: Where the published errors were read.
+    """
+    paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _table(rows, keys, published)]
+    paragraphs.append(ABOUT_ERRORS)
+    if any(row.decision is Decision.BASELINE for row in rows):
+        num_compared = _counted(sum(row.p_holm is not None for row in rows), "value")
+        paragraphs.append(ABOUT_DIFFERENCES.format(num_compared=num_compared))
+    if published is not None:
+        paragraphs.append(f"Published errors: {published_source}.")
+    return "\n\n".join([*paragraphs, *_unfinished(trials)]) + "\n"
+
+
+def _heading(rows: Sequence[SummaryRow]) -> str:
+    """Return what the table holds, with n and the baseline."""
+    fewest, most = min((row.n for row in rows), default=0), max((row.n for row in rows), default=0)
+    n = f"n = {_counted(most, 'seed')}" if fewest == most else f"n = {fewest} to {most} seeds"
+    baselines = [row for row in rows if row.decision is Decision.BASELINE]
+    compared = [f"compared seed by seed with the baseline {_named(row.values)}" for row in baselines]
+    return ", ".join(["Test error after the last epoch in per cent", f"{n} per value", *compared]) + "."
+
+
+def _table(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping[Any, float] | None) -> str:
+    """Return a Markdown table without the columns that have nothing to show."""
+    if not rows:
+        return "No trial was planned."
+    columns = telling(rows)
+    headings = [*keys, *(column.heading.replace("\n", " ") for column in columns)]
+    cells = [[*(_plain(as_text(row.values[key])) for key in keys), *(one.cell(row) for one in columns)] for row in rows]
+    aligned = ["left"] * len(keys) + ["right" if column.is_figure else "left" for column in columns]
+    if published is not None:
+        headings, aligned = [*headings, "published error %"], [*aligned, "right"]
+        for row, line in zip(rows, cells, strict=True):
+            value = tuple(row.values[key] for key in keys)
+            line.append(number(published.get(value[0] if len(keys) == 1 else value)))
+    return tabulate(
+        cells, headers=list(map(_plain, headings)), tablefmt="pipe", disable_numparse=True, colalign=aligned
+    )
+
+
+def _unfinished(trials: Sequence[TrialRow]) -> list[str]:
+    """Return the trials that gave no figure, with their reasons."""
+    unfinished = [trial for trial in trials if not trial.result.is_done]
+    if not unfinished:
+        return []
+    lines = [
+        f"- {_named(trial.values)}, seed {trial.seed}: {_plain(reason_of(trial.result))} (trial {trial.trial})"
+        for trial in unfinished
+    ]
+    return [f"## Without a result: {len(unfinished)} of {_counted(len(trials), 'trial')}", "\n".join(lines)]
+
+
+def reason_of(result: RunResult) -> str:
+    """Return why a trial gave no figure."""
+    return f"{result.status}: {result.error}" if result.error else str(result.status)
+
+
+def _named(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"{_plain(key)} {_plain(as_text(value))}" for key, value in values.items())
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _plain(text: str) -> str:
+    """Return text on one line that Markdown shows as it is."""
+    return re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,175 @@
+"""Where a run goes and in which arithmetic: device, dtype, memory format, threads."""
+
+import os
+import platform
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tdbench.config import HardwareConfig
+from tdbench.errors import DeviceError
+from tdbench.regularizers.kernels import runs_cpp
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What `auto` came to on this machine."""
+
+    device: torch.device
+    precision: str  # fp32 | bf16 | fp16
+    memory_format: torch.memory_format
+    compile: bool
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def peak_mem_mib(self) -> float:
+        """Return the most memory this process has held so far, in MiB: of the GPU, else resident on the host."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        if sys.platform == "win32":
+            return float("nan")
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+    def name(self) -> str:
+        """Return the device as a person knows it."""
+        if self.device.type == "cuda":
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+        return f"{self.device} ({cpu_name()})" if self.device.type == "cpu" else str(self.device)
+
+
+def resolve(config: HardwareConfig, local_rank: int | None = None) -> Hardware:
+    """Return what the configuration comes to on this machine; nothing is switched on yet.
+
+    Args:
+        config: What is asked for.
+        local_rank: The number of this process on this machine, where several train one network.
+
+    Raises:
+        DeviceError: The device does not exist, or has no arithmetic of the requested precision.
+    """
+    device = find_device(config.device, local_rank)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("precision fp16 needs a GPU; on the CPU use bf16 or fp32")
+    if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
+        raise DeviceError(f"precision bf16 is not supported by {torch.cuda.get_device_name(device)}; use fp16 or fp32")
+    memory_format = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
+    return Hardware(device, precision, memory_format, config.compile, config.threads or torch.get_num_threads())
+
+
+def find_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Return the device of this name; `auto` is the first GPU, else Apple's, else the CPU.
+
+    Where several processes train one network, each takes the GPU of its own number.
+
+    Raises:
+        DeviceError: This machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if local_rank is not None and (device.type == "mps" or device.index is not None):
+        raise DeviceError(
+            f"device {name} is a single one, and each of several processes needs its own; use cuda, where each takes "
+            "the GPU of its number, or cpu"
+        )
+    if device.type == "cuda":
+        index = device.index or local_rank or 0
+        count = num_gpus()
+        if count == 0:
+            raise DeviceError("device cuda: there is no CUDA GPU here that torch can use; --device cpu runs on the CPU")
+        if index >= count:
+            raise DeviceError(f"device cuda:{index}: this machine has {count} CUDA GPU(s), cuda:0 to cuda:{count - 1}")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device mps: torch finds no Apple GPU here; --device cpu runs on the CPU")
+    return device
+
+
+def num_gpus() -> int:
+    """Return how many CUDA GPUs torch can use here."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bf16 natively; elsewhere bf16 is slower than fp32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # or the question goes to the current device
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags()))
+
+
+def activate(hardware: Hardware, deterministic: bool) -> None:
+    """Set the process up: threads, determinism, fast kernels. Done once, before the first tensor of a run."""
+    torch.set_num_threads(hardware.threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # even to set it to what it is costs a second
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if hardware.device.type == "cuda":
+        torch.cuda.set_device(hardware.device)
+        torch.cuda.reset_peak_memory_stats(hardware.device)
+
+
+def describe_machine(hardware: Hardware) -> dict[str, Any]:
+    """Return the facts of the machine that bear on a figure, for `environment.json`."""
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+    flags = cpu_flags()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "device": str(hardware.device),
+        "device_name": hardware.name(),
+        "cuda": torch.version.cuda if hardware.device.type == "cuda" else None,
+        "cpu": cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "cpu_flags": [flag for flag in wanted if flag in flags],
+        "threads": hardware.threads,
+        "precision": hardware.precision,
+        "memory_format": str(hardware.memory_format).removeprefix("torch."),
+        "compile": hardware.compile,
+        "cpp_kernels": runs_cpp(),
+    }
+
+
+def cpu_flags() -> list[str]:
+    """Return the CPU's instruction-set flags as Linux names them, or an empty list elsewhere."""
+    return _cpu_field("flags").split() or _cpu_field("Features").split()
+
+
+def cpu_name() -> str:
+    """Return the CPU's model name."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_field(field: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")

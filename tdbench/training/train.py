@@ -1,0 +1,124 @@
+"""`train`: one run, in a folder. A run that is finished already is told from its folder, before torch is imported."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tdbench.config import RunConfig, build_config, load_config
+from tdbench.errors import FolderError, TdbenchError
+from tdbench.store.folders import RunFolder
+from tdbench.store.progress import Observer
+from tdbench.store.rows import RunResult, TrialState
+from tdbench.training.parallel import ALONE, Processes
+from tdbench.user_code import short_name
+
+
+def train(
+    config: RunConfig | Mapping[str, Any] | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    fresh: bool = False,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    patience_s: float = 0,
+    processes: Processes = ALONE,
+    trace: Path | None = None,
+    before_loading: Callable[[], None] = lambda: None,
+    **settings: Any,
+) -> RunResult:
+    """Train one network, or go on where an earlier call on the same folder stopped.
+
+    Seeds torch's global generator, sets its threads and its determinism.
+
+    Args:
+        config: The run: a configuration, a tree of its keys, a YAML file, or None for the defaults.
+        out: The run folder; made where it is missing, written to only after everything else proved usable. None: a
+            folder of its own under `runs/`.
+        fresh: Delete the run that the folder holds and start over.
+        observer: Told of the progress.
+        should_stop: Asked after each step; once true, the run is saved and `Interrupted` raised.
+        patience_s: How long to wait for another process that holds the folder.
+        processes: This one and those that train with it, all of which call this; the first alone uses the folder.
+        trace: A folder for a Chrome trace of ten steps.
+        before_loading: Called where there is something to train, before torch is imported.
+        **settings: Keys as the command line's flags and `--set` take them: `regularizer="dropblock"`, `lr=0.05`,
+            `block_size=3`, `**{"schedule.name": "constant"}`.
+
+    Returns:
+        What `result.json` holds; at once, where the folder holds the finished run.
+
+    Raises:
+        TdbenchError: Something the user can act on; what was saved before is intact.
+    """
+    config = config_of(config, settings)
+    folder = RunFolder(default_folder(config) if out is None else Path(out))
+    finished = processes.first(lambda: finished_result(folder, config, fresh))
+    if finished is not None:
+        return finished
+    before_loading()
+    from tdbench.training.loop import run_to_end
+
+    return run_to_end(config, folder, fresh, observer or Observer(), should_stop, patience_s, processes, trace)
+
+
+def config_of(config: RunConfig | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of a run, with settings on top.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+    """
+    if isinstance(config, RunConfig):
+        return build_config(config.model_dump(mode="json", exclude_unset=True), settings) if settings else config
+    if isinstance(config, Mapping):
+        return build_config(dict(config), settings)
+    return load_config(config, settings)
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return a folder of its own for each configuration, so that the same command finds its run again."""
+    names = (config.data.name, short_name(config.model.name), short_name(config.regularizer.name))
+    parts = (*names, f"seed{config.seed}", config.digest())
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(parts))
+
+
+def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -> RunResult | None:
+    """Return the result in the folder if the run is over; None if it is to be run, or to be run again.
+
+    Raises:
+        FolderError: The folder holds another run, or something else.
+    """
+    tree = folder.read_config()
+    if tree is None:
+        if folder.holds_run_files():
+            raise FolderError(
+                f"{folder.path} holds {' '.join(folder.files())} but no config.yaml of a run; take another --out"
+            )
+        return None
+    foreign = FolderError(f"{folder.path} holds a config.yaml that is no run's; take another --out")
+    if not {"data", "model", "regularizer"} <= set(tree) <= set(RunConfig.model_fields):
+        raise foreign
+    if fresh:  # a run of another release, whose keys have changed, can be replaced too
+        return None
+    try:
+        other = RunConfig.model_validate(tree)
+    except (ValueError, TdbenchError) as error:
+        raise foreign from error
+    if other.digest() != config.digest():
+        why = difference(config, other)
+        raise FolderError(f"{folder.path} holds another run: {why}; take another --out, or --fresh to replace it")
+    result = folder.read_result()
+    if result is not None and result.digest != config.digest():
+        raise FolderError(
+            f"{folder.path} holds a run of another version of the model's or regularizer's file, or of tdbench; take "
+            "another --out, or --fresh to replace it"
+        )
+    return result if result is not None and result.status is not TrialState.FAILED else None
+
+
+def difference(config: RunConfig, other: RunConfig) -> str:
+    """Return in words how a configuration differs from the one in a folder."""
+    here, there = config.identity(), other.identity()
+    keys = [key for key in here | there if here.get(key) != there.get(key)]
+    differences = [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys]
+    return "; ".join(differences[:4]) or "it was made by another release of tdbench"

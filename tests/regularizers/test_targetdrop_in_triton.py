@@ -1,0 +1,210 @@
+"""The Triton kernels against the plain form: the same masks, the same numbers to a rounding, the same gradients.
+
+Triton's interpreter runs them on the CPU; `pytest -m gpu` runs the same tests, and a few more, on a GPU.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tdbench.regularizers.targetdrop.targets import top_channels
+from tdbench.regularizers.targetdrop.windows import centres_by_channel, drop_windows, scales, windows_at
+from tests.oracles import targetdrop as oracle
+from tests.oracles.targetdrop import draw_values
+from tests.regularizers.feature_maps import FORMATS, assert_same, exact_map, feature_map
+
+pytest.importorskip("triton")
+kernels = pytest.importorskip("tdbench.regularizers.targetdrop.gpu")
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# Odd, single pixels, one channel, more positions and more channels than a block has, no sample. The interpreter takes
+# some 20 ms a block, so that there are few.
+SHAPES = [(2, 5, 7, 6), (1, 9, 1, 1), (2, 1, 5, 4), (1, 2, 67, 63), (1, 40, 2, 3), (0, 3, 4, 4)]
+
+on_each_device = pytest.mark.parametrize("device", DEVICES)
+in_each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+in_each_format = pytest.mark.parametrize("memory_format", FORMATS)
+in_each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+with_and_without_relu = pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+
+
+def some_windows(x: Tensor, block_size: int):
+    """Return windows in about half the channels, wherever they fall."""
+    num_samples, num_channels, height, width = x.shape
+    generator = torch.Generator().manual_seed(0)
+    order = torch.rand(num_samples, num_channels, generator=generator).argsort(dim=1)
+    channels = order[:, : (num_channels + 1) // 2].to(x.device)
+    centres = torch.randint(height * width, channels.shape, generator=generator).to(x.device)
+    return windows_at(x, channels, centres, block_size)
+
+
+# Each kernel
+
+
+@on_each_device
+@in_each_shape
+@in_each_format
+@with_and_without_relu
+def test_squeeze_finds_the_mean_and_the_first_maximum_of_each_channel(device, shape, memory_format, relu):
+    x = feature_map(shape, device, memory_format)
+    means, peaks = kernels.squeeze(x, relu)
+    active = x.relu().cpu() if relu else x.cpu()
+    tolerance = 8 * torch.finfo(torch.float32).eps  # of a mean of numbers below 8
+    expected = active.double().mean(dim=(2, 3)).float()
+    torch.testing.assert_close(means.cpu(), expected, rtol=0, atol=tolerance, equal_nan=True)
+    for planes, positions in zip(active.tolist(), peaks.tolist(), strict=True):
+        assert [row * shape[3] + col for row, col in map(oracle.peak, planes)] == positions
+
+
+@on_each_device
+@in_each_dtype
+def test_squeeze_of_half_types_adds_in_single_precision(device, dtype):
+    x = torch.ones(1, 2, 64, 64, device=device, dtype=dtype)
+    x[0, 1, 0, 0] = 1 + 2**-7
+    assert kernels.squeeze(x, False)[0].tolist() == [[1, 1 + 2**-19]]
+
+
+@on_each_device
+@pytest.mark.parametrize(
+    ("rescale", "block_size", "num_channels", "num_targets", "dtype"),
+    [
+        ("channel", 3, 9, 4, torch.float32),
+        ("channel", 3, 70, 10, torch.float64),
+        ("channel", 99, 9, 9, torch.float32),
+        ("layer", 3, 9, 4, torch.float64),
+        ("layer", 99, 1, 1, torch.float32),
+        ("none", 3, 9, 1, torch.float32),
+    ],
+)
+def test_choose_ranks_places_and_scales_as_the_plain_form_does(
+    device, rescale, block_size, num_channels, num_targets, dtype
+):
+    x = torch.empty(4, num_channels, 5, 4, device=device)
+    kinds = ["normal", "ties", "nan", "infinite"]
+    scores = torch.stack([draw_values(kind, (num_channels,), 0) for kind in kinds]).to(device, dtype)
+    peaks = torch.randint(20, scores.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    radius = min(block_size // 2, 5)
+    centres, scale, area = kernels.choose(scores, peaks.int(), num_targets, 5, 4, radius, rescale)
+    channels = top_channels(scores, num_targets)
+    windows = windows_at(x, channels, peaks.gather(1, channels), block_size)
+    assert torch.equal(centres.long(), centres_by_channel(x, windows))
+    assert torch.equal(scale, scales(x, windows, rescale))
+    assert torch.equal(area, windows.area.sum(1))
+
+
+@on_each_device
+@in_each_shape
+@in_each_format
+@in_each_dtype
+def test_drop_masks_and_scales_as_the_plain_form_does(device, shape, memory_format, dtype):
+    x = feature_map(shape, device, memory_format, dtype)
+    windows = some_windows(x, 99 if shape[1] == 1 else 3)
+    scale = scales(x, windows, "channel")
+    centres = centres_by_channel(x, windows).int()
+    upstream = feature_map(shape, device, memory_format, dtype, ["normal"], seed=1)
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    outs = kernels.drop(leaves[0], centres, scale, windows.radius, False), drop_windows(leaves[1], windows, scale)
+    assert_same(*outs)
+    assert_same(*(torch.autograd.grad(out, leaf, upstream)[0] for out, leaf in zip(outs, leaves, strict=True)))
+
+
+@on_each_device
+@in_each_shape
+@in_each_format
+@in_each_dtype
+def test_the_form_with_a_relu_is_the_relu_and_then_the_plain_form(device, shape, memory_format, dtype):
+    x = feature_map(shape, device, memory_format, dtype)
+    windows = some_windows(x, 3)
+    scale = scales(x, windows, "channel")
+    centres = centres_by_channel(x, windows).int()
+    upstream = feature_map(shape, device, memory_format, dtype, ["normal"], seed=1)
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    outs = kernels.drop(leaves[0], centres, scale, windows.radius, True), drop_windows(leaves[1].relu(), windows, scale)
+    assert_same(*outs)
+    assert_same(*(torch.autograd.grad(out, leaf, upstream)[0] for out, leaf in zip(outs, leaves, strict=True)))
+
+
+@on_each_device
+@in_each_dtype
+def test_the_form_with_a_relu_rounds_as_the_form_without_does(device, dtype):
+    x = feature_map((1, 8, 6, 5), device, "channels_last", dtype)
+    windows = some_windows(x, 3)
+    knobs = centres_by_channel(x, windows).int(), scales(x, windows, "layer"), windows.radius
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    outs = kernels.drop(leaves[0], *knobs, True), kernels.drop(leaves[1].relu(), *knobs, False)
+    grads = [torch.autograd.grad(out, leaf, x)[0] for out, leaf in zip(outs, leaves, strict=True)]
+    for fused, unfused in (outs, grads):
+        torch.testing.assert_close(fused, unfused, rtol=0, atol=0, equal_nan=True)
+
+
+@on_each_device
+@with_and_without_relu
+def test_a_gradient_in_another_memory_order_and_one_of_second_order_pass(device, relu):
+    x = feature_map((1, 4, 5, 3), device, "channels_last", kinds=["normal"]).requires_grad_()
+    windows = some_windows(x, 3)
+    scale = scales(x, windows, "channel")
+    out = kernels.drop(x, centres_by_channel(x, windows).int(), scale, windows.radius, relu)
+    upstream = torch.ones(out.shape, device=device).requires_grad_()  # in NCHW
+    (grad,) = torch.autograd.grad(out, x, upstream, create_graph=True)
+    slope = (out / x).detach()  # out is linear in x on either side of zero, and grad in upstream
+    torch.testing.assert_close(grad, slope)
+    torch.testing.assert_close(torch.autograd.grad(grad, upstream, torch.full_like(grad, 3))[0], 3 * slope)
+
+
+@on_each_device
+def test_the_operators_pass_opcheck(device):
+    x = feature_map((1, 5, 7, 6), device, "channels_last", kinds=["normal"])
+    means, peaks = kernels.squeeze(x, False)
+    centres, scale, _ = kernels.choose(means, peaks, 2, 7, 6, 1, "channel")
+    leaf, out = x.clone().requires_grad_(), x.relu()
+    parts = ["test_schema", "test_autograd_registration"]
+    if device == "cuda":  # the interpreter cannot be traced
+        parts += ["test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic"]
+    for operator, arguments in (
+        (kernels.squeeze, (x, True)),
+        (kernels.choose, (means, peaks, 2, 7, 6, 1, "layer")),
+        (kernels.drop, (leaf, centres, scale, 1, False)),
+        (kernels.drop, (leaf, centres, scale, 1, True)),
+        (kernels.relu_drop_backward, (leaf, out, scale)),
+    ):
+        torch.library.opcheck(operator, arguments, test_utils=parts)
+
+
+def test_a_map_in_neither_memory_order_is_refused():
+    x = torch.ones(2, 3, 4, 4)[..., ::2]
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.squeeze(x, False)
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu_and_the_layer_is_traced_in_one_graph():
+    """Neither needs a GPU, but both need the compiler instead of the interpreter, hence another process."""
+    script = Path(__file__).with_name("compile_kernels.py")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+def test_the_operators_compile_in_one_graph():
+    def forward(x: Tensor) -> Tensor:
+        means, peaks = kernels.squeeze(x.detach(), True)
+        centres, scale, _ = kernels.choose(means, peaks, 3, 6, 5, 1, "channel")
+        return kernels.drop(x, centres, scale, 1, True)
+
+    torch.compiler.reset()
+    results = []
+    for function in (torch.compile(forward, fullgraph=True), forward):
+        x = exact_map("cuda", "channels_last").requires_grad_()
+        out = function(x)
+        results.append([out.detach(), *torch.autograd.grad(out, x, x.detach())])
+    torch.testing.assert_close(*results, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,116 @@
+"""Files are written whole or not at all, and a folder serves one process at a time."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tdbench.errors import FolderError
+from tdbench.store import files as store
+from tdbench.store.files import held, label, to_csv, to_json, write_atomically
+from tdbench.store.folders import METRICS_COLUMNS, RESULT_FIELDS, RunFolder
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    write_atomically(path, b"old")
+
+    def disk_full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", disk_full)
+    with pytest.raises(FolderError, match="No space left on device"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.json"
+    write_atomically(path, b"old")
+    code = (
+        "import os, sys; from pathlib import Path; from tdbench.store import files as store\n"
+        "Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"store.write_atomically(Path({str(path)!r}), b'new')"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"newer")
+    assert path.read_bytes() == b"newer"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_the_columns_are_the_fixed_ones():
+    assert ",".join(METRICS_COLUMNS) == (
+        "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib"
+    )
+    assert ",".join(RESULT_FIELDS) == (
+        "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,"
+        "wall_s,peak_mem_mib,error"
+    )
+
+
+def test_an_unmeasured_figure_is_an_empty_cell_and_null():
+    assert to_csv([{"a": 1, "b": None}], ["a", "b"]) == "a,b\n1,\n"
+    assert json.loads(to_json({"a": math.nan, "b": math.inf, "c": 1.5})) == {"a": None, "b": None, "c": 1.5}
+
+
+def test_figures_survive_the_csv_bit_for_bit():
+    value = 0.1 + 0.2
+    assert float(to_csv([{"a": value}], ["a"]).splitlines()[1]) == value
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tdbench.store.folders import held\n"
+        f"with held(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(FolderError, match="in use by another process"), held(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with held(tmp_path):
+        pass
+
+
+def test_clearing_a_run_deletes_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path)
+    for name in ("config.yaml", "metrics.csv", "thesis.tex"):
+        (tmp_path / name).write_text("x")
+    folder.clear()
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"status": "done"}'])
+def test_a_result_that_no_run_wrote_is_refused(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(FolderError, match=r"result\.json"):
+        RunFolder(tmp_path).read_result()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5, "5"),
+        (0.15000000000000002, "0.15"),
+        (1.0, "1"),
+        (1e-4, "0.0001"),
+        (None, "null"),
+        (True, "true"),
+        (("stage1", "stage2"), "stage1+stage2"),
+        ([0.3, 0.6], "0.3+0.6"),
+        ("none", "none"),
+    ],
+)
+def test_a_value_is_labelled_as_flags_and_files_write_it(value, text):
+    assert label(value) == text
+
+
+def test_json_is_strict_at_any_depth():
+    text = to_json({"share": math.nan, "rows": [{"scale": math.inf, "n": 8}]})
+    assert json.loads(text) == {"share": None, "rows": [{"scale": None, "n": 8}]}
