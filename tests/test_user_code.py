@@ -13,13 +13,14 @@ from tdbench.regularizers.base import DropMeter
 from tdbench.regularizers.registry import find_method
 from tdbench.training.matching import solve_match
 from tdbench.training.run import Run
-from tdbench.user_code import absolute, label, load_object
+from tdbench.user_code import absolute, load_object
 
 CODE = """
 import neighbour
 import torch
 from torch import nn
 import tdbench
+from tdbench.user_code import short_name
 
 class MapDrop(nn.Module):
     def __init__(self, channels, p: float = 0.25, *, wide: bool = True, generator: torch.Generator | None = None):
@@ -127,7 +128,7 @@ def test_a_name_means_the_same_from_everywhere_and_a_change_of_the_file_is_anoth
     name = "mine.py:make_model"
     here = load_config(overrides={"model": name, "regularizer": "mine.py:Rising"})
     assert here.model.name == absolute(name) == f"{code}:make_model"
-    assert label(here.model.name) == "mine.py:make_model"
+    assert short_name(here.model.name) == "mine.py:make_model"
     before = here.digest()
     assert RunConfig.model_validate(here.dump()).digest() == before
     code.write_text(CODE.replace("width=4", "width=5"))

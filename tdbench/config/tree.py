@@ -12,6 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from tdbench.config.data_sets import find_data_set
+from tdbench.config.networks import find_network
 from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, about, knob
 from tdbench.regularizers.config import RegularizerConfig
@@ -50,6 +52,12 @@ class DataConfig(Section):
     def _same_from_everywhere(cls, value: Path) -> Path:
         return Path(os.path.abspath(os.path.expanduser(value)))
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        find_data_set(value)
+        return value
+
 
 class AugmentConfig(Section):
     """Random changes to whole training batches."""
@@ -76,7 +84,8 @@ class ModelConfig(Section):
 
     @field_validator("name")
     @classmethod
-    def _same_from_everywhere(cls, value: str) -> str:
+    def _is_known(cls, value: str) -> str:
+        find_network(value)
         return absolute(value)
 
 

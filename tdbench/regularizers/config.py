@@ -15,14 +15,14 @@ class RegularizerConfig(Section):
     """What every method has; a method's folder declares a subclass, with its own knobs and its name as a Literal.
 
     Attributes:
-        layer: Name of the layer's class in `layer.py`, beside the declaration.
+        layer_class: Name of the layer's class in `layer.py`, beside the declaration.
         strength_knob: The knob that `match` solves; None: the method has none.
         share_is_proportional: The dropped share is proportional to that knob.
         placement: Where the method belongs, which is also its default site: a feature map, the images, or each
             residual branch.
     """
 
-    layer: ClassVar[str] = ""
+    layer_class: ClassVar[str] = ""
     strength_knob: ClassVar[str | None] = None
     share_is_proportional: ClassVar[bool] = False
     placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
@@ -55,7 +55,7 @@ class RegularizerConfig(Section):
             channels: C of the feature map.
             depth: Which of the sites it is, in the network's order, as a share in (0, 1].
         """
-        layer = getattr(import_module(f"{type(self).__module__}.layer"), self.layer)
+        layer = getattr(import_module(f"{type(self).__module__}.layer"), self.layer_class)
         return layer(**self.arguments(channels, depth))
 
     def arguments(self, channels: int, depth: float) -> dict[str, Any]:

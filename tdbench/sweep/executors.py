@@ -9,9 +9,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
+from tdbench.store.assignment import Assignment, Ended, Event, late
 from tdbench.store.rows import TrialState
 from tdbench.sweep import lab
-from tdbench.sweep.assignment import Assignment, Ended, Event, late
 
 GRACE_S = 5.0  # for a process to end by itself
 

@@ -6,6 +6,7 @@ that its imports overlap with the planning of a sweep.
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -76,11 +77,18 @@ def run(target: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
     The function is given the arguments and its own end of the line.
     """
     link, theirs = context().Pipe()
-    process = context().Process(target=call, args=(target, *arguments, theirs))  # type: ignore[attr-defined]
+    process = context().Process(target=work, args=(target, *arguments, theirs))  # type: ignore[attr-defined]
     with main_module_hidden():
         process.start()
     theirs.close()
     return process, link
+
+
+def work(target: str, *arguments: Any) -> None:
+    """Be a process of the lab: `module:function` is its main function, and Ctrl-C, which reaches all, the driver's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch_parent()
+    call(target, *arguments)
 
 
 def watch_parent() -> None:

@@ -4,8 +4,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from tdbench.errors import TdbenchError
+from tdbench.store.assignment import Assignment, Event
 from tdbench.sweep import lab
-from tdbench.sweep.assignment import Assignment, Event
 from tdbench.sweep.executors import GRACE_S
 from tdbench.sweep.slots import Slots
 

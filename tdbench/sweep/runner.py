@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tdbench.errors import FolderError, TdbenchError
+from tdbench.store.assignment import Assignment, Ended, Progressed
 from tdbench.store.folders import RESULT, SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, SummaryRow, TrialRow, TrialState
-from tdbench.sweep.assignment import Assignment, Ended, Progressed
 from tdbench.sweep.executors import Executor
 from tdbench.sweep.inference import summarise
 from tdbench.sweep.plan import Plan, Point

@@ -5,7 +5,6 @@ here may start threads or touch a GPU on import.
 """
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,11 +15,10 @@ import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, line_of
+from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
 from tdbench.store.rows import EpochRow, TrialState
-from tdbench.sweep.assignment import Assignment, Ended, Event, Progressed, late
-from tdbench.sweep.lab import watch_parent
 from tdbench.training.on_ray import RayTasks
 from tdbench.training.train import train
 
@@ -89,8 +87,6 @@ def observer_of(assignment: Assignment, config: RunConfig) -> Observer:
 
 def work(assignment: Assignment, link: Connection) -> None:
     """Run a trial as the main function of a process; a message over the link asks it to save and stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides what it means
-    watch_parent()
     os.environ.update(assignment.environment)
     with suppress(OSError):  # a trial without a log is better than none
         assignment.folder.mkdir(parents=True, exist_ok=True)
@@ -110,8 +106,6 @@ def drive_ray(needs: tuple[int, int, float, str | None], timeout_s: float | None
 
     It says how many assignments it has seen, how many more there is room for, and what has happened.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    watch_parent()
     try:
         tasks = RayTasks(run_assignment, *needs)
     except TdbenchError as error:

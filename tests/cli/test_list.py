@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tdbench.data.sources import SOURCES
-from tdbench.models.build import NETWORKS
+from tdbench.config.data_sets import DATA_SETS
+from tdbench.config.networks import NETWORKS
 from tdbench.regularizers.registry import find_method, method_names
 
 
@@ -20,7 +20,7 @@ def listed(cli):
 def test_list_shows_every_method_network_and_data_set(listed):
     assert [row["method"] for row in listed["methods"]] == method_names()
     assert [row["model"] for row in listed["models"]] == list(NETWORKS)
-    assert [row["data"] for row in listed["data"]] == list(SOURCES)
+    assert [row["data"] for row in listed["data"]] == list(DATA_SETS)
 
 
 def test_list_shows_the_networks_and_data_sets_of_the_issue(listed):

@@ -8,9 +8,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tdbench import load_config
+from tdbench.config.data_sets import find_data_set
 from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
 from tdbench.data.images import FolderImages, ImageSet
-from tdbench.data.sources import LoadedData, find_source, load_data
+from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError
 from tests.oracles import cutout as cutout_oracle
 
@@ -28,7 +29,7 @@ def on_disk(images, folder):
 
 def data_of(images, labels=None, flip=False):
     labels = torch.arange(len(images)) if labels is None else labels
-    source = dataclasses.replace(find_source("digits"), flip=flip)
+    source = dataclasses.replace(find_data_set("digits"), flip=flip)
     images = ImageSet(images, labels)
     channels = len(images.images[0])
     return LoadedData(source, images, images, ("a", "b"), (0.25,) * channels, (0.5,) * channels)

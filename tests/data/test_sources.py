@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tdbench.config import DataConfig
+from tdbench.config.data_sets import DATA_SETS
 from tdbench.data import published, sources
 from tdbench.data.images import FolderImages
-from tdbench.data.sources import SOURCES, LoadedData, load_data
+from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
 
 PUBLISHED = ["fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"]
@@ -59,9 +60,9 @@ def assert_holds(data: LoadedData, tiny: Any) -> None:
 
 
 def test_the_sources_are_known_in_their_order_and_before_they_are_read() -> None:
-    assert list(SOURCES) == ["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "folder"]
-    assert all(name == source.name and source.provenance for name, source in SOURCES.items())
-    assert [name for name, source in SOURCES.items() if not source.flip] == ["digits", "svhn"]
+    assert list(DATA_SETS) == ["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "folder"]
+    assert all(name == source.name and source.provenance for name, source in DATA_SETS.items())
+    assert [name for name, source in DATA_SETS.items() if not source.flip] == ["digits", "svhn"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tdbench.config.networks import NETWORKS, find_network
 from tdbench.errors import ConfigError
-from tdbench.models.build import NETWORKS, build, find_network
+from tdbench.models.build import build
 from tdbench.models.sites import find_sites, insert
 from tdbench.models.tracing import feature_shapes, output_module
 

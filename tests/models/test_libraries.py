@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tdbench.errors import ConfigError
-from tdbench.models.build import build, find_network
+from tdbench.models.build import build, check_network
 from tdbench.models.sites import insert
 
 
@@ -66,13 +66,13 @@ def test_auxiliary_outputs_are_left_out():
 )
 def test_what_torchvision_lacks_is_refused_before_it_is_built(name, message):
     with pytest.raises(ConfigError, match=message):
-        find_network(name)
+        check_network(name)
 
 
 def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r'pip install "tdbench\[timm\]"'):
-        find_network("timm:resnet18")
+        check_network("timm:resnet18")
 
 
 def test_a_timm_network_is_asked_for_with_fresh_weights(fake_timm):
@@ -82,7 +82,7 @@ def test_a_timm_network_is_asked_for_with_fresh_weights(fake_timm):
 
 def test_what_timm_lacks_or_cannot_build_is_a_config_error(fake_timm):
     with pytest.raises(ConfigError, match="unknown timm model 'resnt18'; did you mean resnet18"):
-        find_network("timm:resnt18")
+        check_network("timm:resnt18")
     with pytest.raises(ConfigError, match="timm:vit_tiny cannot be built with 7 classes and 5 input channels"):
         build("timm:vit_tiny", num_classes=7, in_channels=5)
 

@@ -2,13 +2,14 @@
 
 import pytest
 
+from tdbench.config.networks import find_network
 from tdbench.errors import ConfigError
-from tdbench.models.build import find_network
+from tdbench.models.build import build
 
 
 @pytest.mark.parametrize(("name", "num_blocks"), [("wrn_10_1", 1), ("wrn_22_3", 3)])
 def test_any_possible_depth_and_width_is_accepted(name, num_blocks):
-    network = find_network(name).factory(10, 3)
+    network = build(name, 10, 3)
     assert [len(stage) for stage in (network.stage1, network.stage2, network.stage3)] == [num_blocks] * 3
     assert network.classifier.in_features == 64 * int(name[-1])
 

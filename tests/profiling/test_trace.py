@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tdbench.profiling.layer import Floor
-from tdbench.profiling.trace import count_work, graph_breaks, trace
+from tdbench.profiling.trace import count_work, graph_breaks, profiled
 
 CPU = torch.device("cpu")
 MIB = 2**18  # fp32 numbers
@@ -17,19 +17,19 @@ def both_ways(layer, x):
 
 def test_the_floor_is_a_multiplication_each_way_and_holds_what_it_puts_out():
     x, grad = torch.randn(2 * MIB, requires_grad=True), torch.ones(2 * MIB)
-    seen = trace(lambda: torch.autograd.grad(Floor()(x), x, grad), CPU)
+    seen = profiled(lambda: torch.autograd.grad(Floor()(x), x, grad), CPU)
     assert (seen.launches, seen.host_syncs) == (2, 0)
     assert seen.peak_mem_mib == pytest.approx(4.0, abs=0.01)
 
 
 def test_views_launch_nothing():
     x = torch.randn(8, 8)
-    assert trace(lambda: x.view(64).unsqueeze(0).expand(3, 64)[1:].t(), CPU).launches == 0
+    assert profiled(lambda: x.view(64).unsqueeze(0).expand(3, 64)[1:].t(), CPU).launches == 0
 
 
 def test_each_value_that_is_read_back_is_a_host_sync():
     x = torch.randn(8)
-    assert trace(lambda: (x.sum().item(), bool(x.max() > 0), x.nonzero()), CPU).host_syncs == 3
+    assert profiled(lambda: (x.sum().item(), bool(x.max() > 0), x.nonzero()), CPU).host_syncs == 3
 
 
 def test_memory_that_a_call_leaves_to_the_next_does_not_count_twice():
@@ -38,7 +38,7 @@ def test_memory_that_a_call_leaves_to_the_next_does_not_count_twice():
     def replace():
         held[0] = torch.ones(MIB)  # the old one goes when the new one is there
 
-    assert trace(replace, CPU).peak_mem_mib == pytest.approx(1.0, abs=0.01)
+    assert profiled(replace, CPU).peak_mem_mib == pytest.approx(1.0, abs=0.01)
 
 
 def test_the_work_of_a_matrix_product_is_2n3_and_its_traffic_three_matrices():
@@ -76,7 +76,7 @@ def test_on_a_gpu_kernels_waits_and_memory_are_the_device_s():
     device = torch.device("cuda")
     x = torch.randn(2 * MIB, device=device, requires_grad=True)
     both_ways(Floor(), x)()
-    seen = trace(both_ways(Floor(), x), device)
+    seen = profiled(both_ways(Floor(), x), device)
     assert (seen.launches, seen.host_syncs) == (3, 0)  # ones_like is the third
     assert seen.peak_mem_mib == pytest.approx(6.0, abs=0.1)
-    assert trace(lambda: x.sum().item(), device).host_syncs == 1
+    assert profiled(lambda: x.sum().item(), device).host_syncs == 1

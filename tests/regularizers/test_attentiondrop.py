@@ -7,7 +7,8 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.attentiondrop.layer import AttentionDrop, AttentionDropConfig, dense_mask
+from tdbench.regularizers.attentiondrop import AttentionDropConfig
+from tdbench.regularizers.attentiondrop.layer import AttentionDrop, dense_mask
 from tests.oracles import attentiondrop as oracle
 
 

@@ -7,7 +7,8 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.corrdrop.layer import CorrDrop, CorrDropConfig
+from tdbench.regularizers.corrdrop import CorrDropConfig
+from tdbench.regularizers.corrdrop.layer import CorrDrop
 from tests.oracles import corrdrop as oracle
 
 

@@ -9,7 +9,8 @@ from scipy.stats import chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.cutout.layer import Cutout, CutoutConfig
+from tdbench.regularizers.cutout import CutoutConfig
+from tdbench.regularizers.cutout.layer import Cutout
 from tests.oracles import cutout as oracle
 
 

@@ -8,7 +8,8 @@ from torchvision.ops import stochastic_depth
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.drop_path.layer import DropPath, DropPathConfig
+from tdbench.regularizers.drop_path import DropPathConfig
+from tdbench.regularizers.drop_path.layer import DropPath
 
 
 def positive_map(*shape):

@@ -10,7 +10,8 @@ from scipy.stats import chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.dropblock.layer import DropBlock, DropBlockConfig, _drop_dense, drop_block2d
+from tdbench.regularizers.dropblock import DropBlockConfig
+from tdbench.regularizers.dropblock.layer import DropBlock, _drop_dense, drop_block2d
 from tdbench.regularizers.seeds import bernoulli_positions
 from tests.oracles import dropblock as oracle
 

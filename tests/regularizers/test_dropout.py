@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.dropout.layer import Dropout, DropoutConfig
+from tdbench.regularizers.dropout import DropoutConfig
+from tdbench.regularizers.dropout.layer import Dropout
 
 
 def positive_map(*shape):

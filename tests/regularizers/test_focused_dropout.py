@@ -8,7 +8,8 @@ from scipy.stats import chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.focused_dropout.layer import FocusedDropout, FocusedDropoutConfig
+from tdbench.regularizers.focused_dropout import FocusedDropoutConfig
+from tdbench.regularizers.focused_dropout.layer import FocusedDropout
 from tests.oracles import focused_dropout as oracle
 
 

@@ -5,7 +5,8 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.max_dropout.layer import MaxDropout, MaxDropoutConfig
+from tdbench.regularizers.max_dropout import MaxDropoutConfig
+from tdbench.regularizers.max_dropout.layer import MaxDropout
 from tests.oracles import max_dropout as oracle
 
 

@@ -9,7 +9,8 @@ from scipy.stats import binom, chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.spatial_dropout.layer import SpatialDropout, SpatialDropoutConfig
+from tdbench.regularizers.spatial_dropout import SpatialDropoutConfig
+from tdbench.regularizers.spatial_dropout.layer import SpatialDropout
 
 
 def positive_map(*shape):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tdbench import TargetDrop2d, target_drop2d
 from tdbench.regularizers.base import DropMeter
-from tdbench.regularizers.targetdrop.layer import TargetDropConfig
+from tdbench.regularizers.targetdrop import TargetDropConfig
 from tests.oracles import targetdrop as oracle
 from tests.oracles.targetdrop import draw_values, feature_maps
 

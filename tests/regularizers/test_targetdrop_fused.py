@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from tdbench import TargetDrop2d, target_drop2d
 from tdbench.regularizers.base import DropMeter
-from tdbench.regularizers.targetdrop import fused
+from tdbench.regularizers.targetdrop import fused, layer
 from tests.regularizers.feature_maps import FORMATS, assert_same, exact_map, feature_map
 
 FORMS = [

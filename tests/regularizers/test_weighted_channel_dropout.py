@@ -8,7 +8,8 @@ from scipy.stats import binom, chi2
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.regularizers.weighted_channel_dropout.layer import WeightedChannelDropout, WeightedChannelDropoutConfig
+from tdbench.regularizers.weighted_channel_dropout import WeightedChannelDropoutConfig
+from tdbench.regularizers.weighted_channel_dropout.layer import WeightedChannelDropout
 from tests.oracles import weighted_channel_dropout as oracle
 
 

@@ -7,7 +7,7 @@ from tdbench import load_config
 from tdbench.data.sources import load_data
 from tdbench.errors import ConfigError
 from tdbench.show.gallery import ROW_COLUMNS, alternating_classes, collect
-from tdbench.training.loop import train
+from tdbench.training.train import train
 from tdbench.training.trained import open_run
 
 TINY = {"batch_size": 16, "precision": "fp32"}

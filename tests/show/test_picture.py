@@ -14,7 +14,7 @@ from PIL import Image
 from tdbench import load_config
 from tdbench.regularizers.registry import method_names
 from tdbench.show.gallery import Gallery, collect
-from tdbench.show.picture import draw, outline, render
+from tdbench.show.picture import draw_gallery, outline, render
 
 
 def configs_of(*methods, **overrides):
@@ -32,7 +32,7 @@ def gallery():
 
 @pytest.fixture(scope="module")
 def figure(gallery):
-    return draw(gallery)
+    return draw_gallery(gallery)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def svg_texts(content):
 
 def test_the_legend_names_only_marks_that_there_are(figure):
     assert legend_of(figure) == ["dropped: set to zero", "damped: scaled down"]
-    assert legend_of(draw(collect(configs_of("dropblock"), 1))) == ["dropped: set to zero"]
+    assert legend_of(draw_gallery(collect(configs_of("dropblock"), 1))) == ["dropped: set to zero"]
 
 
 def legend_of(figure):
@@ -135,7 +135,7 @@ def test_the_caption_says_where_the_weights_come_from(gallery, figure):
 
     assert "resnet8, trained: runs/a." in caption(figure)
     untrained = Gallery(**{**vars(gallery), "weights": None, "activation": None, "predicted": None})
-    assert "resnet8, untrained network." in caption(draw(untrained))
+    assert "resnet8, untrained network." in caption(draw_gallery(untrained))
 
 
 def test_no_panel_is_blank_in_the_png(gallery, figure, files):
@@ -168,11 +168,11 @@ def test_colour_images_are_drawn_in_colour():
     torch.manual_seed(0)
     gallery = collect(configs_of("cutout"), 2)
     colourful = Gallery(**{**vars(gallery), "images": torch.rand(2, 3, 32, 32)})
-    shown = axes_of(draw(colourful))["cutout, image 1"].images[0].get_array()
+    shown = axes_of(draw_gallery(colourful))["cutout, image 1"].images[0].get_array()
     assert np.allclose(shown, colourful.images[1].permute(1, 2, 0))
 
 
 def test_all_methods_at_once_fit():
-    figure = draw(collect(configs_of(*method_names()), 1))
+    figure = draw_gallery(collect(configs_of(*method_names()), 1))
     boxes = [axes.get_position() for axes in figure.axes]
     assert all(box.x0 >= 0 and box.x1 <= 1 and box.y0 >= 0 for box in boxes)

@@ -10,8 +10,9 @@ import pytest
 
 from tdbench.errors import FolderError
 from tdbench.store import files as store
-from tdbench.store.files import held, label, to_csv, to_json, write_atomically
-from tdbench.store.folders import METRICS_COLUMNS, RESULT_FIELDS, RunFolder
+from tdbench.store.files import as_text, held, to_csv, to_json, write_atomically
+from tdbench.store.folders import RunFolder
+from tdbench.store.rows import EpochRow, RunResult, SummaryRow, TrialRow, TrialState, columns
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -44,13 +45,31 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
 
 
 def test_the_columns_are_the_fixed_ones():
-    assert ",".join(METRICS_COLUMNS) == (
+    assert ",".join(columns(EpochRow)) == (
         "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib"
     )
-    assert ",".join(RESULT_FIELDS) == (
+    assert ",".join(columns(RunResult)) == (
         "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,"
         "wall_s,peak_mem_mib,error"
     )
+    assert ",".join(TrialRow.columns(["block_size"])) == (
+        "trial,status,seed,block_size,digest,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,"
+        "train_img_per_s,wall_s,peak_mem_mib,error"
+    )
+    assert ",".join(SummaryRow.columns(["block_size"])) == (
+        "block_size,n,test_error_pct_mean,test_error_pct_std,ci95_low,ci95_high,delta_vs_baseline,delta_ci95_low,"
+        "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable"
+    )
+
+
+def test_a_result_is_read_back_as_it_was_written_and_later_fields_are_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    result = RunResult(TrialState.DONE, "0" * 12, seed=3, epochs=2, test_error_pct=1.5)
+    folder.write_result(result)
+    assert folder.read_result() == result
+    later = json.loads((tmp_path / "result.json").read_text()) | {"ece_pct": 2.0}
+    (tmp_path / "result.json").write_text(json.dumps(later))
+    assert folder.read_result() == result
 
 
 def test_an_unmeasured_figure_is_an_empty_cell_and_null():
@@ -65,7 +84,7 @@ def test_figures_survive_the_csv_bit_for_bit():
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tdbench.store.folders import held\n"
+        "import sys; from pathlib import Path; from tdbench.store.files import held\n"
         f"with held(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -108,7 +127,7 @@ def test_a_result_that_no_run_wrote_is_refused(tmp_path, text):
     ],
 )
 def test_a_value_is_labelled_as_flags_and_files_write_it(value, text):
-    assert label(value) == text
+    assert as_text(value) == text
 
 
 def test_json_is_strict_at_any_depth():

@@ -6,16 +6,8 @@ import pytest
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.sweep.experiment import (
-    Experiment,
-    column,
-    default_values,
-    from_flags,
-    parse_values,
-    read_experiment,
-    ready_experiments,
-    resolve_param,
-)
+from tdbench.sweep.experiment import Experiment, from_flags, parse_values, read_experiment, ready_experiments
+from tdbench.sweep.keys import column, default_sweep, resolve_param
 from tdbench.sweep.plan import make_plan
 
 BASE = load_config()
@@ -83,13 +75,13 @@ def test_an_unknown_parameter_is_answered_by_the_nearest_and_by_all_with_their_d
 def test_a_knob_that_is_given_no_values_takes_those_declared_beside_it(key, values):
     if values is None:
         with pytest.raises(ConfigError, match=r"--param augment.flip needs --values"):
-            default_values(key, BASE)
+            default_sweep(key, BASE)
     else:
-        assert default_values(key, BASE) == values
+        assert default_sweep(key, BASE) == values
 
 
 def test_the_methods_are_compared_without_the_baseline_among_them():
-    methods = default_values("regularizer.name", BASE)
+    methods = default_sweep("regularizer.name", BASE)
     assert {"targetdrop", "dropblock", "dropout"} <= set(methods)
     assert "none" not in methods
 
@@ -130,15 +122,15 @@ def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path, text, message):
 
 def test_flags_go_on_top_of_a_file(tmp_path):
     experiment = Experiment(sweep={"block_size": (1, 3)}, seeds=3)
-    flags = {"base": {}, "params": [], "values": [], "seeds": None, "baseline": None}
+    flags = {"base": {}, "param": [], "values": [], "seeds": None, "baseline": None}
     assert from_flags(experiment, **flags).sweep == {"block_size": (1, 3)}
-    changed = from_flags(experiment, **{**flags, "params": ["k=5,7", "gamma"], "seeds": "0,7,9", "baseline": "off"})
+    changed = from_flags(experiment, **{**flags, "param": ["k=5,7", "gamma"], "seeds": "0,7,9", "baseline": "off"})
     assert changed.sweep == {"k": (5, 7), "gamma": ()}
     assert changed.seeds == (0, 7, 9)
     assert changed.baseline == "off"
     assert from_flags(experiment, **{**flags, "seeds": "5"}).seeds == (0, 1, 2, 3, 4)
     with pytest.raises(ConfigError, match="--values must be given once for each --param, got 1 for 2"):
-        from_flags(None, **{**flags, "params": ["k", "gamma"], "values": ["1,3"]})
+        from_flags(None, **{**flags, "param": ["k", "gamma"], "values": ["1,3"]})
 
 
 def test_no_argument_at_all_sweeps_the_block_size():

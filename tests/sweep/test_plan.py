@@ -98,10 +98,10 @@ def test_all_wrong_points_are_named_before_anything_runs():
     with pytest.raises(ConfigError) as caught:
         plan_of(block_size=(1, 2, "wide", 4), drop_ratio=(0.1, 1.5))
     lines = str(caught.value).splitlines()
-    assert "block_size 1, drop_ratio 1.5: drop_ratio must be between 0 and 1, got 1.5" in lines
-    assert "block_size 2, drop_ratio 0.1: block_size must be odd and at least 1, got 2" in lines
+    assert "block_size 1, drop_ratio 1.5: regularizer.drop_ratio must be between 0 and 1, got 1.5" in lines
+    assert "block_size 2, drop_ratio 0.1: regularizer.block_size must be odd and at least 1, got 2" in lines
     assert any("block_size wide" in line and "must be a whole number" in line for line in lines)
-    assert len(lines) == 7
+    assert len(lines) == 10  # one for each wrong value of each of seven points
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ET
-from dataclasses import asdict
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from matplotlib import image
 
 from tdbench.errors import FolderError
+from tdbench.store.rows import RunResult, TrialRow, TrialState
 from tdbench.sweep.plots import arrangement, plot_sweep
 from tdbench.sweep.plots.arrangement import arrange, is_geometric
 from tests.sweep.one_baseline import summarise
@@ -25,11 +26,11 @@ def sweep(values, baseline=None, keys=("block_size",), num_seeds=3):
     generator = np.random.default_rng(0)
     errors = {value: dict(enumerate(generator.uniform(2, 6, num_seeds).tolist())) for value in values}
     rows = [
-        {**dict(zip(keys, value, strict=True)), **asdict(summary)}
-        for value, summary in summarise(errors, baseline).items()
+        replace(row, values=dict(zip(keys, value, strict=True))) for value, row in summarise(errors, baseline).items()
     ]
+    done = TrialState.DONE
     trials = [
-        {"status": "done", "seed": seed, "test_error_pct": error, **dict(zip(keys, value, strict=True))}
+        TrialRow("", done, seed, dict(zip(keys, value, strict=True)), RunResult(done, "", seed, test_error_pct=error))
         for value, by_seed in errors.items()
         for seed, error in by_seed.items()
     ]
@@ -63,9 +64,9 @@ def test_a_sweep_over_numbers_has_its_axes_named_and_a_tick_at_each_value(tmp_pa
 def test_a_sweep_over_names_has_a_row_each_the_best_on_top(tmp_path):
     rows, trials = sweep(NAMES, ("none",), ("regularizer",))
     pixels, texts = draw(tmp_path, rows, trials, ["regularizer"])
-    ranked = sorted(rows, key=lambda row: row["test_error_pct_mean"])
-    assert [text for text in texts if (text,) in NAMES] == [row["regularizer"] for row in ranked]
-    assert f"{ranked[0]['test_error_pct_mean']:.2f} ± {ranked[0]['test_error_pct_std']:.2f}" in texts
+    ranked = sorted(rows, key=lambda row: row.test_error_pct_mean)
+    assert [text for text in texts if (text,) in NAMES] == [row.values["regularizer"] for row in ranked]
+    assert f"{ranked[0].test_error_pct_mean:.2f} ± {ranked[0].test_error_pct_std:.2f}" in texts
     assert pixels.shape[1] == 1200
 
 
@@ -73,7 +74,8 @@ def test_each_seed_is_a_dot(tmp_path):
     rows, trials = sweep(NUMBERS, ("none",))
     without, _ = draw(tmp_path, rows)
     with_seeds, _ = draw(tmp_path, rows, trials)
-    marks = arrange(rows, ["block_size"], [*trials, {**trials[-1], "status": "failed"}], 7).marks
+    failed = replace(trials[-1], result=replace(trials[-1].result, status=TrialState.FAILED))
+    marks = arrange(rows, ["block_size"], [*trials, failed], 7).marks
     assert [len(mark.seeds) for mark in marks] == [3, 3, 3, 3]
     assert (with_seeds != without).any()
 
@@ -107,11 +109,11 @@ def test_rows_beyond_counting_are_left_out_and_that_is_said(tmp_path, monkeypatc
     monkeypatch.setattr(arrangement, "MOST_ROWS", 3)
     values = [(f"m{i}",) for i in range(12)]
     rows, trials = sweep(values, values[0], ("model",))
-    rows[0] |= {"test_error_pct_mean": 99.0}
+    rows[0] = replace(rows[0], test_error_pct_mean=99.0)
     _, texts = draw(tmp_path, rows, trials, ["model"])
     shown = {text for text in texts if (text,) in values}
-    best = sorted(rows, key=lambda row: row["test_error_pct_mean"])[:3]
-    assert shown == {"m0"} | {row["model"] for row in best}  # the baseline stays
+    best = sorted(rows, key=lambda row: row.test_error_pct_mean)[:3]
+    assert shown == {"m0"} | {row.values["model"] for row in best}  # the baseline stays
     assert any("8 values that rank lower" in text for text in texts)
 
 
@@ -142,7 +144,7 @@ def test_only_a_clearly_geometric_sweep_is_logarithmic(places, expected):
 def test_intervals_that_would_dwarf_the_errors_run_out_of_the_picture():
     rows, trials = sweep(NUMBERS, ("none",), num_seeds=2)  # 12.7 standard errors to each side
     layout = arrange(rows, ["block_size"], trials, 7)
-    errors = [trial["test_error_pct"] for trial in trials]
+    errors = [trial.result.test_error_pct for trial in trials]
     low, high = layout.error_limits()
     assert low < min(errors) < max(errors) < high
     assert high - low < 3.5 * (max(errors) - min(errors))
@@ -163,10 +165,8 @@ def test_a_sweep_that_hardly_began_has_a_picture(tmp_path, values, baseline, num
 
 def test_ties_in_every_seed_have_a_picture(tmp_path):
     rows, _ = sweep(NUMBERS, None)
-    tied = [
-        row | {"test_error_pct_mean": 2.5, "test_error_pct_std": 0.0, "ci95_low": None, "ci95_high": None}
-        for row in rows
-    ]
+    figures = {"test_error_pct_mean": 2.5, "test_error_pct_std": 0.0, "ci95_low": None, "ci95_high": None}
+    tied = [replace(row, **figures) for row in rows]
     draw(tmp_path, tied)
 
 

@@ -3,15 +3,18 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
 
-from tdbench.store.folders import RESULT_FIELDS, SweepFolder
+from tdbench.store.folders import SweepFolder
+from tdbench.store.progress import SweepObserver
+from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.executors import LocalExecutor, cause_of_death
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.plan import make_plan
-from tdbench.sweep.runner import Sweep, Watcher
+from tdbench.sweep.runner import Sweep
 from tdbench.sweep.worker import Assignment, Ended, Progressed, run_assignment
 
 TINY = {
@@ -39,10 +42,11 @@ class Pretending:
         if status in ("done", "diverged"):
             run = self.folder.trial(assignment.digest)
             run.path.mkdir(parents=True, exist_ok=True)
-            result = dict.fromkeys(RESULT_FIELDS) | {"status": status, "digest": assignment.digest, "error": reason}
-            error = 10.0 + assignment.config["seed"] - (assignment.config["regularizer"]["name"] == "targetdrop")
-            run.write_result(result | {"seed": assignment.config["seed"], "test_error_pct": error, "dropped_pct": 0.5})
-        self._over.append(Ended(assignment.digest, status, reason))
+            seed = assignment.config["seed"]
+            error_pct = 10.0 + seed - (assignment.config["regularizer"]["name"] == "targetdrop")
+            figures = {"test_error_pct": error_pct, "dropped_pct": 0.5, "error": reason}
+            run.write_result(RunResult(TrialState(status), assignment.digest, seed, **figures))
+        self._over.append(Ended(assignment.digest, TrialState(status), reason))
 
     def wait(self, timeout_s):
         self.num_free += len(self._over)
@@ -61,11 +65,12 @@ def folder(tmp_path):
     return SweepFolder(tmp_path / "sweep")
 
 
-def run(plan, folder, ends=None, **options):
+def run(plan, folder, ends=None, retry_failed=False):
     folder.path.mkdir(parents=True, exist_ok=True)
     sweep, executor = Sweep(plan, folder), Pretending(folder, ends)
-    sweep.run(executor, watcher=Watcher(), **options)
+    sweep.run(executor, sweep.missing(retry_failed), SweepObserver())
     assert executor.closed
+    sweep.write_tables(sweep.tables())
     return sweep, executor
 
 
@@ -91,12 +96,12 @@ def test_the_tables_hold_a_row_per_trial_and_per_value(folder):
     lines = (folder / "trials.csv").read_text().splitlines()
     assert lines[0].split(",")[:5] == ["trial", "status", "seed", "block_size", "digest"]
     assert len(lines) == 7
-    rows = sweep.summary_rows()
-    assert [row["block_size"] for row in rows] == ["none", 3, 5]
-    assert [row["n"] for row in rows] == [2, 2, 2]
-    assert [row["test_error_pct_mean"] for row in rows] == [10.5, 9.5, 9.5]
-    assert [row["delta_vs_baseline"] for row in rows] == [None, -1, -1]
-    assert [row["dropped_pct"] for row in rows] == [0.5] * 3
+    rows = sweep.tables().summary
+    assert [row.values["block_size"] for row in rows] == ["none", 3, 5]
+    assert [row.n for row in rows] == [2, 2, 2]
+    assert [row.test_error_pct_mean for row in rows] == [10.5, 9.5, 9.5]
+    assert [row.delta_vs_baseline for row in rows] == [None, -1, -1]
+    assert [row.dropped_pct for row in rows] == [0.5] * 3
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged"])
@@ -104,9 +109,9 @@ def test_a_failure_is_kept_with_its_reason_and_left_alone_until_it_is_asked_for(
     plan = tiny_plan()
     sweep, _ = run(plan, folder, {2: (status, "no luck")})
     (record,) = sweep.unfinished().values()
-    assert (record["status"], record["error"]) == (status, "no luck")
+    assert (record.status, record.error) == (status, "no luck")
     assert sum("no luck" in line for line in (folder / "trials.csv").read_text().splitlines()) == 1
-    assert [row["n"] for row in sweep.summary_rows()] == [2, 1, 2]
+    assert [row.n for row in sweep.tables().summary] == [2, 1, 2]
     _, again = run(plan, folder)
     assert again.submitted == []
     sweep, retried = run(plan, folder, retry_failed=True)
@@ -119,7 +124,7 @@ def test_a_trial_that_failed_before_it_wrote_anything_can_be_run_again(folder):
     plan = tiny_plan(seeds=(0,), block_size=(3,))
     sweep, _ = run(plan, folder, {1: ("failed", "ImportError: no luck"), 2: ("failed", "ImportError: no luck")})
     assert len(sweep.unfinished()) == 2
-    sweep.run(LocalExecutor([{}]), watcher=Watcher(), retry_failed=True)
+    sweep.run(LocalExecutor([{}]), sweep.missing(retry_failed=True), SweepObserver())
     assert not sweep.unfinished()
 
 
@@ -127,14 +132,14 @@ def test_a_result_of_another_version_of_the_users_file_is_not_taken_for_this_tri
     plan = tiny_plan()
     run(plan, folder)
     trial = folder.trial(next(iter(plan.trials)))
-    trial.write_result(trial.read_result() | {"digest": "0" * 12})
+    trial.write_result(replace(trial.read_result(), digest="0" * 12))
     sweep = Sweep(plan, folder)
-    assert [record["status"] for record in sweep.unfinished().values()] == ["failed"]
+    assert [record.status for record in sweep.unfinished().values()] == ["failed"]
     _, again = run(plan, folder, retry_failed=True)
     assert [assignment.fresh for assignment in again.submitted] == [True]
 
 
-@pytest.mark.parametrize("status", ["killed", "stopped"])
+@pytest.mark.parametrize("status", ["killed", "waiting"])
 def test_what_was_killed_or_stopped_goes_on_with_the_next_call(folder, status):
     plan = tiny_plan()
     sweep, _ = run(plan, folder, {2: (status, "signal 9" if status == "killed" else None)})
@@ -149,7 +154,8 @@ def test_a_stop_submits_nothing_more(folder):
     plan = tiny_plan()
     executor = Pretending(folder)
     sweep = Sweep(plan, folder)
-    sweep.run(executor, watcher=Watcher(), should_stop=lambda: len(executor.submitted) >= 2)
+    sweep.run(executor, sweep.missing(), SweepObserver(), lambda: len(executor.submitted) >= 2)
+    sweep.write_tables(sweep.tables())
     assert 2 <= len(executor.submitted) <= 4
     assert len(sweep.missing()) == 6 - len(executor.submitted)
     assert (folder / "summary.csv").exists()
@@ -163,8 +169,8 @@ def test_a_full_disk_at_a_failure_does_not_end_the_sweep(folder, monkeypatch):
     folder.path.mkdir()
     executor = Pretending(folder, dict.fromkeys(range(1, 7), ("failed", "cannot write")))
     sweep = Sweep(tiny_plan(), folder)
-    sweep.run(executor, watcher=Watcher())
-    assert [record["error"] for record in sweep.unfinished().values()] == ["cannot write"] * 6
+    sweep.run(executor, sweep.missing(), SweepObserver())
+    assert [record.error for record in sweep.unfinished().values()] == ["cannot write"] * 6
 
 
 # Real processes from here on.
@@ -203,7 +209,7 @@ def test_a_trial_in_a_process_of_its_own_gives_what_it_gives_here(folder, execut
     assert run_assignment(assignment_of(elsewhere, plan), lambda event: None).status == "done"
     ours = elsewhere.trial(events[-1].digest).read_result()
     for name in ("test_error_pct", "train_error_pct", "dropped_pct"):
-        assert theirs[name] == ours[name]
+        assert getattr(theirs, name) == getattr(ours, name)
 
 
 def test_a_trial_that_raises_says_why(folder, executor):
@@ -241,7 +247,7 @@ def test_a_trial_that_is_asked_to_stop_saves_and_goes_on_later(folder, executor)
     while not any(isinstance(event, Progressed) for event in executor.wait(0.1)):
         pass
     executor.stop()
-    assert wait_for_end(executor)[-1].status == "stopped"
+    assert wait_for_end(executor)[-1].status == "waiting"
     assert (assignment.folder / "checkpoint.pt").exists()
 
 

@@ -1,10 +1,11 @@
 """The summary for people: what stands in a cell, what the text says, and what is left out where it says nothing."""
 
 import math
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 
+from tdbench.store.rows import RunResult, TrialRow, TrialState
 from tdbench.sweep.tables import summary_markdown
 from tests.sweep.one_baseline import summarise
 
@@ -12,11 +13,11 @@ SUBJECT = "targetdrop, resnet8 on digits, 20 epochs"
 
 
 def rows_of(errors, baseline, keys=("block_size",)):
-    """Return the rows of `summary.csv` for errors of the seeds 0, 1, 2, ... by value."""
+    """Return the summary of errors of the seeds 0, 1, 2, ... by value."""
     errors = {value: dict(enumerate(of_seeds)) for value, of_seeds in errors.items()}
     return [
-        {**dict(zip(keys, value, strict=True)), **asdict(summary), "dropped_pct": 0.56, "train_img_per_s": 3214.5}
-        for value, summary in summarise(errors, baseline).items()
+        replace(row, values=dict(zip(keys, value, strict=True)), dropped_pct=0.5612, train_img_per_s=3214.5)
+        for value, row in summarise(errors, baseline).items()
     ]
 
 
@@ -31,7 +32,7 @@ ERRORS = {("none",): (10, 12, 11), (3,): (9, 10, 8), (5,): (5, 7.1, 5.9), (7,): 
 
 def test_a_row_shows_the_figures_of_the_summary_as_a_reader_wants_them():
     rows = rows_of(ERRORS, ("none",))
-    rows[1] |= {"p_holm": 0.1034, "verdict": "no detectable difference (could have seen ≥ 5.67 points)"}
+    rows[1] = replace(rows[1], p_holm=0.1034, verdict="no detectable difference (could have seen ≥ 5.67 points)")
     table = table_of(summary_markdown(rows, ["block_size"], subject=SUBJECT))
     assert [row["block_size"] for row in table] == ["none", "3", "5", "7"]
     assert table[1] == {
@@ -43,7 +44,7 @@ def test_a_row_shows_the_figures_of_the_summary_as_a_reader_wants_them():
         "its 95 % interval": "−4.48 to +0.48",
         "p (Holm)": "0.103",
         "verdict": "no detectable difference (could have seen ≥ 5.67 points)",
-        "dropped %": "0.56",
+        "dropped %": "0.561",
         "images/s": "3,214",
     }
     assert table[0]["difference"] == table[0]["p (Holm)"] == "—"
@@ -75,14 +76,14 @@ def test_without_a_baseline_nothing_is_said_of_differences():
 @pytest.mark.parametrize("nothing", [None, math.nan])
 def test_a_missing_figure_is_a_dash(nothing):
     rows = rows_of(ERRORS, ("none",))
-    rows[1] |= {"dropped_pct": nothing, "ci95_low": nothing, "ci95_high": nothing, "test_error_pct_std": nothing}
+    rows[1] = replace(rows[1], dropped_pct=nothing, ci95_low=nothing, ci95_high=nothing, test_error_pct_std=nothing)
     cells = table_of(summary_markdown(rows, ["block_size"], subject=SUBJECT))[1]
     assert (cells["dropped %"], cells["95 % interval"], cells["error % (mean ± std)"]) == ("—", "—", "9.00")
 
 
 def test_a_rounded_zero_has_no_sign_and_a_tiny_p_no_zero():
     rows = rows_of(ERRORS, ("none",))
-    rows[1] |= {"delta_vs_baseline": -0.001, "p_holm": 0.0002}
+    rows[1] = replace(rows[1], delta_vs_baseline=-0.001, p_holm=0.0002)
     cells = table_of(summary_markdown(rows, ["block_size"], subject=SUBJECT))[1]
     assert (cells["difference"], cells["p (Holm)"]) == ("0.00", "<0.001")
 
@@ -120,10 +121,14 @@ def test_published_figures_of_a_grid_go_by_the_values_of_all_keys():
 
 
 def test_trials_without_a_result_are_listed_with_their_reason():
+    ends = [
+        ("ab12", TrialState.DONE, 0, 7, None),
+        ("cd34", TrialState.DIVERGED, 2, 7, "the loss is NaN\nafter step 113"),
+        ("ef56", TrialState.FAILED, 1, 9, ""),
+    ]
     trials = [
-        {"trial": "ab12", "status": "done", "seed": 0, "block_size": 7, "error": None},
-        {"trial": "cd34", "status": "diverged", "seed": 2, "block_size": 7, "error": "the loss is NaN\nafter step 113"},
-        {"trial": "ef56", "status": "failed", "seed": 1, "block_size": 9, "error": ""},
+        TrialRow(trial, state, seed, {"block_size": value}, RunResult(state, trial, seed, error=error))
+        for trial, state, seed, value, error in ends
     ]
     text = summary_markdown(rows_of(ERRORS, ("none",)), ["block_size"], subject=SUBJECT, trials=trials)
     assert text.endswith(

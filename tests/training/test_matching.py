@@ -5,8 +5,8 @@ import pytest
 from tdbench import load_config
 from tdbench.errors import ConfigError
 from tdbench.regularizers.registry import find_method, method_names
-from tdbench.training.loop import train
 from tdbench.training.matching import Calibration, solve_match
+from tdbench.training.train import train
 
 TINY = {"model": "resnet8", "train_fraction": 0.1, "batch_size": 32, "max_steps": 6, "threads": 1}
 MATCHABLE = [name for name in method_names() if find_method(name).strength_knob is not None]

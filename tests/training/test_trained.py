@@ -6,7 +6,7 @@ import torch
 from tdbench import insert, load_config
 from tdbench.errors import ConfigError, FolderError
 from tdbench.models.build import build
-from tdbench.training.loop import train
+from tdbench.training.train import train
 from tdbench.training.trained import TrainedRun, open_run
 
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 16, "attention": "se_ste", "sites": "stage1,stage2"}

@@ -15,7 +15,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class AttentionDropConfig(RegularizerConfig):
     """The knobs of AttentionDrop."""
 
-    layer = "AttentionDrop"
+    layer_class = "AttentionDrop"
     strength_knob = "p"
 
     name: Literal["attentiondrop"] = knob("attentiondrop", "blocks of high attention are damped softly")

@@ -15,7 +15,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class CorrDropConfig(RegularizerConfig):
     """The knobs of CorrDrop."""
 
-    layer = "CorrDrop"
+    layer_class = "CorrDrop"
     strength_knob = "p"
 
     name: Literal["corrdrop"] = knob("corrdrop", "regions that correlate little with the others are dropped")

@@ -14,7 +14,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class CutoutConfig(RegularizerConfig):
     """The knobs of Cutout."""
 
-    layer = "Cutout"
+    layer_class = "Cutout"
 
     placement: ClassVar[Literal["input"]] = "input"
     strength_knob = "size"

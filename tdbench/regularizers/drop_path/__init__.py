@@ -13,7 +13,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class DropPathConfig(RegularizerConfig):
     """The knobs of DropPath."""
 
-    layer = "DropPath"
+    layer_class = "DropPath"
 
     placement: ClassVar[Literal["branch"]] = "branch"
     strength_knob = "p"

@@ -15,7 +15,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class DropBlockConfig(RegularizerConfig):
     """The knobs of DropBlock."""
 
-    layer = "DropBlock"
+    layer_class = "DropBlock"
     strength_knob = "p"
 
     name: Literal["dropblock"] = knob("dropblock", "square blocks are dropped, in each channel by itself")

@@ -12,7 +12,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class DropoutConfig(RegularizerConfig):
     """The knobs of dropout."""
 
-    layer = "Dropout"
+    layer_class = "Dropout"
     strength_knob = "p"
     share_is_proportional = True
 

@@ -16,7 +16,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class FocusedDropoutConfig(RegularizerConfig):
     """The knobs of FocusedDropout."""
 
-    layer = "FocusedDropout"
+    layer_class = "FocusedDropout"
     strength_knob = "participation"
     share_is_proportional = True
 

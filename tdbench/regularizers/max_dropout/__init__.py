@@ -14,7 +14,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class MaxDropoutConfig(RegularizerConfig):
     """The knobs of MaxDropout."""
 
-    layer = "MaxDropout"
+    layer_class = "MaxDropout"
     strength_knob = "p"
 
     name: Literal["max_dropout"] = knob("max_dropout", "the largest values of the tensor are dropped")

@@ -11,7 +11,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class NoneConfig(RegularizerConfig):
     """The baseline has no knobs."""
 
-    layer = "Identity"
+    layer_class = "Identity"
 
     name: Literal["none"] = knob("none", "the baseline: nothing is dropped")
 

@@ -12,7 +12,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class SpatialDropoutConfig(RegularizerConfig):
     """The knobs of SpatialDropout."""
 
-    layer = "SpatialDropout"
+    layer_class = "SpatialDropout"
     strength_knob = "p"
     share_is_proportional = True
 

@@ -22,7 +22,7 @@ Rescale = Literal["channel", "layer", "none"]
 class TargetDropConfig(RegularizerConfig):
     """The knobs of TargetDrop."""
 
-    layer = "TargetDrop2d"
+    layer_class = "TargetDrop2d"
     strength_knob = "drop_ratio"
 
     name: Literal["targetdrop"] = knob(

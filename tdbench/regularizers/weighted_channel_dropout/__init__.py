@@ -15,7 +15,7 @@ from tdbench.regularizers.config import RegularizerConfig
 class WeightedChannelDropoutConfig(RegularizerConfig):
     """The knobs of WeightedChannelDropout."""
 
-    layer = "WeightedChannelDropout"
+    layer_class = "WeightedChannelDropout"
     strength_knob = "ratio"
 
     name: Literal["weighted_channel_dropout"] = knob(
