@@ -97,7 +97,8 @@ class OutOfRange(ValueError):
         super().__init__(rule, got, self.known)
 
     def __str__(self) -> str:
-        return f"must be {self.rule}, got {self.got!r}{nearest(str(self.got), self.known)}"
+        got = str(self.got).lower() if isinstance(self.got, bool) else repr(self.got)
+        return f"must be {self.rule}, got {got}{nearest(str(self.got), self.known)}"
 
 
 def line_of(error: BaseException) -> str:

@@ -89,7 +89,7 @@ def test_the_place_of_a_folder_of_images_is_part_of_the_experiment():
         ({"target_fraction": 0.1}, "target_fraction must be between drop_ratio = 0.15 and 1, got 0.1"),
         ({"epochs": 0}, "training.epochs must be at least 1, got 0"),
         ({"epochs": "many"}, "training.epochs must be a whole number, got 'many'"),
-        ({"epochs": True}, "training.epochs must not be true or false, got true"),
+        ({"epochs": True}, "training.epochs must be neither true nor false, got true"),
         ({"epochs": 1.5}, "training.epochs must be a whole number, got 1.5"),
         ({"lr": -1}, "optimizer.lr must be greater than 0, got -1"),
         ({"lr": float("nan")}, "optimizer.lr must be a finite number, got nan"),

@@ -61,7 +61,7 @@ def assert_holds(data: LoadedData, tiny: Any) -> None:
 
 def test_the_sources_are_known_in_their_order_and_before_they_are_read() -> None:
     assert list(DATA_SETS) == ["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "folder"]
-    assert all(name == source.name and source.provenance for name, source in DATA_SETS.items())
+    assert all(source.title and source.provenance for source in DATA_SETS.values())
     assert [name for name, source in DATA_SETS.items() if not source.flip] == ["digits", "svhn"]
 
 

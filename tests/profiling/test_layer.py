@@ -11,6 +11,7 @@ from torch import nn
 from tdbench.profiling import layer as layer_module
 from tdbench.profiling.layer import FLOOR, LAYER_COLUMNS, Setting, profile_layers
 from tdbench.profiling.memory import keep_freed_memory
+from tdbench.profiling.timing import MeasurementFailed
 
 CPU = torch.device("cpu")
 SHAPE = (16, 16, 32, 32)
@@ -72,7 +73,7 @@ def test_the_figures_of_a_layer_fit_together(costs, method):
     assert (figures["status"], figures["n"], figures["graph_breaks"], figures["host_syncs"]) == ("ok", 6, 0, 0)
     assert 0 < figures["p20_ms"] <= figures["total_ms"] <= figures["p80_ms"]
     assert figures["forward_ms"] > 0
-    assert figures["backward_ms"] >= 0
+    assert figures["backward_ms"] is None or figures["backward_ms"] >= 0  # None: noise has left nothing for it
 
 
 def test_the_floor_is_its_own_measure(costs):
@@ -151,7 +152,7 @@ def test_the_floor_is_not_that_of_the_system_giving_memory():
 
 
 def test_an_error_of_a_layer_s_own_is_not_taken_for_the_end_of_memory():
-    with pytest.raises(RuntimeError, match="to have 17 channels"):
+    with pytest.raises(MeasurementFailed, match=r"while measuring broken: RuntimeError: .*to have 17 channels"):
         profile_layers({"broken": lambda channels: nn.Conv2d(channels + 1, 3, 1)}, SHAPE, Setting(CPU), 0.1)
 
 

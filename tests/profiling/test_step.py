@@ -8,6 +8,7 @@ import torch
 from tdbench.profiling import step as step_module
 from tdbench.profiling import timing
 from tdbench.profiling.step import STEP_COLUMNS, batch_sizes, profile_steps
+from tdbench.profiling.timing import MeasurementFailed
 
 CPU = torch.device("cpu")
 
@@ -120,5 +121,5 @@ def test_another_error_ends_the_search():
     def build(batch_size):
         raise ValueError("no such thing")
 
-    with pytest.raises(ValueError, match="no such thing"):
+    with pytest.raises(MeasurementFailed, match=r"while measuring targetdrop: ValueError: no such thing"):
         list(batch_sizes("targetdrop", build, 16, CPU, 0.1))

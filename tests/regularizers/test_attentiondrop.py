@@ -119,11 +119,11 @@ def test_the_defaults_are_those_of_the_public_code():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"p": 1.5}, "p must be at most 1, got 1.5"),
-        ({"p": -0.1}, "p must be at least 0, got -0.1"),
-        ({"threshold": 2}, "threshold must be at most 1, got 2"),
-        ({"threshold": -1}, "threshold must be at least 0, got -1"),
-        ({"block_size": 0}, "block_size must be at least 1, got 0"),
+        ({"p": 1.5}, "p must be between 0 and 1, got 1.5"),
+        ({"p": -0.1}, "p must be between 0 and 1, got -0.1"),
+        ({"threshold": 2}, "threshold must be between 0 and 1, got 2"),
+        ({"threshold": -1}, "threshold must be between 0 and 1, got -1"),
+        ({"block_size": 0}, "block_size must be odd and at least 1, got 0"),
     ],
 )
 def test_a_knob_out_of_range_is_refused(knobs, message):

@@ -119,8 +119,8 @@ def test_the_defaults_are_those_of_the_public_code():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"p": 1.5}, "p must be at most 1, got 1.5"),
-        ({"p": -0.1}, "p must be at least 0, got -0.1"),
+        ({"p": 1.5}, "p must be between 0 and 1, got 1.5"),
+        ({"p": -0.1}, "p must be between 0 and 1, got -0.1"),
         ({"block_size": 0}, "block_size must be at least 1, got 0"),
     ],
 )

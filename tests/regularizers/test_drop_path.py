@@ -89,7 +89,7 @@ def test_the_default_drops_a_fifth_of_the_last_branch_and_sits_on_the_branches()
     assert (config.p, config.schedule, config.placement) == (0.2, "constant", "branch")
 
 
-@pytest.mark.parametrize(("p", "rule"), [(-0.1, "at least 0"), (1.5, "at most 1")])
+@pytest.mark.parametrize(("p", "rule"), [(-0.1, "between 0 and 1"), (1.5, "between 0 and 1")])
 def test_a_rate_that_is_no_probability_is_refused(p, rule):
     with pytest.raises(ConfigError, match=f"regularizer.p must be {rule}, got {p}"):
         load_config(overrides={"regularizer": "drop_path", "p": p})

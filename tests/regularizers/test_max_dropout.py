@@ -85,7 +85,7 @@ def test_the_default_is_that_of_the_paper_s_code():
     assert (config.p, config.schedule) == (0.3, "constant")
 
 
-@pytest.mark.parametrize(("p", "rule"), [(-0.1, "at least 0"), (1.5, "at most 1")])
+@pytest.mark.parametrize(("p", "rule"), [(-0.1, "between 0 and 1"), (1.5, "between 0 and 1")])
 def test_a_rate_out_of_range_is_refused(p, rule):
     with pytest.raises(ConfigError, match=f"regularizer.p must be {rule}, got {p}"):
         load_config(overrides={"regularizer": "max_dropout", "p": p})

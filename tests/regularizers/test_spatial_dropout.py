@@ -78,7 +78,7 @@ def test_the_default_drops_a_tenth_of_the_maps_from_the_first_step_on():
     assert (config.p, config.schedule) == (0.1, "constant")
 
 
-@pytest.mark.parametrize(("p", "rule"), [(-0.1, "at least 0"), (1.5, "at most 1")])
+@pytest.mark.parametrize(("p", "rule"), [(-0.1, "between 0 and 1"), (1.5, "between 0 and 1")])
 def test_a_rate_that_is_no_probability_is_refused(p, rule):
     with pytest.raises(ConfigError, match=f"regularizer.p must be {rule}, got {p}"):
         load_config(overrides={"regularizer": "spatial_dropout", "p": p})

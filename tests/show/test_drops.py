@@ -10,14 +10,14 @@ from tdbench.data.sources import load_data
 from tdbench.errors import ConfigError, FolderError
 from tdbench.regularizers.registry import method_names
 from tdbench.show.drops import observe_drops
-from tdbench.training.hardware import resolve
 from tdbench.training.network import seeded_insertion, seeded_network
+from tdbench.training.setup import Setup
 
 NUM_KEPT = 3
 
 
 def config_of(method, **overrides):
-    precise = {"precision": "fp32", "batch_size": 16}
+    precise = {"precision": "fp32", "hardware.memory_format": "contiguous", "batch_size": 16}
     return load_config(overrides={"regularizer": method, **precise, **overrides})
 
 
@@ -33,8 +33,9 @@ def images(data):
 
 
 def observe(config, data, images, model=None):
-    model = seeded_network(config, data) if model is None else model
-    return observe_drops(model, config, images, resolve(config.hardware), NUM_KEPT)
+    setup = Setup(config, data)
+    setup.model = model or setup.model
+    return observe_drops(setup, config, images, NUM_KEPT)
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -35,12 +35,12 @@ def test_the_solved_value_drops_what_was_asked_for_over_the_whole_schedule(name)
 def test_a_run_drops_what_was_asked_for_and_keeps_the_solved_value(tmp_path):
     config = load_config(overrides={**TINY, "regularizer": "dropblock", "match": "dropped=5", "max_steps": 12})
     result = train(config, tmp_path / "run")
-    assert result["dropped_pct"] == pytest.approx(5, rel=0.15)
+    assert result.dropped_pct == pytest.approx(5, rel=0.15)
     kept = load_config(tmp_path / "run" / "config.yaml").regularizer
     assert kept.match == 5
     assert 0.08 < kept.p < 0.2  # twice the mean over a ramp from 0
     again = train(load_config(tmp_path / "run" / "config.yaml"), tmp_path / "again")
-    assert again["test_error_pct"] == result["test_error_pct"]
+    assert again.test_error_pct == result.test_error_pct
 
 
 def test_a_run_that_was_begun_keeps_its_value_without_a_new_calibration(tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_run_that_was_begun_keeps_its_value_without_a_new_calibration(tmp_path
     (tmp_path / "result.json").unlink()
     monkeypatch.setattr("tdbench.training.loop.solve_match", None)
     again = train(config, tmp_path)
-    assert again["dropped_pct"] == result["dropped_pct"]
+    assert again.dropped_pct == result.dropped_pct
 
 
 def test_a_share_out_of_reach_is_refused_with_what_can_be_had():

@@ -44,7 +44,7 @@ def in_two_processes(code: str) -> tuple[list[int], list[str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tdbench.sweep.preload"])  # the one that the suite's sweeps use
+    context.set_forkserver_preload(["tdbench.sweep.worker"])  # the one that the suite's sweeps use
     processes = []
     for rank in ("0", "1"):
         values = dict(zip(TORCHRUN, ("2", rank, rank, "127.0.0.1", str(port)), strict=True))
@@ -135,9 +135,9 @@ def test_two_processes_train_to_rounding_what_one_does_and_the_first_alone_print
     assert printed[0].count("test error, last epoch") == 1
     assert "2, which share every batch of 32" in printed[0]
     one, two = (RunFolder(Path(name)).read_result() for name in ("one", "two"))
-    assert one["digest"] == two["digest"]
-    assert one["test_error_pct"] == two["test_error_pct"]
-    assert one["train_error_pct"] == two["train_error_pct"]
+    assert one.digest == two.digest
+    assert one.test_error_pct == two.test_error_pct
+    assert one.train_error_pct == two.train_error_pct
     # Eight steps, in each of which a gradient is summed in another order: 8 · 2⁻²⁴ · √(terms ≈ 10⁴) ≈ 5e-5.
     for name, weight in weights("one").items():
         torch.testing.assert_close(weights("two")[name], weight, rtol=5e-5, atol=5e-5)
@@ -172,7 +172,7 @@ def check(run):
     row = run.end_epoch()
     check_alike(run)
     figures = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "dropped_pct")
-    row, other = run.processes.gather({name: row[name] for name in figures})
+    row, other = run.processes.gather({name: getattr(row, name) for name in figures})
     assert row == other
     assert row["dropped_pct"] > 0
     assert abs(row["train_error_pct"] * 1.28 % 1) < 1e-9  # a share of all 128 images

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(knobs):
     train(resumed, 3, 8)
     rows = [run.end_epoch() for run in (whole, resumed)]
     timings = {"train_img_per_s", "epoch_s", "peak_mem_mib"}
-    figures = [{key: value for key, value in row.items() if key not in timings} for row in rows]
+    figures = [{key: value for key, value in asdict(row).items() if key not in timings} for row in rows]
     assert figures[0] == figures[1]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name])
@@ -84,10 +85,10 @@ def test_only_the_regularizer_draws_from_the_global_generator():
 def test_the_realised_drop_share_is_what_the_masks_of_the_steps_say():
     run = run_of(sites="stage1", gamma=1.0, block_size=99)
     train(run, 0, 2)
-    assert run.end_epoch()["dropped_pct"] == 100.0
+    assert run.end_epoch().dropped_pct == 100.0
     run = run_of(sites="stage1", gamma=0.5, block_size=1)
     train(run, 0, 2)
-    assert run.end_epoch()["dropped_pct"] == pytest.approx(100 * 0.5 / 1024)
+    assert run.end_epoch().dropped_pct == pytest.approx(100 * 0.5 / 1024)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step():
@@ -104,9 +105,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step():
 def test_the_last_epoch_is_evaluated_whatever_eval_every_says():
     run = run_of(**{"training.eval_every": 5})
     train(run, 0, 8)
-    assert run.end_epoch()["test_error_pct"] is None
+    assert run.end_epoch().test_error_pct is None
     train(run, 0, 8)
-    assert 0 <= run.end_epoch()["test_error_pct"] <= 100
+    assert 0 <= run.end_epoch().test_error_pct <= 100
 
 
 def test_max_steps_ends_a_run_in_mid_epoch():
@@ -133,7 +134,7 @@ def test_a_compiled_run_learns_what_the_eager_one_learns(precision):
     for compile in (False, True):
         run = run_of(compile=compile, precision=precision)
         train(run, 0, 8)
-        losses.append(run.end_epoch()["train_loss"])
+        losses.append(run.end_epoch().train_loss)
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
@@ -144,5 +145,5 @@ def test_a_run_trains_on_a_gpu(precision, compile):
     run = run_of(device="cuda", precision=precision, compile=compile)
     train(run, 0, 8)
     row = run.end_epoch()
-    assert math.isfinite(row["train_loss"])
-    assert row["dropped_pct"] > 0
+    assert math.isfinite(row.train_loss)
+    assert row.dropped_pct > 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tdbench.cli import main
-from tdbench.store.folders import METRICS_COLUMNS, RunFolder
+from tdbench.store.folders import RunFolder
+from tdbench.store.rows import EpochRow, columns
 from tdbench.training.trace import NUM_STEPS, STEPS_NEEDED
 
 TINY = ("train", "--train-fraction", "0.1", "--batch-size", "8", "--quiet", "--max-steps")
@@ -30,7 +31,7 @@ def events(path: Path) -> list[dict]:
 
 def figures(folder: str) -> list[dict]:
     rows = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["state"]["rows"]
-    return [{name: row[name] for name in METRICS_COLUMNS if name not in TIMINGS} for row in rows]
+    return [{name: row[name] for name in columns(EpochRow) if name not in TIMINGS} for row in rows]
 
 
 def test_a_trace_holds_ten_steps_after_the_warm_up_and_the_run_is_the_same():
