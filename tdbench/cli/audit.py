@@ -7,7 +7,6 @@ import typer
 
 from tdbench.cli import options
 from tdbench.cli.starting import Start
-from tdbench.user_code import is_user_code
 
 if TYPE_CHECKING:
     from tdbench.audit.network import Audit
@@ -31,7 +30,7 @@ def audit_command(
     from tdbench.store.files import make_folder, to_csv, to_json, write_atomically
 
     start = Start()
-    if not is_user_code(str(given.get("regularizer", ""))):
+    if not options.names_user_method(given):
         load_config(config, given)  # what is wrong should not wait for torch
     start.announce("torch, the data and the network", quiet or json, given.get("threads"))
     from tdbench.audit.command import audit_run

@@ -1,7 +1,7 @@
 """The flags that commands share, and how they become overrides of the configuration."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tdbench.errors import ConfigError
+from tdbench.user_code import is_user_code
 
 _RUN = "The run"
 _MACHINE = "The machine"
@@ -170,7 +171,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """
     from yaml import YAMLError
 
-    from tdbench.config import parse_yaml
+    from tdbench.config import FLAGS, parse_yaml
 
     assignments = flags.pop("assignments") or ()
     given = {key: value for key, value in flags.items() if value is not None}
@@ -179,7 +180,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set must be KEY=VALUE, got {assignment!r}")
         try:
-            given[key.strip()] = parse_yaml(text)
+            given[FLAGS.get(key.strip(), key.strip())] = parse_yaml(text)  # which a flag does not hide
         except (YAMLError, ValueError, RecursionError):
             raise ConfigError(f"--set {key.strip()} must be a YAML value, got {text!r}") from None
     return given
@@ -189,12 +190,18 @@ def methods_in(given: dict[str, Any]) -> list[str] | None:
     """Take the methods of `--regularizer A,B` out of what was given, each once; None where it was not given.
 
     Raises:
-        ConfigError: It names none.
+        ConfigError: It names none, or an empty one.
     """
     text = given.pop("regularizer", None)
     if text is None:
         return None
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise ConfigError(f"--regularizer must name at least one method, got {text!r}")
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise ConfigError(f"--regularizer must name at least one method, and none that is empty, got {text!r}")
     return names
+
+
+def names_user_method(given: dict[str, Any], methods: Sequence[str] | None = None) -> bool:
+    """Return whether a method of the user's is among those given, whose knobs are known only where torch is loaded."""
+    names = [given.get("regularizer"), given.get("regularizer.name"), *(methods or ())]
+    return any(isinstance(name, str) and is_user_code(name) for name in names)

@@ -13,7 +13,6 @@ import typer
 from tdbench.cli import options
 from tdbench.cli.starting import Start
 from tdbench.errors import ConfigError, TdbenchError
-from tdbench.user_code import is_user_code
 
 _PROFILE = "The profile"
 MOST_ELEMENTS = 2**60  # of a map: beyond, torch cannot count the bytes of its values and indices
@@ -84,7 +83,7 @@ def profile_command(
     methods, shapes = options.methods_in(given), parse_shapes(shape or [])
     if memory_format is not None:
         given["hardware.memory_format"] = memory_format
-    if not any(map(is_user_code, methods or ())):
+    if not options.names_user_method(given, methods):
         configs_of(config, methods or method_names(), given)  # what is wrong should not wait for torch
 
     hush_torch()

@@ -7,7 +7,6 @@ import typer
 
 from tdbench.cli import options
 from tdbench.cli.starting import Start
-from tdbench.user_code import is_user_code
 
 DEFAULT_FOLDER = Path("show")
 
@@ -53,7 +52,7 @@ def show_command(
     start, methods = Start(), options.methods_in(given)
     if run is not None and config is not None:
         raise ConfigError(f"give CONFIG.yaml or --run, not both: {run} has a configuration of its own")
-    if run is None and not any(map(is_user_code, methods or ())):
+    if run is None and not options.names_user_method(given, methods):
         shown_runs(config, methods, given)  # what is wrong should not wait for torch
     start.announce("torch, the data and the network", quiet or json, given.get("threads"))
     from tdbench.show.gallery import ROW_COLUMNS, collect

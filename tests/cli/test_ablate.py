@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tdbench.store.folders import RESULT_FIELDS, SUMMARY_COLUMNS
+from tdbench.store.rows import SummaryRow, TrialRow
 
 TIMINGS = {"train_img_per_s", "wall_s", "peak_mem_mib"}
 TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
@@ -44,10 +44,9 @@ def test_a_sweep_leaves_its_tables_under_their_fixed_names(finished):
         path.name for path in folder.iterdir()
     }
     with (folder / "summary.csv").open() as file:
-        assert next(csv.reader(file)) == ["block_size", *SUMMARY_COLUMNS]
+        assert next(csv.reader(file)) == SummaryRow.columns(["block_size"])
     with (folder / "trials.csv").open() as file:
-        rest = [field for field in RESULT_FIELDS if field not in ("status", "seed")]
-        assert next(csv.reader(file)) == ["trial", "status", "seed", "block_size", *rest]
+        assert next(csv.reader(file)) == TrialRow.columns(["block_size"])
     assert len(list((folder / "trials").iterdir())) == 6
     assert [row["block_size"] for row in table(folder / "summary.csv")] == ["none", "3", "5"]
     assert table(folder / "summary.csv")[0]["verdict"] == "baseline"
@@ -66,7 +65,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(cli, copied):
 def test_json_prints_the_summary_and_quiet_a_line(cli, copied):
     rows = json.loads(cli(*TWO, *cli.tiny, "--out", copied, "--json").out)
     assert [row["n"] for row in rows] == [2, 2, 2]
-    assert list(rows[0]) == ["block_size", *SUMMARY_COLUMNS]
+    assert list(rows[0]) == SummaryRow.columns(["block_size"])
     (line,) = cli(*TWO, *cli.tiny, "--out", copied, "--quiet").out.splitlines()
     assert line.startswith("6 trials done: 2 × ")
 
@@ -185,7 +184,10 @@ def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):
     ("arguments", "message"),
     [
         (["--param", "blok_size"], "did you mean block_size?"),
-        (["--param", "block_size", "--values", "1,2,4"], "block_size 4: block_size must be odd and at least 1, got 4"),
+        (
+            ["--param", "block_size", "--values", "1,2,4"],
+            "block_size 4: regularizer.block_size must be odd and at least 1, got 4",
+        ),
         (["--param", "model", "--values", "resnet9"], "unknown model 'resnet9'; did you mean resnet8"),
         (["--param", "sites", "--values", "stage1,stage9"], "unknown site 'stage9'; did you mean stage"),
         (["--param", "k", "--seeds", "0"], "seeds must be at least one seed"),

@@ -104,7 +104,7 @@ OUT_OF_RANGE = [
     (["--train-fraction", "0"], ["train_fraction", "greater than 0", "0"]),
     (["--train-fraction", "1.5"], ["train_fraction", "at most 1", "1.5"]),
     (["--seed", "-1"], ["seed", "at least 0", "-1"]),
-    (["--threads", "0"], ["threads", "at least 1", "0"]),
+    (["--threads", "0"], ["threads", "between 1 and 1024", "0"]),
     (["--sites", ""], ["sites"]),
     (["--sites", "stage1,stage1.block1"], ["stage1", "same output"]),
     (["--set", "optimizer.momentum=1"], ["momentum", "less than 1", "1"]),

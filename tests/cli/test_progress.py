@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from tdbench.cli.progress import part, progress
+from tdbench.cli.progress import progress
+from tdbench.store.progress import part_of
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_silence_is_silent(clock, capsys):
 
 def test_a_part_of_the_work_lies_between_its_two_shares_and_bears_its_name():
     told = []
-    report = part(part(lambda *told_now: told.append(told_now), 0.5, 1.0, "step"), 0.0, 0.5, "first")
+    report = part_of(part_of(lambda *told_now: told.append(told_now), 0.5, 1.0, "step"), 0.0, 0.5, "first")
     for share in (0.0, 0.5, 1.0):
         report(share, "targetdrop")
     assert told == [(0.5, "step: first: targetdrop"), (0.625, told[0][1]), (0.75, told[0][1])]

@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from tdbench.cli.show import configs_of
+from tdbench.show.choice import shown_runs
 
 SMALL = ("--images", "1", "--set", "batch_size=8")
 
@@ -89,7 +89,7 @@ def test_quiet_prints_one_line(cli):
 
 
 def test_a_setting_goes_to_the_methods_that_have_it():
-    configs = configs_of(None, {"seed": 3}, ["gamma=0.5", "p=0.3", "training.batch_size=8"])
+    configs = shown_runs(None, None, {"seed": 3, "gamma": 0.5, "p": 0.3, "training.batch_size": 8})
     assert [config.regularizer.name for config in configs] == ["targetdrop", "dropblock", "spatial_dropout"]
     assert [config.regularizer.knobs().get("p") for config in configs] == [None, 0.3, 0.3]
     assert configs[0].regularizer.drop_ratio == 0.5
@@ -97,21 +97,21 @@ def test_a_setting_goes_to_the_methods_that_have_it():
 
 
 @pytest.mark.parametrize(
-    ("flags", "sites"),
+    ("methods", "given", "sites"),
     [
-        ({"regularizer": "dropout,cutout,drop_path"}, [None, None, None]),
-        ({"regularizer": "dropout,cutout,drop_path", "sites": "stage2"}, [("stage2",), None, None]),
-        ({"regularizer": "drop_path", "sites": "stage1.block1.branch"}, [("stage1.block1.branch",)]),
-        ({"regularizer": "cutout,drop_path", "sites": "input"}, [("input",), ("input",)]),
+        ("dropout,cutout,drop_path", {}, [None, None, None]),
+        ("dropout,cutout,drop_path", {"sites": "stage2"}, [("stage2",), None, None]),
+        ("drop_path", {"sites": "stage1.block1.branch"}, [("stage1.block1.branch",)]),
+        ("cutout,drop_path", {"sites": "input"}, [("input",), ("input",)]),
     ],
 )
-def test_a_method_that_belongs_elsewhere_stays_there_beside_others(flags, sites):
-    assert [config.regularizer.sites for config in configs_of(None, dict(flags), None)] == sites
+def test_a_method_that_belongs_elsewhere_stays_there_beside_others(methods, given, sites):
+    assert [config.regularizer.sites for config in shown_runs(None, methods.split(","), given)] == sites
 
 
 def test_a_configuration_brings_its_method_and_its_sites(tmp_path):
     (tmp_path / "config.yaml").write_text("regularizer: {name: cutout, size: 4, sites: [stage2, stage3]}")
-    configs = configs_of(tmp_path / "config.yaml", {}, None)
+    configs = shown_runs(tmp_path / "config.yaml", None, {})
     assert [config.regularizer.name for config in configs] == ["cutout", "targetdrop", "dropblock", "spatial_dropout"]
     assert {config.regularizer.sites for config in configs} == {("stage2", "stage3")}
     assert configs[0].regularizer.size == 4
@@ -133,7 +133,7 @@ def test_an_unfinished_run_can_be_looked_at(shown, run, tmp_path):
 
 REFUSED = [
     (["--regularizer", "targetdrp"], ["'targetdrp'", "did you mean targetdrop"]),
-    (["--regularizer", "dropout,"], ["regularizer ''"]),
+    (["--regularizer", "dropout,"], ["--regularizer", "empty", "'dropout,'"]),
     (["--sites", "stgae1"], ["'stgae1'", "did you mean stage1"]),
     (["--sites", "stage1,stage2"], ["--sites", "one site", "stage1,stage2"]),
     (["--images", "0"], ["--images", "between 1 and 32", "0"]),

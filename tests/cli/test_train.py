@@ -248,7 +248,7 @@ def test_on_a_terminal_a_bar_is_drawn_and_taken_away_and_a_table_closes(cli):
 def test_the_bar_shows_throughput_and_time_left_on_a_terminal_of_80_columns():
     with Path("screen").open("w+", encoding="utf-8") as screen:
         console = Console(file=screen, force_terminal=True, width=80, color_system=None)
-        live = terminal.LiveWatch(lambda: None, console)
+        live = terminal.LiveObserver(lambda: None, console)
         live.started({}, 150, 440)
         live.progressed(Progress(7, 20, 160, 440, 64, 0.283, 8.9, 12.5, 1234.0))
         live.stop()
