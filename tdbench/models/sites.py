@@ -19,6 +19,7 @@ from tdbench.errors import ConfigError, nearest, unknown
 from tdbench.models.tracing import INPUT, feature_shapes, input_module, output_module, traced_sites
 from tdbench.regularizers.base import DropMeter, Regularizer
 from tdbench.regularizers.config import RegularizerConfig
+from tdbench.regularizers.user import configured
 
 _CHILD = "tdbench_regularizer"
 
@@ -121,7 +122,7 @@ class Insertion:
 
 def insert(
     model: nn.Module,
-    regularizer: str | RegularizerConfig,
+    regularizer: str | RegularizerConfig | type[RegularizerConfig] | type[nn.Module] | nn.Module,
     sites: str | Sequence[str] | None = None,
     *,
     image_shape: tuple[int, int, int] | None = None,
@@ -131,13 +132,14 @@ def insert(
 
     Args:
         model: Any network; insert before torch.compile or DDP wrap it.
-        regularizer: A method's name, with its knobs as further arguments, or its configuration.
+        regularizer: A method's name, or a class of layers or configurations of yours, with its knobs as further
+            arguments; or a configuration; or a module such as `nn.Dropout2d(0.1)`, of which every site gets a copy.
         sites: Names or patterns (`stage1.*`) of the network's sites, or of its modules where it declares none.
             `input` is what goes into the network. None: where the method belongs, which is the first two sites
             that the network declares or a trace finds (see traced_sites), the input, or each residual branch.
         image_shape: (C, H, W) of the images, for a trial forward that finds the channels at each site. None: the
             channels of the first convolution, and the first side of 32, 64, 224 that the network accepts.
-        **knobs: The method's knobs.
+        **knobs: The method's knobs. One called `channels` is given C of the feature map.
 
     Returns:
         The layers, by site, and the way to take them out again.
@@ -154,6 +156,8 @@ def insert(
     if isinstance(regularizer, str):
         overrides = {"regularizer": regularizer} | {f"regularizer.{key}": value for key, value in knobs.items()}
         regularizer = load_config(overrides=overrides).regularizer
+    else:
+        regularizer = configured(regularizer, knobs)
     wanted = sites if sites is not None else regularizer.sites
     if wanted is None and regularizer.placement != "feature_map":
         wanted = [INPUT] if regularizer.placement == "input" else ["*.branch"]

@@ -1,15 +1,24 @@
-"""The user's own method, `file.py:NAME`: any nn.Module, or a `Regularizer`, or a configuration of one.
+"""The user's own method, from `file.py:NAME` or from Python: any nn.Module, a `Regularizer`, or a configuration.
 
 The knobs are the parameters of the class's constructor; one called `channels` is given C of the feature map.
 """
 
+import copy
 import inspect
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, create_model, field_validator, model_validator
+from pydantic import (
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor, nn
 
+from tdbench.config.loading import explain
 from tdbench.errors import ConfigError, TdbenchError, line_of
 from tdbench.knobs import knob
 from tdbench.regularizers.base import Regularizer
@@ -101,7 +110,15 @@ def user_method(name: str) -> type[RegularizerConfig]:
 @cache
 def config_of(name: str, digest: str) -> type[RegularizerConfig]:
     """Return the configuration class of one version of the user's file."""
-    entry = load_object(name)
+    return config_for(load_object(name), name)
+
+
+def config_for(entry: Any, name: str) -> type[RegularizerConfig]:
+    """Return the configuration class of a class of the user's: of a layer, or a configuration itself.
+
+    Raises:
+        ConfigError: It is neither, or its constructor has parameters that a configuration cannot hold.
+    """
     if isinstance(entry, type) and issubclass(entry, RegularizerConfig):
         return entry
     if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
@@ -112,6 +129,63 @@ def config_of(name: str, digest: str) -> type[RegularizerConfig]:
     made: type[UserConfig] = create_model(entry.__name__, __base__=UserConfig, **fields)
     made.entry, made.strength_knob = entry, strength
     return made
+
+
+class ModuleConfig(RegularizerConfig):
+    """A module of the user's, of which every site gets a copy."""
+
+    module: ClassVar[nn.Module]
+
+    name: str = knob("", "name of the module's class")
+
+    def build(self, channels: int, depth: float = 1.0) -> Regularizer:
+        """Return a copy of the module as a layer."""
+        copied = copy.deepcopy(self.module)
+        return copied if isinstance(copied, Regularizer) else UserLayer(copied)
+
+
+def configured(
+    method: RegularizerConfig | type[RegularizerConfig] | type[nn.Module] | nn.Module, knobs: dict[str, Any]
+) -> RegularizerConfig:
+    """Return the configuration of a method that is given as a configuration, a class or a module.
+
+    Args:
+        method: A configuration, or its class; a class of layers, whose constructor's parameters are the knobs; or a
+            module, of which every site gets a copy.
+        knobs: The knobs of a class.
+
+    Raises:
+        ConfigError: It is none of these, or a knob is unknown, out of range, or given to what has none.
+    """
+    if isinstance(method, type):
+        kind = config_for(method, method.__name__)
+        given = knobs if issubclass(method, RegularizerConfig) else {"name": method.__name__, **knobs}
+        return validated(kind, given)
+    if knobs:
+        raise ConfigError(f"{', '.join(knobs)} must not be given beside {type(method).__name__}, which has its knobs")
+    if isinstance(method, RegularizerConfig):
+        return method
+    if not isinstance(method, nn.Module):
+        raise ConfigError(
+            "regularizer must be a method's name, a configuration, a module or a class of one, got "
+            f"{type(method).__name__}"
+        )
+    one_module: type[ModuleConfig] = create_model(type(method).__name__, __base__=ModuleConfig)
+    one_module.module = method
+    return one_module(name=type(method).__name__)
+
+
+def validated(kind: type[RegularizerConfig], given: dict[str, Any]) -> RegularizerConfig:
+    """Return a configuration of this class.
+
+    Raises:
+        ConfigError: A knob is unknown or out of range.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        lines = [explain(one, kind.model_fields, lambda key: None) for one in error.errors()]
+        raise ConfigError("\n".join(f"{kind.__name__}: {line}" for line in lines)) from error
 
 
 def knobs_from_constructor(name: str, entry: type[nn.Module]) -> dict[str, Any]:

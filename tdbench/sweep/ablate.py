@@ -17,6 +17,7 @@ from tdbench.store.reading import SweepRecord, read_sweep
 from tdbench.sweep import lab
 from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.experiment import from_flags, read_experiment, with_settings
+from tdbench.sweep.keys import METHOD
 from tdbench.sweep.plan import Plan, check_folder, make_plan
 from tdbench.sweep.preflight import check_trials, time_left_s
 from tdbench.sweep.ray_executor import RayExecutor
@@ -153,19 +154,18 @@ def plan_sweep(
     experiment = read_experiment(path) if path is not None else None
     base = experiment.base if experiment is not None else read_yaml(path) if path is not None else {}
     asked = from_flags(experiment, base, param, values, seeds, baseline)
-    lab.declare_user_methods(names_in([asked.base, asked.sweep, asked.arms, given]))
+    lab.declare_user_methods(methods_named(asked, given))
     return make_plan(with_settings(asked, given, path))
 
 
-def names_in(value: Any) -> Iterator[Any]:
-    """Yield every single value in nested tables and lists."""
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        yield value
-        return
-    for entry in value:
-        yield from names_in(entry)
+def methods_named(asked: Experiment, given: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the methods that an experiment and settings name, before any of it is checked."""
+    for settings in (given, asked.base, *asked.arms.values()):
+        section = settings.get("regularizer")
+        yield section.get("name") if isinstance(section, Mapping) else section
+        yield settings.get(METHOD)
+    for key in ("regularizer", METHOD):
+        yield from asked.sweep.get(key, ())
 
 
 def default_folder(plan: Plan) -> Path:

@@ -20,6 +20,7 @@ from tdbench.store.progress import Progress
 from tdbench.store.rows import EpochRow, RunResult, TrialState
 from tdbench.training.clock import StepClock
 from tdbench.training.facts import facts_of
+from tdbench.training.optimizer import make_optimizer
 from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.schedule import lr_at
 from tdbench.training.setup import Setup
@@ -53,11 +54,7 @@ class Run:
         if self.hardware.compile:
             self.model.compile()
         self.network = self.model
-        options = config.optimizer.model_dump()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), **options, fused=device.type in ("cpu", "cuda"))
-        if config.optimizer.momentum:  # fused SGD fails where one weight's first gradient comes later than another's
-            for weight in self.model.parameters():
-                self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        self.optimizer = make_optimizer(self.model.parameters(), config.optimizer.model_dump(), device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
         self.steps_per_epoch = len(self.batches)
         planned = config.training.epochs * self.steps_per_epoch

@@ -1,0 +1,149 @@
+"""The door to the lab: a sweep's driver never knows torch, whatever the sweep, and hears what went wrong there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tdbench import load_config
+from tdbench.errors import ConfigError, TdbenchError
+from tdbench.regularizers import registry
+from tdbench.regularizers.config import RegularizerConfig, declaration_of, declared
+from tdbench.regularizers.registry import find_method, method_names
+from tdbench.sweep import lab
+
+TINY = ["--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--threads", "1", "--seeds", "1"]
+HEAVY = {"torch", "torchvision", "sklearn", "scipy.stats"}
+
+MINE = """
+import torch
+from torch import nn
+import tdbench
+
+class Mine(nn.Module):
+    def __init__(self, p: float = 0.5, how: str = "hard", strange: nn.Module | None = None):
+        super().__init__()
+        self.p = p
+    def forward(self, x):
+        return x * (torch.rand_like(x) > self.p) if self.training else x
+
+class Config(tdbench.RegularizerConfig):
+    strength_knob = "share"
+    share: float = tdbench.knob(0.25, "how much", ge=0, le=1, aliases=("s",), sweep=(0.1, 0.2))
+    def build(self, channels, depth=1.0):
+        return Mine(self.share)
+
+def network(num_classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+"""
+
+
+def drive(*arguments, cwd, code=0):
+    """Call the command line in a fresh interpreter; return what it prints, and the heavy modules that it imported."""
+    script = (
+        "import sys; from tdbench.cli import main\n"
+        f"code = main({list(map(str, arguments))!r})\n"
+        f"print('loaded', *sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
+    assert done.returncode == code, done.stderr
+    told, loaded = done.stderr.rsplit("loaded", 1)
+    return done.stdout, told, loaded.split()
+
+
+def test_the_driver_of_a_sweep_never_imports_torch(tmp_path):
+    command = ("ablate", "--param", "k=3", *TINY, "--jobs", "1", "--out", "sweep")
+    for more in (("--dry-run",), (), (), ("--dry-run",), ("--json",), ("--param", "gamma")):
+        _, _, loaded = drive(*command, *more, cwd=tmp_path, code=2 if "gamma" in more else 0)
+        assert loaded == [], more
+
+
+def test_a_sweep_over_the_user_s_own_method_and_network_does_not_either(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    out, _, loaded = drive(
+        *("ablate", "--param", "regularizer=mine.py:Mine,mine.py:Config,dropout", "--set", "p=0.3", *TINY),
+        *("--model", "mine.py:network", "--sites", "1", "--jobs", "1", "--out", "sweep", "--quiet"),
+        cwd=tmp_path,
+    )
+    assert loaded == []
+    assert out.startswith("4 trials done: 3 × too few seeds")
+    _, told, loaded = drive(
+        "ablate", "--param", "s", "--regularizer", "mine.py:Config", "--dry-run", *TINY, cwd=tmp_path
+    )
+    assert (told, loaded) == ("", [])
+    for wrong, message in ((("--set", "q=3"), "unknown key 'q'"), (("--set", "p=much"), "p must be a number")):
+        _, told, loaded = drive(
+            "ablate", "--param", "p=0.1", "--regularizer", "mine.py:Mine", *TINY, *wrong, cwd=tmp_path, code=2
+        )
+        assert message in told
+        assert loaded == []
+    _, told, _ = drive("ablate", "--param", "p=0.1", "--regularizer", "mine.py:Nobody", *TINY, cwd=tmp_path, code=2)
+    assert "unknown name 'Nobody'" in told
+
+
+def test_a_run_that_is_finished_says_so_without_torch(tmp_path):
+    command = ("train", *TINY[:-2], "--out", "run")
+    out, _, loaded = drive(*command, cwd=tmp_path)
+    assert out.startswith("loading torch, the data and the network ...\n")
+    assert "torch" in loaded
+    assert set(loaded) == {"torch"}  # neither torchvision nor scikit-learn nor scipy.stats has a part in it
+    for more in ((), ("--json",), ("--quiet",)):
+        out, _, loaded = drive(*command, *more, cwd=tmp_path)
+        assert loaded == []
+        assert "loading" not in out
+
+
+@pytest.mark.parametrize("command", ["audit", "show", "profile"])
+def test_a_command_shows_life_before_it_loads_torch(command, tmp_path):
+    out, _, _ = drive(command, "--device", "cuda", "--threads", "1", cwd=tmp_path, code=2)
+    assert out == "loading torch, the data and the network ...\n"
+    out, _, _ = drive(command, "--device", "cuda", "--quiet", cwd=tmp_path, code=2)
+    assert out == ""
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_declaration_that_travelled_makes_the_same_digests(method):
+    made = declared(declaration_of(find_method(method)), RegularizerConfig)
+    assert {name: field.default for name, field in made.model_fields.items()} == {
+        name: field.default for name, field in find_method(method).model_fields.items()
+    }
+    assert made.strength_knob == find_method(method).strength_knob
+    assert made.placement == find_method(method).placement
+
+
+def test_a_user_s_method_has_one_digest_in_the_driver_and_in_the_lab(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    given = [{"regularizer": f"{tmp_path}/mine.py:{name}"} for name in ("Mine", "Config")]
+    given.append(given[0] | {"p": 1})  # a whole number where a broken one is declared
+    there = [load_config(overrides=one).digest() for one in given]
+    monkeypatch.setattr(registry, "_declared", {})
+    lab.declare_user_methods(one["regularizer"] for one in given)
+    assert len(registry._declared) == 2
+    assert [load_config(overrides=one).digest() for one in given] == there
+    assert not hasattr(find_method(given[0]["regularizer"]), "entry"), "the driver has the user's class"
+
+
+def fail(kind, *arguments):
+    raise {"ours": TdbenchError, "config": ConfigError, "theirs": ValueError}[kind](*arguments)
+
+
+def test_what_the_lab_raises_comes_back_as_it_was():
+    assert lab.ask("operator:add", 1, 2) == 3
+    with pytest.raises(ConfigError, match=r"^no such site$"):
+        lab.ask("tests.sweep.test_lab:fail", "config", "no such site")
+    with pytest.raises(ValueError, match=r"^odd$"):
+        lab.ask("tests.sweep.test_lab:fail", "theirs", "odd")
+    with pytest.raises(TdbenchError, match="was killed; is the memory full"):
+        lab.ask("os:_exit", 9)
+
+
+def test_what_the_user_s_code_prints_there_stays_out_of_what_the_command_prints(tmp_path):
+    (tmp_path / "loud.py").write_text("print('LOUD')\n" + MINE)
+    out, _, _ = drive(
+        "ablate", "--param", "p=0.1", "--regularizer", "loud.py:Mine", *TINY, "--dry-run", "--quiet", cwd=tmp_path
+    )
+    assert "LOUD" not in out

@@ -1,0 +1,177 @@
+"""What the command line does can be done from Python, with the same arguments and the same results."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import tdbench
+from tdbench.cli import main
+from tdbench.errors import ConfigError, FolderError
+from tdbench.models.build import build
+from tdbench.store.rows import TrialState
+
+TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}
+FLAGS = ["--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_place_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+
+
+def test_train_returns_what_the_command_writes_and_read_run_reads_it(tmp_path):
+    result = tdbench.train(out="python", regularizer="dropblock", block_size=3, **TINY)
+    assert main(["train", "--regularizer", "dropblock", "--set", "block_size=3", *FLAGS, "--out", "shell", "-q"]) == 0
+    python, shell = tdbench.read_run("python"), tdbench.read_run(tmp_path / "shell")
+    assert result.status is TrialState.DONE
+    assert python.result == result
+    assert python.config == shell.config
+    assert (result.digest, result.test_error_pct) == (shell.result.digest, shell.result.test_error_pct)
+    assert list(python.metrics["epoch"]) == [1]
+    assert python.metrics["train_loss"][0] == shell.metrics["train_loss"][0]
+    assert python.environment["threads"] == 1
+    assert "<table" in python._repr_html_()
+    assert tdbench.train("python/config.yaml", "python") == result  # finished: told from its folder
+
+
+def test_train_takes_a_configuration_a_tree_and_a_file():
+    tree = {"data": {"train_fraction": 0.1}, "training": {"max_steps": 2, "batch_size": 32}}
+    ends = [
+        tdbench.train(tdbench.load_config(overrides=TINY), "a"),
+        tdbench.train(tree, "b", threads=1),
+        tdbench.train("a/config.yaml", "c"),
+        tdbench.train(tdbench.load_config(overrides=TINY | {"seed": 3}), "d", seed=0),
+    ]
+    assert len({(end.digest, end.test_error_pct) for end in ends}) == 1
+
+
+def test_ablate_returns_the_sweep_with_its_tables():
+    sweep = tdbench.ablate(param={"block_size": [3, 5]}, seeds=2, out="sweep", jobs=1, **TINY)
+    assert list(sweep.summary["block_size"]) == ["none", "3", "5"]
+    assert list(sweep.summary["n"]) == [2, 2, 2]
+    assert sweep.summary["delta_vs_baseline"].isna().tolist() == [True, False, False]
+    assert list(sweep.trials["status"]) == ["done"] * 6
+    assert sweep.run(sweep.trials["trial"][0]).result.test_error_pct == sweep.trials["test_error_pct"][0]
+    assert "<table" in sweep._repr_html_()
+    again = tdbench.read_sweep("sweep")
+    assert again.experiment == sweep.experiment
+    assert again.summary.equals(sweep.summary)
+    same = tdbench.ablate(param="block_size=3,5", seeds=[0, 1], out="sweep", **TINY)
+    assert same.summary.equals(sweep.summary)
+
+
+def test_a_script_without_a_guard_can_sweep(tmp_path):
+    (tmp_path / "script.py").write_text(
+        f"import tdbench\nprint('begun')\nsweep = tdbench.ablate(param='k=3', seeds=1, out='sweep', jobs=1, **{TINY})\n"
+        "print(len(sweep.trials))\nimport sys; assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["begun", "2"], done.stderr
+
+
+def test_profile_returns_the_rows_and_its_folder(tmp_path):
+    found = tdbench.profile(regularizer=["dropout"], shape=[(4, 8, 8, 8)], seconds=0.02, out="costs", **TINY)
+    assert [row["method"] for row in found.layer] == ["floor", "dropout"]
+    assert [row["method"] for row in found.step] == ["none", "dropout"]
+    assert (tmp_path / "costs" / "profile.md").exists()
+
+
+def test_audit_takes_a_run_s_settings_or_a_network():
+    found = tdbench.audit(regularizer="dropblock", sites="stage3", batch_size=32, threads=1)
+    assert [site.name for site in found.sites] == ["stage3"]
+    assert found.faults == []
+    network = build("resnet8", 10, 1)
+    sites = tdbench.insert(network, nn.Dropout2d(0.3), "stage2", image_shape=(1, 32, 32))
+    batches = [(torch.randn(8, 1, 32, 32), torch.arange(8))] * 2
+    assert tdbench.audit(network, sites, batches, num_batches=2).sites[0].mask.share == pytest.approx(0.3, abs=0.1)
+    from tdbench.audit import audit  # the room and its function are the same thing to call
+
+    assert (
+        audit(network, sites, batches, num_batches=2).findings
+        == tdbench.audit(network, sites, batches, num_batches=2).findings
+    )
+    with pytest.raises(TypeError, match="needs what tdbench"):
+        tdbench.audit(network)
+
+
+class MyDrop(nn.Module):
+    def __init__(self, channels: int, p: float = 0.5):
+        super().__init__()
+        self.channels, self.p = channels, p
+
+    def forward(self, x):
+        return x * (torch.rand(len(x), self.channels, 1, 1) > self.p) if self.training else x
+
+
+class MyConfig(tdbench.RegularizerConfig):
+    p: float = tdbench.knob(0.2, "how much is dropped", ge=0, le=1)
+
+    def build(self, channels, depth=1.0):
+        return nn.Dropout(self.p)
+
+
+@pytest.mark.parametrize(
+    ("given", "knobs", "p"),
+    [
+        ("dropout", {"p": 0.3}, None),
+        (nn.Dropout2d(0.3), {}, 0.3),
+        (nn.Dropout2d, {"p": 0.3}, 0.3),
+        (MyDrop, {"p": 0.3}, 0.3),
+    ],
+)
+def test_insert_takes_a_name_a_class_or_a_module(given, knobs, p):
+    network = build("resnet8", 10, 1)
+    sites = tdbench.insert(network, given, ["stage1", "stage2"], image_shape=(1, 32, 32), **knobs)
+    first, second = sites.layers.values()
+    assert first is not second
+    if p is not None:
+        assert (first.module.p, second.module.p) == (p, p)
+        assert first.module is not second.module
+    sites.meter(torch.device("cpu"))
+    network.train()(torch.rand(4, 1, 32, 32))
+    assert all(dropped > 0 for dropped, _ in sites.read_meter().values())
+    sites.remove()
+
+
+def test_insert_takes_a_configuration_or_its_class():
+    for given, knobs in ((MyConfig, {"p": 0.3}), (MyConfig(p=0.3), {})):
+        sites = tdbench.insert(build("resnet8", 10, 1), given, "stage1", image_shape=(1, 32, 32), **knobs)
+        assert sites.layers["stage1"].p == 0.3
+        sites.remove()
+
+
+@pytest.mark.parametrize(
+    ("given", "knobs", "message"),
+    [
+        (MyDrop, {"q": 0.3}, "MyDrop: unknown key 'q'"),
+        (MyDrop, {"p": "much"}, "MyDrop: p must be a number, got 'much'"),
+        (MyConfig, {"p": 2}, "MyConfig: p must be between 0 and 1, got 2"),
+        (nn.Dropout2d(0.3), {"p": 0.1}, "p must not be given beside Dropout2d, which has its knobs"),
+        (3, {}, "regularizer must be a method's name, a configuration, a module or a class of one, got int"),
+        (dict, {}, "dict must be a subclass of nn.Module, got class dict"),
+    ],
+)
+def test_insert_refuses_what_is_no_regularizer(given, knobs, message):
+    with pytest.raises(ConfigError) as caught:
+        tdbench.insert(build("resnet8", 10, 1), given, "stage1", **knobs)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("read", [tdbench.read_run, tdbench.read_sweep])
+def test_a_folder_that_is_none_is_refused(read, tmp_path):
+    with pytest.raises(FolderError, match=r"holds no .*\.yaml, so it is no"):
+        read(tmp_path)
+
+
+def test_a_sweep_without_tables_yet_says_so(tmp_path):
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"sweep": {"block_size": [3]}}))
+    with pytest.raises(FolderError, match=r"summary\.csv cannot be read"):
+        _ = tdbench.read_sweep(tmp_path).summary
