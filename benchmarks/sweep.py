@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 import typer
 
-from tdbench.store.folders import RESULT_FIELDS, SweepFolder
+from tdbench.store.folders import SweepFolder
+from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.plan import make_plan
 from tdbench.training.hardware import cpu_name
@@ -52,11 +53,11 @@ def large_sweep(folder: Path, num_trials: int) -> list[str]:
     folder.mkdir(parents=True)
     sweep.write_sweep(plan.tree())
     for number, (digest, config) in enumerate(plan.trials.items()):
-        result = dict.fromkeys(RESULT_FIELDS, 1.0) | {"status": "done", "digest": digest, "seed": config.seed}
+        error_pct = 1 + number % 7 / 10
+        result = RunResult(TrialState.DONE, digest, config.seed, 1, error_pct, error_pct, 1.0, 1.0, 1000.0, 1.0, 100.0)
         trial = sweep.trial(digest)
         trial.path.mkdir(parents=True)
-        result |= {"test_error_pct": 1 + number % 7 / 10, "error": None}
-        (trial / "result.json").write_text(json.dumps(result))
+        (trial / "result.json").write_text(json.dumps(result.to_tree()))
     values = ",".join(map(str, RATIOS))
     return ["ablate", "--param", "drop_ratio", "--values", values, "--seeds", str(num_seeds), "--out", str(folder)]
 

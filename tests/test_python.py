@@ -144,7 +144,7 @@ def test_insert_takes_a_name_a_class_or_a_module(given, knobs, p):
 def test_insert_takes_a_configuration_or_its_class():
     for given, knobs in ((MyConfig, {"p": 0.3}), (MyConfig(p=0.3), {})):
         sites = tdbench.insert(build("resnet8", 10, 1), given, "stage1", image_shape=(1, 32, 32), **knobs)
-        assert sites.layers["stage1"].p == 0.3
+        assert sites.layers["stage1"].module.p == 0.3
         sites.remove()
 
 

@@ -19,7 +19,7 @@ from tdbench.errors import ConfigError, nearest, unknown
 from tdbench.models.tracing import INPUT, feature_shapes, input_module, output_module, traced_sites
 from tdbench.regularizers.base import DropMeter, Regularizer
 from tdbench.regularizers.config import RegularizerConfig
-from tdbench.regularizers.user import configured
+from tdbench.regularizers.user import as_layer, configured
 
 _CHILD = "tdbench_regularizer"
 
@@ -180,7 +180,7 @@ def insert(
 def build_layers(regularizer: RegularizerConfig, shapes: dict[str, tuple[int, int, int]]) -> dict[str, Regularizer]:
     """Return a fresh layer for each site and its (C, H, W), the sites being in the network's order."""
     return {
-        name: regularizer.build(shape[0], depth=number / len(shapes))
+        name: as_layer(regularizer.build(shape[0], depth=number / len(shapes)))
         for number, (name, shape) in enumerate(shapes.items(), 1)
     }
 

@@ -9,6 +9,7 @@ from pydantic import create_model, field_validator, model_validator
 
 from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, about, bounds, knob
+from tdbench.user_code import absolute
 
 
 class RegularizerConfig(Section):
@@ -73,6 +74,11 @@ class RegularizerConfig(Section):
     def strength_at(self, progress: float) -> float:
         """Return the share of its full strength that the method has after the share `progress` of the training."""
         return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
+
+    @field_validator("name")
+    @classmethod
+    def _same_from_everywhere(cls, value: str) -> str:
+        return absolute(value)
 
     @field_validator("sites", mode="before")
     @classmethod

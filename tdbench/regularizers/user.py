@@ -13,7 +13,6 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     create_model,
-    field_validator,
     model_validator,
 )
 from torch import Tensor, nn
@@ -59,17 +58,17 @@ class UserLayer(Regularizer):
         return out, (share * x.numel()).round().long()
 
 
+def as_layer(module: nn.Module) -> Regularizer:
+    """Return a module as a layer: itself where it is one."""
+    return module if isinstance(module, Regularizer) else UserLayer(module)
+
+
 class UserConfig(RegularizerConfig):
     """What every method of the user's has; `config_of` adds the knobs."""
 
     entry: ClassVar[type[nn.Module]]
 
     name: str = knob("", "the user's own method, file.py:NAME")
-
-    @field_validator("name")
-    @classmethod
-    def _same_from_everywhere(cls, value: str) -> str:
-        return absolute(value)
 
     @model_validator(mode="after")
     def _only_a_regularizer_rises(self) -> "UserConfig":
@@ -95,7 +94,7 @@ class UserConfig(RegularizerConfig):
             layer = self.entry(**known, **self.knobs())
         except Exception as error:
             raise ConfigError(f"{self.name} cannot be built: {line_of(error)}") from error
-        return layer if isinstance(layer, Regularizer) else UserLayer(layer)
+        return as_layer(layer)
 
 
 def user_method(name: str) -> type[RegularizerConfig]:
@@ -140,8 +139,7 @@ class ModuleConfig(RegularizerConfig):
 
     def build(self, channels: int, depth: float = 1.0) -> Regularizer:
         """Return a copy of the module as a layer."""
-        copied = copy.deepcopy(self.module)
-        return copied if isinstance(copied, Regularizer) else UserLayer(copied)
+        return as_layer(copy.deepcopy(self.module))
 
 
 def configured(

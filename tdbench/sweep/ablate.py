@@ -16,7 +16,7 @@ from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep
 from tdbench.sweep import lab
 from tdbench.sweep.executors import Executor, LocalExecutor
-from tdbench.sweep.experiment import from_flags, read_experiment, with_settings
+from tdbench.sweep.experiment import Experiment, from_flags, read_experiment, with_settings
 from tdbench.sweep.keys import METHOD
 from tdbench.sweep.plan import Plan, check_folder, make_plan
 from tdbench.sweep.preflight import check_trials, time_left_s

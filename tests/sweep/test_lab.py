@@ -40,7 +40,7 @@ def network(num_classes):
 
 
 def drive(*arguments, cwd, code=0):
-    """Call the command line in a fresh interpreter; return what it prints, and the heavy modules that it imported."""
+    """Call the command line in a fresh interpreter; return its output and the heavy modules that it loads."""
     script = (
         "import sys; from tdbench.cli import main\n"
         f"code = main({list(map(str, arguments))!r})\n"
@@ -119,7 +119,10 @@ def test_a_user_s_method_has_one_digest_in_the_driver_and_in_the_lab(tmp_path, m
     (tmp_path / "mine.py").write_text(MINE)
     given = [{"regularizer": f"{tmp_path}/mine.py:{name}"} for name in ("Mine", "Config")]
     given.append(given[0] | {"p": 1})  # a whole number where a broken one is declared
+    monkeypatch.chdir(tmp_path)
+    given.append({"regularizer": "mine.py:Mine"})
     there = [load_config(overrides=one).digest() for one in given]
+    assert there[3] == there[0]
     monkeypatch.setattr(registry, "_declared", {})
     lab.declare_user_methods(one["regularizer"] for one in given)
     assert len(registry._declared) == 2
