@@ -11,7 +11,6 @@ from tdbench.cli.starting import Start
 
 if TYPE_CHECKING:
     from tdbench.store.progress import SweepObserver
-    from tdbench.sweep.ablate import Running
     from tdbench.sweep.runner import Sweep
     from tdbench.sweep.slots import Slots
 
@@ -96,11 +95,11 @@ def ablate_command(
 
     With no argument, TargetDrop's block size on scikit-learn's digits. The same command again runs what is missing.
     """
-    from tdbench.sweep.ablate import Running, default_folder, open_sweep, plan_sweep
+    from tdbench.sweep.ablate import Execution, default_folder, open_sweep, plan_sweep
 
     start = Start()
     named = None if gpus is None else tuple(gpus.split(","))
-    running = Running(
+    execution = Execution(
         *(jobs, named, per_gpu, trial_timeout, retry_failed, fresh),
         *(executor, ray_address, log),
     )
@@ -109,14 +108,14 @@ def ablate_command(
     if sweep.missing(retry_failed, fresh):
         start.announce("torch", quiet or json)
     if dry_run:
-        show_plan(sweep, running, quiet=quiet, json=json)
+        show_plan(sweep, execution, quiet=quiet, json=json)
     else:
-        run(sweep, running, quiet=quiet, json=json)
+        run_sweep(sweep, execution, quiet=quiet, json=json)
     if not dry_run and sweep.unfinished():
         raise typer.Exit(1)
 
 
-def run(sweep: "Sweep", running: "Running", *, quiet: bool, json: bool) -> None:
+def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool) -> None:
     """Run what is missing and print what came out; after an interruption, what there is."""
     from tdbench.cli.signals import stop_signals
     from tdbench.cli.sweep_tables import show_summary
@@ -137,7 +136,7 @@ def run(sweep: "Sweep", running: "Running", *, quiet: bool, json: bool) -> None:
         try:
             tables = run_missing(
                 sweep,
-                running,
+                execution,
                 watch=watch,
                 tell=(lambda line: None) if silent else say,
                 should_stop=signals.stop_requested,
@@ -148,16 +147,16 @@ def run(sweep: "Sweep", running: "Running", *, quiet: bool, json: bool) -> None:
     show_summary(sweep, tables, quiet=quiet, json=json)
 
 
-def show_plan(sweep: "Sweep", running: "Running", *, quiet: bool, json: bool) -> None:
+def show_plan(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool) -> None:
     """Print the trials, how many are done, and the time that is left."""
     from tdbench.cli.sweep_tables import print_plan
     from tdbench.errors import DataError
     from tdbench.sweep.ablate import look_ahead
 
     left_s: float | None = None
-    missing = sweep.missing(running.retry_failed, running.fresh)
+    missing = sweep.missing(execution.retry_failed, execution.fresh)
     try:
-        missing, left_s = look_ahead(sweep, running)
+        missing, left_s = look_ahead(sweep, execution)
     except DataError as error:  # the plan stands without it
         typer.echo(f"tdbench: note: the time that is left is unknown: {error}", err=True)
     print_plan(sweep, missing, left_s, quiet=quiet, json=json)

@@ -60,9 +60,9 @@ def audit_line(audited: "Audit") -> str:
     return f"{audited.sites[0].claims.method} {verdict}: {counts}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+def counted(figure: int, noun: str) -> str:
+    """Return a figure with its noun."""
+    return f"{figure} {noun}{'s' * (figure != 1)}"
 
 
 def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
@@ -111,9 +111,9 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
         "site": row["site"],
         "map": row["map"].replace("x", "×"),
         "block": block or "–",
-        "nominal %": number(row["nominal_pct"]),
-        "dropped % [95 %]": number(row["dropped_pct"]) + (interval or ""),
-        "scale": number(row["output_scale"]),
+        "nominal %": figure(row["nominal_pct"]),
+        "dropped % [95 %]": figure(row["dropped_pct"]) + (interval or ""),
+        "scale": figure(row["output_scale"]),
         "eval": {True: "identity", False: "changed", None: "–"}[row["eval_identity"]],
         "gradient": row["gradient"],
         "random": {True: "yes", False: "no", None: "–"}[row["random"]],
@@ -121,6 +121,6 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def number(value: float | None) -> str:
-    """Return a number, or a dash where there is none."""
+def figure(value: float | None) -> str:
+    """Return a figure, or a dash where there is none."""
     return "–" if value is None else f"{value:.4g}"

@@ -23,7 +23,7 @@ class Network:
     arguments: tuple[Any, ...] = ()
 
 
-def wide_resnet(depth: int, widening: int) -> Network:
+def wide_resnet_declared(depth: int, widening: int) -> Network:
     """Return the declaration of WRN-`depth`-`widening`.
 
     Raises:
@@ -51,7 +51,10 @@ NETWORKS: dict[str, Network] = {
     "resnet18": Network("ResNet-18, 3×3 stem, 64/128/256/512 channels", "resnet:wide_stem_resnet", ((2, 2, 2, 2),)),
     "resnet34": Network("ResNet-34, 3×3 stem, 64/128/256/512 channels", "resnet:wide_stem_resnet", ((3, 4, 6, 3),)),
     "se_resnet18": Network("SE-ResNet-18, 3×3 stem, 64/128/256/512 channels, reduction 16", "se_resnet:se_resnet18"),
-    **{f"wrn_{depth}_{widening}": wide_resnet(depth, widening) for depth, widening in ((16, 4), (28, 10), (40, 4))},
+    **{
+        f"wrn_{depth}_{widening}": wide_resnet_declared(depth, widening)
+        for depth, widening in ((16, 4), (28, 10), (40, 4))
+    },
     **{
         f"vgg{depth}_bn": Network(f"VGG-{depth} with batch norm, 64/128/256/512/512 channels", "vgg:vgg_bn", (depth,))
         for depth in (11, 13, 16, 19)
@@ -79,7 +82,7 @@ def find_network(name: str) -> Network:
     if colon and library in ("torchvision", "timm"):
         return Network(f"{library}'s {theirs}", f"libraries:build_{library}", (theirs,))
     if shape := re.fullmatch(r"wrn_([0-9]+)_([0-9]+)", name):
-        return wide_resnet(int(shape[1]), int(shape[2]))
+        return wide_resnet_declared(int(shape[1]), int(shape[2]))
     if name.endswith(".py"):
         raise ConfigError(f"model {name!r} lacks the name of what makes the network in it: {name}:NAME")
     raise ConfigError(unknown("model", name, [*NETWORKS, *PATTERNS]))

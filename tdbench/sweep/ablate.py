@@ -32,7 +32,7 @@ Watch = Callable[[Sweep, Slots], AbstractContextManager[SweepObserver]]
 
 
 @dataclass(frozen=True)
-class Running:
+class Execution:
     """How the trials of a sweep are run.
 
     Attributes:
@@ -119,19 +119,19 @@ def ablate(
         seeds: How many, or which.
         baseline: `none`, a swept value, or `off`.
         out: The sweep folder; None: one of its own under `runs/`.
-        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Running`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
         **settings: Keys of the base as flags and `--set` take them: `model="resnet18"`, `epochs=5`.
 
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    running = Running(
+    execution = Execution(
         *(jobs, None if gpus is None else tuple(gpus), per_gpu, trial_timeout, retry_failed, fresh),
         *(executor, ray_address, log),
     )
     plan = plan_sweep(None if config is None else Path(config), param, values, seeds, baseline, settings)
     sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
-    run_missing(sweep, running)
+    run_missing(sweep, execution)
     return read_sweep(sweep.folder.path)
 
 
@@ -187,7 +187,7 @@ def open_sweep(plan: Plan, path: Path) -> Sweep:
 
 def run_missing(
     sweep: Sweep,
-    running: Running,
+    execution: Execution,
     *,
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda line: None,
@@ -197,7 +197,7 @@ def run_missing(
 
     Args:
         sweep: The sweep; its trials get their share of the threads.
-        running: How trials are run.
+        execution: How trials are run.
         watch: Makes what watches the sweep.
         tell: Told in a line what takes time before trials run, or that there is nothing to do.
         should_stop: Asked a few times a second; once true, the trials save and stop.
@@ -210,13 +210,13 @@ def run_missing(
         TdbenchError: Something is missing, or a file cannot be written; the trials are intact.
     """
     slots = executor = None
-    if sweep.missing(running.retry_failed, running.fresh):
-        slots = slots_for(sweep, running)
-        executor = running.executor_in(slots)
+    if sweep.missing(execution.retry_failed, execution.fresh):
+        slots = slots_for(sweep, execution)
+        executor = execution.executor_in(slots)
     try:
         with held(sweep.folder.path):
             sweep.look_again()  # another process may have been at it meanwhile
-            missing = sweep.missing(running.retry_failed, running.fresh)
+            missing = sweep.missing(execution.retry_failed, execution.fresh)
             if missing:
                 tell("checking the data, networks and sites of the trials ...")
                 check_trials(sweep.plan.trials[digest] for digest in missing)
@@ -224,7 +224,7 @@ def run_missing(
             try:
                 if missing and slots is not None and executor is not None:
                     with watch(sweep, slots) as observer:
-                        sweep.run(executor, missing, observer, should_stop, fresh=running.fresh, log=running.log)
+                        sweep.run(executor, missing, observer, should_stop, fresh=execution.fresh, log=execution.log)
                 else:
                     tell(f"all {len(sweep.records)} trials were run before; nothing to do")
             finally:
@@ -239,24 +239,24 @@ def run_missing(
     return tables
 
 
-def slots_for(sweep: Sweep, running: Running) -> Slots:
+def slots_for(sweep: Sweep, execution: Execution) -> Slots:
     """Return the places for a sweep's trials, which get their share of the threads; the lab's server is started."""
     lab.start()
-    slots = plan_slots(sweep.plan.base.hardware, running.jobs, running.gpus, running.per_gpu)
+    slots = plan_slots(sweep.plan.base.hardware, execution.jobs, execution.gpus, execution.per_gpu)
     sweep.plan = sweep.plan.with_threads(slots.threads)
     return slots
 
 
-def look_ahead(sweep: Sweep, running: Running) -> tuple[list[str], float]:
+def look_ahead(sweep: Sweep, execution: Execution) -> tuple[list[str], float]:
     """Check the trials that would run; return them, and the seconds that they will take.
 
     Raises:
         TdbenchError: The sweep would be refused; a DataError leaves the plan as it is.
     """
-    missing = sweep.missing(running.retry_failed, running.fresh)
+    missing = sweep.missing(execution.retry_failed, execution.fresh)
     if not missing:
         return [], 0.0
-    slots = slots_for(sweep, running)
+    slots = slots_for(sweep, execution)
     waiting = [sweep.plan.trials[digest] for digest in missing]
     check_trials(waiting)
     finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]

@@ -34,7 +34,7 @@ def number(x: float | None, form: str = ".2f") -> str:
     return (text.lstrip("+-") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
 
 
-def joined(word: str, *figures: float | None, form: str = ".2f") -> str:
+def joined_by(word: str, *figures: float | None, form: str = ".2f") -> str:
     """Return those of two figures that there are, with a word between them."""
     return word.join(text for x in figures if (text := number(x, form)) != MISSING) or MISSING
 
@@ -46,10 +46,10 @@ def probability(x: float | None) -> str:
 
 COLUMNS = (
     Column("n", lambda row: str(row.n)),
-    Column("error %\n(mean ± std)", lambda row: joined(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
-    Column("95 %\ninterval", lambda row: joined(" to ", row.ci95_low, row.ci95_high), goes=2),
+    Column("error %\n(mean ± std)", lambda row: joined_by(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
+    Column("95 %\ninterval", lambda row: joined_by(" to ", row.ci95_low, row.ci95_high), goes=2),
     Column("difference", lambda row: number(row.delta_vs_baseline, "+.2f")),
-    Column("its 95 %\ninterval", lambda row: joined(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")),
+    Column("its 95 %\ninterval", lambda row: joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")),
     Column("p\n(Holm)", lambda row: probability(row.p_holm), goes=3),
     Column("verdict", lambda row: row.verdict, is_figure=False),
     Column("dropped\n%", lambda row: number(row.dropped_pct, ".3f"), goes=4),

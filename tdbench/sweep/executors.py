@@ -37,7 +37,7 @@ class Executor(Protocol):
 
 
 @dataclass
-class Running:
+class RunningTrial:
     """A trial in its process."""
 
     assignment: Assignment
@@ -57,7 +57,7 @@ class LocalExecutor:
 
     def __init__(self, slots: Sequence[dict[str, str]], timeout_s: float | None = None) -> None:
         self._slots, self._timeout_s = list(slots), timeout_s
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, RunningTrial] = {}
 
     @property
     def num_free(self) -> int:
@@ -68,8 +68,8 @@ class LocalExecutor:
         """Begin a trial in a process of its own."""
         slot = self._slots.pop(0)
         assignment = replace(assignment, environment=assignment.environment | slot)
-        process, link = lab.run("tdbench.sweep.worker:work", assignment)
-        self._running[assignment.digest] = Running(assignment, process, link, slot)
+        process, link = lab.start_process("tdbench.sweep.worker:work", assignment)
+        self._running[assignment.digest] = RunningTrial(assignment, process, link, slot)
 
     def wait(self, timeout_s: float) -> list[Event]:
         """Return what has happened, within the time."""
@@ -79,7 +79,7 @@ class LocalExecutor:
         wait(handles, timeout_s)
         return [event for run in list(self._running.values()) for event in self._news(run)]
 
-    def _news(self, run: Running) -> list[Event]:
+    def _news(self, run: RunningTrial) -> list[Event]:
         """Return what one trial has reported, and its end if it is over."""
         events: list[Event] = []
         alive = run.process.is_alive()  # asked first: whatever a dead process said has arrived by then
@@ -97,7 +97,7 @@ class LocalExecutor:
         self._release(run)
         return events
 
-    def _release(self, run: Running) -> None:
+    def _release(self, run: RunningTrial) -> None:
         if run.process.is_alive():
             run.process.kill()
         run.process.join()

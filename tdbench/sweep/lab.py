@@ -71,20 +71,20 @@ def begin() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def run(target: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
+def start_process(target: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
     """Start `module:function` as a process of the lab, and return it with a line to it.
 
     The function is given the arguments and its own end of the line.
     """
     link, theirs = context().Pipe()
-    process = context().Process(target=work, args=(target, *arguments, theirs))  # type: ignore[attr-defined]
+    process = context().Process(target=_main, args=(target, *arguments, theirs))  # type: ignore[attr-defined]
     with main_module_hidden():
         process.start()
     theirs.close()
     return process, link
 
 
-def work(target: str, *arguments: Any) -> None:
+def _main(target: str, *arguments: Any) -> None:
     """Be a process of the lab: `module:function` is its main function, and Ctrl-C, which reaches all, the driver's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch_parent()

@@ -103,7 +103,7 @@ def make_plan(experiment: Experiment) -> Plan:
             values = dict(zip(values, resolved(config, overrides), strict=True))
         distinct.setdefault(tuple(values.values()), (values, config))
     configs = [config for _, config in distinct.values()]
-    points = [Point(values, schedule(config, experiment.seeds, trials)) for values, config in distinct.values()]
+    points = [Point(values, add_trials(config, experiment.seeds, trials)) for values, config in distinct.values()]
     points = compared(experiment, base, points, configs, trials)
     in_order = [point.trials[seed] for seed in experiment.seeds for point in points]
     return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
@@ -162,7 +162,7 @@ def arms(experiment: Experiment) -> Iterator[tuple[dict[str, Any], dict[str, Any
         yield {ARM: name}, overrides
 
 
-def schedule(config: RunConfig, seeds: tuple[int, ...], trials: dict[str, RunConfig]) -> dict[int, str]:
+def add_trials(config: RunConfig, seeds: tuple[int, ...], trials: dict[str, RunConfig]) -> dict[int, str]:
     """Add a configuration's trial for each seed to `trials`, and return seed to digest."""
     digests = {}
     for seed in seeds:
@@ -193,7 +193,7 @@ def compared(
     baselines: dict[tuple[str, ...], Point] = {}
     result = []
     for point, config in zip(points, configs, strict=True):
-        digests = schedule(without_regularizer(config), experiment.seeds, trials)
+        digests = add_trials(without_regularizer(config), experiment.seeds, trials)
         name = tuple(digests.values())
         if name not in baselines:
             baselines[name] = known.get(name) or Point(baseline_values(point, base), digests)

@@ -24,7 +24,7 @@ class RayExecutor:
 
     def __init__(self, slots: Slots, address: str | None = None, timeout_s: float | None = None) -> None:
         needs = len(slots.environments), slots.threads or 1, slots.gpu_share, address
-        self._process, self._link = lab.run("tdbench.sweep.worker:drive_ray", needs, timeout_s)
+        self._process, self._link = lab.start_process("tdbench.sweep.worker:drive_ray", needs, timeout_s)
         self._num_submitted = self._num_seen = self._num_free = 0
         self._news: list[Event] = []
         self._link.poll(None)  # the first word: there is a cluster, or why not

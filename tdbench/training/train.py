@@ -51,7 +51,7 @@ def train(
     Raises:
         TdbenchError: Something the user can act on; what was saved before is intact.
     """
-    config = config_of(config, settings)
+    config = run_config(config, settings)
     folder = RunFolder(default_folder(config) if out is None else Path(out))
     finished = processes.first(lambda: finished_result(folder, config, fresh))
     if finished is not None:
@@ -62,7 +62,7 @@ def train(
     return run_to_end(config, folder, fresh, observer or Observer(), should_stop, patience_s, processes, trace)
 
 
-def config_of(config: RunConfig | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> RunConfig:
+def run_config(config: RunConfig | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> RunConfig:
     """Return the configuration of a run, with settings on top.
 
     Raises:
