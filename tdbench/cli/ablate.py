@@ -11,6 +11,7 @@ from tdbench.cli.starting import Start
 
 if TYPE_CHECKING:
     from tdbench.store.progress import SweepObserver
+    from tdbench.sweep.ablate import Execution
     from tdbench.sweep.runner import Sweep
     from tdbench.sweep.slots import Slots
 

@@ -35,7 +35,8 @@ class Config(tdbench.RegularizerConfig):
         return Mine(self.share)
 
 def network(num_classes):
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), *head)
 """
 
 
