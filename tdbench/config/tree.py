@@ -221,6 +221,18 @@ def default_values(method: type[RegularizerConfig]) -> dict[str, Any]:
     return defaults | {"regularizer.name": RegularizerConfig.model_fields["name"].default}
 
 
+def foreign_method(tree: Mapping[str, Any], config: RunConfig) -> str | None:
+    """Return how the method of a tree differs from a run's in words, where it is a file of the user's; None: it is not.
+
+    To look further into such a tree is to run that file, which nobody has asked for.
+    """
+    section = tree.get("regularizer")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    if not isinstance(name, str) or not is_user_code(name) or absolute(name) == config.regularizer.name:
+        return None
+    return f"regularizer.name is {absolute(name)} there and {config.regularizer.name} here"
+
+
 def as_json(value: Any) -> Any:
     """Return a value of the tree as JSON has it."""
     if isinstance(value, (list, tuple)):

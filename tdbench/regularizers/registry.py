@@ -26,7 +26,8 @@ def find_method(name: str) -> type[RegularizerConfig]:
     """Return the declaration of a method: its configuration class.
 
     Raises:
-        ConfigError: No folder of `regularizers/` has this name; or the user's file does not give it.
+        ConfigError: No folder of `regularizers/` has this name, or it declares nothing; or the user's file does not
+            give it.
     """
     if is_user_code(name):
         known = _declared.get(absolute(name))
@@ -34,10 +35,10 @@ def find_method(name: str) -> type[RegularizerConfig]:
     if name not in method_names():
         raise ConfigError(unknown("regularizer", name, method_names()))
     module = import_module(f"tdbench.regularizers.{name}")
-    declared = (entry for entry in vars(module).values() if isinstance(entry, type))
-    return next(
-        entry for entry in declared if issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__
-    )
+    for entry in vars(module).values():
+        if isinstance(entry, type) and issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__:
+            return entry
+    raise ConfigError(f"{module.__file__} declares no method: it lacks a subclass of RegularizerConfig")
 
 
 def declare(name: str, method: type[RegularizerConfig]) -> None:

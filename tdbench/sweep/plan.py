@@ -16,6 +16,7 @@ from typing import Any
 
 from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
 from tdbench.config.settings import settings_of
+from tdbench.config.tree import foreign_method
 from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
 from tdbench.knobs import about
 from tdbench.store.folders import CONFIG, SWEEP, SweepFolder
@@ -231,7 +232,11 @@ def check_folder(plan: Plan, folder: SweepFolder) -> None:
         return
     try:
         held = Experiment.model_validate(tree)
+        if foreign := foreign_method(held.base, plan.base):
+            raise FolderError(f"{folder.path} holds another sweep: {foreign}; take another --out")
         there = identity(held, build_config(held.base))
+    except FolderError:
+        raise
     except (ValueError, TdbenchError) as error:
         raise FolderError(f"{folder / SWEEP} is not one that this release wrote; take another --out") from error
     here = identity(plan.experiment, plan.base)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig, build_config, load_config
+from tdbench.config.tree import foreign_method
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.folders import RunFolder
 from tdbench.store.progress import Observer
@@ -100,6 +101,8 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
         raise foreign
     if fresh:  # a run of another release, whose keys have changed, can be replaced too
         return None
+    if why := foreign_method(tree, config):
+        raise FolderError(f"{folder.path} holds another run: {why}; take another --out, or --fresh to replace it")
     try:
         other = RunConfig.model_validate(tree)
     except (ValueError, TdbenchError) as error:

@@ -56,6 +56,8 @@ def test_a_folder_declares_one_method_by_its_own_name_with_its_source_and_its_la
     source = ast.get_docstring(ast.parse((FOLDER / method / "__init__.py").read_text(encoding="utf-8")))
     assert method == "none" or re.search(r"arXiv \d{4}\.\d{4,5}|\b(19|20)\d\d\b", source), "names no source"
     assert all(field.description for field in own_knobs(method).values())
+    assert method == "none" or layer_class(method).traits is not None, "claims nothing that an audit could hold it to"
+    assert method == "none" or declaration.strength_knob in own_knobs(method), "has no knob that --match solves"
 
 
 @pytest.mark.parametrize(("method", "knob"), KNOBS)

@@ -43,6 +43,10 @@ def test_evaluation_is_the_identity_itself(name):
     assert layer_of(name).eval()(x) is x
 
 
+def test_every_method_that_can_drop_nothing_is_asked_to():
+    assert set(ZERO) == set(METHODS) - {"none", "cutout"}  # a hole has one pixel at least
+
+
 @pytest.mark.parametrize("name", ZERO)
 def test_zero_strength_is_the_identity_bit_for_bit(name):
     x = feature_map()
@@ -54,6 +58,22 @@ def test_a_schedule_that_has_not_risen_yet_is_the_identity(name):
     layer, x = layer_of(name), feature_map()
     layer.strength = 0.0
     assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_half_the_strength_drops_less_and_half_where_the_share_is_proportional(name):
+    config = find_method(name)()
+    strengths = {"focused_dropout": {"participation": 1.0}, "weighted_channel_dropout": {"ratio": 0.5, "keep": 0.5}}
+    torch.manual_seed(0)
+    layer, x = layer_of(name, 64, **strengths.get(name, {})), feature_map((8, 64, 12, 12))
+    shares = {}
+    for strength in (0.5, 1.0):
+        layer.strength = strength
+        dropped = [float(layer.drop(x)[1]) / x.numel() for _ in range(400)]
+        shares[strength] = sum(dropped) / len(dropped)
+    assert 0 < shares[0.5] < shares[1.0]
+    if config.share_is_proportional:  # 400 draws of 8 samples: the rarest event's share is known to 6 %, at one sigma
+        assert shares[0.5] == pytest.approx(shares[1.0] / 2, rel=0.25)
 
 
 @pytest.mark.parametrize("name", METHODS)
