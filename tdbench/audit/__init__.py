@@ -1,6 +1,6 @@
 """Is the regularizer doing what its configuration says, at each site?
 
-The room can be called: `tdbench.audit(...)` is `tdbench.audit.audit(...)`.
+The package is callable: `tdbench.audit(...)` is `tdbench.audit.audit(...)`.
 """
 
 import sys
@@ -28,10 +28,10 @@ def audit(
     seed: int | None = None,
     **settings: Any,
 ) -> "Audit":
-    """Hold a regularizer against its configuration: that of a run, as `tdbench audit` does, or of a network of yours.
+    """Check a regularizer against its configuration: that of a run, as `tdbench audit` does, or of your own network.
 
     Args:
-        config: A run's configuration as a YAML file, or None; or a network, with the two arguments that follow.
+        config: A run's configuration as a YAML file, or None; or a network, with `insertion` and `batches`.
         insertion: What `tdbench.insert` returned for the network.
         batches: Images (N, C, H, W) with labels (N,), on the network's device.
         num_batches, num_draws: See `audit_network`.
@@ -39,7 +39,7 @@ def audit(
         **settings: Keys of the run as flags and `--set` take them: `regularizer="dropblock"`, `sites="stage3"`.
 
     Raises:
-        TdbenchError: A key or value is wrong, or the network, the data or a site cannot be had.
+        TdbenchError: A key or value is wrong, or the network, the data or a site is not available.
         ValueError: There are fewer than two batches.
     """
     from torch import nn
@@ -56,7 +56,7 @@ def audit(
 
 
 class _Room(ModuleType):
-    """A module that can be called as its function, since both are to be `tdbench.audit`."""
+    """A callable module, since package and function share the name `tdbench.audit`."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> "Audit":
         return audit(*arguments, **settings)

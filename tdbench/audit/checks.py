@@ -1,4 +1,4 @@
-"""What an audit makes of its figures. A check takes a site and yields findings; CHECKS lists them all."""
+"""The checks of an audit. A check takes a site and yields findings; CHECKS lists them all."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from tdbench.audit.site import Site
 
 Level = Literal["fault", "note"]
 
-FAR = 1.5  # times the nominal share, or its inverse, from where on a method is not doing what its name says
-NOTABLE = 1.1  # from where on it is worth a note
-APART = 3.0  # times the share of another site, from where on that is worth a note
-CONFIDENCE = 0.999  # of the interval that must not hold the nominal share: an audit has many sites
+FAR = 1.5  # ratio of measured and nominal share, either way, from which on it is a fault
+NOTABLE = 1.1  # from which on it is worth a note
+APART = 3.0  # ratio of the shares of two sites from which on it is worth a note
+CONFIDENCE = 0.999  # of the interval that must exclude the nominal share: an audit has many sites
 ROUNDING = 1e-6
 
 
@@ -22,7 +22,7 @@ class Finding:
     Attributes:
         level: `fault`: the regularizer is not doing what its configuration says. `note`: worth knowing.
         text: In words, such that ` at SITE, SITE` may follow.
-        sites: Where; empty where it concerns them all.
+        sites: The sites concerned; empty: all of them.
     """
 
     level: Level
@@ -53,7 +53,7 @@ def evaluation(site: Site) -> Found:
 
 
 def off(site: Site) -> Found:
-    """Something is dropped, unless nothing is promised; and not everything."""
+    """Something is dropped, unless the claim is nothing; and not everything."""
     mask, claims = site.mask, site.claims
     if mask is None or not site.is_training:
         return
@@ -96,7 +96,7 @@ def granularity(site: Site) -> Found:
 
 
 def swallows_maps(site: Site) -> bool:
-    """Return whether blocks are so large that no part of a map is left where one falls."""
+    """Return whether blocks cover whole maps, so that no part of a map is kept where one falls."""
     mask = site.mask
     is_whole = mask is not None and (mask.share == 1 or mask.dropped_whole in ("maps", "samples"))
     return is_whole and site.effective_block == site.shape[1:]
@@ -125,7 +125,7 @@ def blocks(site: Site) -> Found:
     if claims.traits.drops != "blocks":
         return
     for side, configured, measured in zip(("tall", "wide"), block, mask.window, strict=True):
-        # Where much is dropped, blocks touch, and no single one may be left to measure.
+        # Where much is dropped, blocks touch, and there may be no single one to measure.
         if measured is not None and (measured < configured or (measured > configured and mask.share < 0.25)):
             yield "fault", f"blocks are {measured} units {side} where a block of {configured} is configured"
 
@@ -148,7 +148,7 @@ def scale(site: Site) -> Found:
     mask, traits, method = site.mask, site.claims.traits, site.claims.method
     if mask is None or traits is None or not 0 < mask.share < 1:
         return
-    if traits.rescales and mask.top_scale <= 1 + ROUNDING and not swallows_maps(site):  # what is left has no scale
+    if traits.rescales and mask.top_scale <= 1 + ROUNDING and not swallows_maps(site):  # nothing kept to scale
         yield "fault", f"what is kept is not scaled up where {method} scales it"
     if not traits.rescales and mask.top_scale > 1 + ROUNDING:
         yield "fault", f"what is kept is scaled by up to {mask.top_scale:.3g} where {method} leaves it alone"
@@ -195,7 +195,7 @@ def gradient(site: Site) -> Found:
 
 
 def remarks(site: Site) -> Found:
-    """What the method itself wants to be known."""
+    """The method's own remarks."""
     for remark in site.claims.remarks:
         yield "note", remark
 
@@ -218,7 +218,7 @@ CHECKS: tuple[Callable[[Site], Found], ...] = (
 
 
 def findings(sites: Sequence[Site]) -> tuple[Finding, ...]:
-    """Return what all checks find, faults first; what is true of several sites is said once."""
+    """Return the findings of all checks, faults first; equal findings of several sites are merged."""
     where: dict[tuple[Level, str], list[str]] = {}
     for check in CHECKS:
         for site in sites:
@@ -229,7 +229,7 @@ def findings(sites: Sequence[Site]) -> tuple[Finding, ...]:
 
 
 def differences(sites: Sequence[Site]) -> list[Finding]:
-    """Note where one setting means much more at one site than at another."""
+    """Return a note where one site drops a much larger share than another."""
     shares = {site.name: site.mask.share for site in sites if site.mask is not None and site.mask.share > 0}
     if not shares:
         return []

@@ -1,4 +1,4 @@
-"""`audit` of a run's configuration: the network is built, and looked at on a few real batches; nothing is trained."""
+"""`audit` of a run's configuration: the network is built and measured on a few real batches; nothing is trained."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,16 +17,16 @@ NUM_BATCHES = 8
 
 
 def audit_run(config: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Audit:
-    """Hold the regularizer of a run against its configuration, in fp32 and at full strength.
+    """Check the regularizer of a run against its configuration, in fp32 and at full strength.
 
     Args:
         config: A run's configuration as a YAML file, or None.
         settings: Keys as flags and `--set` take them, each with a value.
 
     Raises:
-        TdbenchError: A key or value is wrong, or the network, the data or a site cannot be had.
+        TdbenchError: A key or value is wrong, or the network, the data or a site is not available.
     """
-    # A half type would round a scale of 1.001 to 1.
+    # A half-precision type would round a scale of 1.001 to 1.
     given = {**(settings or {}), "hardware.precision": "fp32", "hardware.compile": False}
     setup = Setup(solve_match(load_config(config, given)))
     insertion = setup.insert()
@@ -36,7 +36,7 @@ def audit_run(config: str | Path | None = None, settings: Mapping[str, Any] | No
 
 
 def first_batches(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the first batches that a training would see, of as many epochs as it takes."""
+    """Yield the first NUM_BATCHES training batches, of as many epochs as needed."""
     epoch, left = 1, NUM_BATCHES
     while left:
         num = min(left, len(batches))

@@ -1,4 +1,4 @@
-"""Measures what stands at each site, whatever it is, on the real input that a training forward gives it."""
+"""Measures the module at each site, of any kind, on the input that a training forward gives it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from tdbench.models.sites import Insertion
 from tdbench.regularizers.base import DropMeter, Regularizer
 from tdbench.regularizers.mask import mask_of
 
-MOST_UNITS = 2**19  # of a batch that are looked at in a draw; the first samples stand for the others
+MOST_UNITS = 2**19  # of a batch that are measured in a draw; the first samples represent the others
 MOST_MAPS = 64  # of a draw in which blocks are measured
-NUM_TRIES = 500  # before a layer that has dropped nothing yet is called off
+NUM_TRIES = 500  # before a layer that has dropped nothing is judged to be off
 
 
 class Call(NamedTuple):
@@ -29,10 +29,10 @@ class Call(NamedTuple):
 
 @dataclass
 class Observed:
-    """What was seen at one site."""
+    """The observations at one site."""
 
     layer: nn.Module | None
-    calls_train: list[Call] = field(default_factory=list)  # of one forward, as are the next
+    calls_train: list[Call] = field(default_factory=list)  # of one forward, as calls_eval
     calls_eval: list[Call] = field(default_factory=list)
     x: Tensor | None = None  # (N, C, H, W), the layer's input in the last training forward that called it
     batches: list[tuple[Draw, ...]] = field(default_factory=list)
@@ -58,9 +58,9 @@ class Observed:
 def observe(
     model: nn.Module, insertion: Insertion, batches: list[tuple[Tensor, Tensor]], num_draws: int
 ) -> dict[str, Observed]:
-    """Run the network over the batches, in training and in evaluation mode, and return what was seen at each site.
+    """Run the network over the batches, in training and in evaluation mode, and return the observations.
 
-    The network is used up: its batch statistics, gradients and schedule are not put back.
+    The network's batch statistics, gradients and schedule are not restored.
     """
     seen = {name: Observed(layer) for name, layer in insertion.installed().items()}
     layers = {name: site.layer for name, site in seen.items() if site.layer is not None}
@@ -95,7 +95,7 @@ def observe(
 
 @contextmanager
 def noted_calls(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Call]]]:
-    """Note the calls of each layer: its own mode, its input, and whether it returned that, bit for bit."""
+    """Record the calls of each layer: its mode, its input, and whether it returned that, bit for bit."""
     calls: dict[str, list[Call]] = {name: [] for name in layers}
     inputs: list[Tensor] = []
 
@@ -119,7 +119,7 @@ def noted_calls(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Call]]]
 
 
 def draw_masks(site: Observed, layer: nn.Module, x: Tensor, num_draws: int) -> None:
-    """Let a layer draw masks for one batch of its input, and note them."""
+    """Draw masks from a layer for one batch of its input, and record them."""
     meter = DropMeter(x.device)
     if isinstance(layer, Regularizer):
         layer.meter = meter
@@ -135,7 +135,7 @@ def draw_masks(site: Observed, layer: nn.Module, x: Tensor, num_draws: int) -> N
 
 @torch.no_grad()
 def is_off(layer: nn.Module, x: Tensor) -> bool:
-    """Return whether a layer always returns its input; one that takes part in few of the steps is not off."""
+    """Return whether a layer returns its input in every try; one that acts in a few steps is not off."""
     few = x[:2]
     return all(same(layer(few.clone()), few) for _ in range(NUM_TRIES))
 
@@ -146,7 +146,7 @@ def portion(x: Tensor) -> Tensor:
 
 
 def random_state(device: torch.device) -> bytes:
-    """Return the state of the random numbers that a layer on this device may draw from."""
+    """Return the state of the random generators that a layer on this device may use."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -156,13 +156,13 @@ def random_state(device: torch.device) -> bytes:
 
 
 def same(output: Tensor, x: Tensor) -> bool:
-    """Return whether a tensor is another one, bit for bit, NaN included."""
+    """Return whether two tensors are equal bit for bit, NaN included."""
     as_bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return output.dtype == x.dtype and torch.equal(output.view(as_bits), x.view(as_bits))
 
 
 def draw_mask(layer: nn.Module, x: Tensor) -> Draw:
-    """Let a layer draw one mask for `x` (N, C, H, W), and return its figures."""
+    """Draw one mask from a layer for `x` (N, C, H, W), and return its figures."""
     mask, out = mask_of(layer, x)
     return read(mask, x, out)
 
@@ -197,9 +197,9 @@ def read(mask: Tensor, x: Tensor, out: Tensor) -> Draw:
 def shortest_run(dropped: Tensor) -> int | None:
     """Return the length of the shortest run of True in the rows of (K, H, W) that touches neither end of its row.
 
-    Blocks may overlap, which makes runs longer, never shorter: the shortest one is a block's side.
+    Overlapping blocks make runs longer, never shorter: the shortest run is a block's side.
     """
     edges = F.pad(dropped.to(torch.int8), (1, 1)).diff(dim=2)
-    first, past = (edges == 1).nonzero()[:, 2], (edges == -1).nonzero()[:, 2]  # paired: both go row by row
+    first, past = (edges == 1).nonzero()[:, 2], (edges == -1).nonzero()[:, 2]  # paired: both are in row order
     lengths = (past - first)[(first > 0) & (past < dropped.shape[2])]
     return int(lengths.min()) if len(lengths) else None

@@ -1,7 +1,7 @@
 """Is the regularizer doing what its configuration says, at each site?
 
-What the configuration claims is taken from a layer fresh from it; what is true is measured on whatever stands at the
-site, in training and in evaluation mode, on real batches. The checks hold one against the other.
+The configuration's claims come from a layer newly built from it; the facts are measured on the module at the site, in
+training and in evaluation mode, on real batches. The checks compare the two.
 """
 
 import copy
@@ -22,11 +22,11 @@ from tdbench.regularizers.base import Regularizer
 
 @dataclass(frozen=True)
 class Audit:
-    """The figures of each site, and what they come to in words.
+    """The figures of each site, and the findings.
 
     Attributes:
         facts: What was audited, by name; empty where a network was given.
-        batch_size: Images of each batch, likewise None.
+        batch_size: Images per batch; None where a network was given.
     """
 
     sites: tuple[Site, ...]
@@ -35,12 +35,12 @@ class Audit:
     batch_size: int | None = None
 
     def with_facts(self, facts: Mapping[str, str], batch_size: int) -> "Audit":
-        """Return the same, with what was audited, and the images of each batch."""
+        """Return a copy with the facts of a run and its batch size."""
         return replace(self, facts=facts, batch_size=batch_size)
 
     @property
     def faults(self) -> list[Finding]:
-        """The findings that say that the regularizer is not doing what its configuration says."""
+        """The findings of level `fault`."""
         return [finding for finding in self.findings if finding.level == "fault"]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -64,17 +64,17 @@ def audit_network(
     num_draws: int = 4,
     seed: int = 0,
 ) -> Audit:
-    """Hold the regularizer in a network against its configuration.
+    """Check the regularizer in a network against its configuration.
 
-    A copy of the network is audited; the network, and torch's random numbers, stay as they are. Schedules are judged at
+    A copy of the network is audited; the network and torch's random state stay as they are. Schedules are judged at
     full strength.
 
     Args:
-        model: The network that `insert` put the regularizer into, on any device, in fp32: a half type would round a
-            scale of 1.001 to 1.
+        model: The network that `insert` put the regularizer into, on any device, in fp32: a half-precision
+            type would round a scale of 1.001 to 1.
         insertion: What `insert` returned.
         batches: Images (N, C, H, W) with labels (N,), on the network's device.
-        num_batches: How many of them are looked at, at least two: the interval of a share is over batches.
+        num_batches: How many of them are used, at least two: the confidence interval of a share is over batches.
         num_draws: Masks drawn for each batch and site.
         seed: Of the layers' random numbers.
 
@@ -95,7 +95,7 @@ def audit_network(
 
 
 def site_of(name: str, seen: Observed, claimed: Regularizer, insertion: Insertion) -> Site:
-    """Return one site: what was seen there, and what a layer fresh from the configuration claims."""
+    """Return one site: its measured figures, and the claims of a layer newly built from the configuration."""
     channels, height, width = seen.x.shape[1:] if seen.x is not None else insertion.shapes[name]
     shape = (channels, height, width)
     return Site(

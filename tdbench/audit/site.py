@@ -1,4 +1,4 @@
-"""What an audit knows of one site: what the configuration claims, and what was measured."""
+"""One site of an audit: what the configuration claims, and what was measured."""
 
 import math
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from tdbench.regularizers.config import RegularizerConfig
 
 @dataclass(frozen=True)
 class Claims:
-    """What the configuration promises of a site.
+    """What the configuration claims about a site.
 
     Attributes:
-        nominal: Share of the units, at full strength; None: unknown.
+        nominal: Share of the units to drop, at full strength; None: unknown.
         block: Side of a block in pixels, as configured; None: no blocks.
     """
 
@@ -30,7 +30,7 @@ class Claims:
 
 
 def claims_of(regularizer: RegularizerConfig, layer: Regularizer, shape: tuple[int, int, int]) -> Claims:
-    """Return what a layer, fresh from its configuration, claims for a (C, H, W) map."""
+    """Return the claims of a layer newly built from its configuration, for a (C, H, W) map."""
     return Claims(
         method=regularizer.name,
         schedule=regularizer.schedule,
@@ -51,8 +51,8 @@ class Draw(NamedTuple):
         one_for_channels, one_for_batch: All channels of each sample, or all samples, have the same mask; None where
             the draw cannot tell.
         window: The shortest run of dropped units (down, across) that does not touch the border; None: no such run.
-        changes: The layer returned something else than its input.
-        is_product: What it returned is its input times the mask.
+        changes: The layer returned something other than its input.
+        is_product: Its output is its input times the mask.
     """
 
     num_dropped: int
@@ -80,9 +80,9 @@ class Mask:
     Attributes:
         batches: The draws at full strength, by batch.
         start: The draws at the start of training, for the first batch.
-        num_counted: Units that the layer's own count calls dropped, over `batches`; None where it does not count.
-        is_off: The layer returned its input in every draw, and in many more.
-        is_random: It drew from torch's random numbers.
+        num_counted: Units dropped by the layer's own count, over `batches`; None where it does not count.
+        is_off: The layer returned its input in every draw, and in many further tries.
+        is_random: The layer drew from torch's random generators.
     """
 
     batches: tuple[tuple[Draw, ...], ...]
@@ -122,7 +122,7 @@ class Mask:
         return fmean(draw.share for draw in self.start)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return Student's interval of the mean share over batches, which are what is independent here."""
+        """Return Student's t confidence interval of the mean share; the batches are the independent samples."""
         num_batches = len(self.shares)
         half = stdtrit(num_batches - 1, (1 + confidence) / 2) * stdev(self.shares) / math.sqrt(num_batches)
         return max(0.0, self.share - float(half)), min(1.0, self.share + float(half))
@@ -139,7 +139,7 @@ class Mask:
 
     @property
     def dropped_whole(self) -> Literal["parts", "maps", "samples"] | None:
-        """The largest thing that is always dropped whole; None where all draws dropped nothing, or everything."""
+        """The largest part that is always dropped whole; None where all draws dropped nothing, or everything."""
         telling = [draw for draw in self.draws if 0 < draw.num_dropped < draw.num_units]
         if not telling:
             return None
@@ -179,9 +179,9 @@ class Site:
 
     Attributes:
         shape: (C, H, W) of the feature map.
-        calls_train, calls_eval: Calls of the layer in one forward of the network in either mode.
+        calls_train, calls_eval: Calls of the layer in one forward of the network, by mode.
         is_training: The layer itself was in training mode while the network trained; None: not called.
-        eval_identity: It returned its input in evaluation, bit for bit; None: not called.
+        eval_identity: The layer returned its input in evaluation, bit for bit; None: not called.
         gradient: Whether a gradient reached the layer's own parameters; `none`: it has none.
         mask: None where the layer was not called in training.
     """
@@ -198,7 +198,7 @@ class Site:
 
     @property
     def effective_block(self) -> tuple[int, int] | None:
-        """(height, width) of a block after it is cut to the map."""
+        """(height, width) of a block after it is clipped to the map."""
         block = self.claims.block
         return None if block is None else (min(block, self.shape[1]), min(block, self.shape[2]))
 
@@ -226,5 +226,4 @@ class Site:
 
 
 def percent(share: float | None) -> float | None:
-    """Return a share in per cent."""
     return None if share is None else 100 * share

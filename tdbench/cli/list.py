@@ -1,14 +1,11 @@
 """`tdbench list`: the methods with their knobs, the networks, the data sets, the ready experiments."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from tdbench.cli import options
-
-if TYPE_CHECKING:
-    pass
 
 
 def list_command(

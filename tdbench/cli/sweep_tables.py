@@ -16,7 +16,7 @@ from tdbench.store.folders import LOG, PLOT_PNG, PLOT_SVG, SUMMARY_TABLE, SUMMAR
 from tdbench.store.rows import Decision, SummaryRow, TrialState
 from tdbench.sweep.columns import Column, telling
 from tdbench.sweep.runner import Sweep, Tables
-from tdbench.sweep.tables import reason_of
+from tdbench.sweep.tables import why_without_result
 
 TO_BE_RUN = "to be run"
 
@@ -66,7 +66,7 @@ def show_summary(sweep: Sweep, tables: Tables, *, quiet: bool, json: bool) -> No
 
 def print_summary(sweep: Sweep, tables: Tables) -> None:
     """Print the closing table, what failed, and where the files are."""
-    print_table(tables.summary, sweep.plan.keys)
+    print_summary(tables.summary, sweep.plan.keys)
     unfinished, named = sweep.unfinished(), trial_names(sweep.plan)
     for digest, result in unfinished.items():
         say(f"{named[digest]}: {result.status}, {result.error or TO_BE_RUN}")
@@ -98,7 +98,7 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def print_table(rows: Sequence[SummaryRow], keys: Sequence[str]) -> None:
+def print_summary(rows: Sequence[SummaryRow], keys: Sequence[str]) -> None:
     """Print the summary, without empty columns, and without those wanted least where the terminal is too narrow."""
     screen, columns = console(), telling(rows)
     values = {key: [as_text(row.values[key]) for row in rows] for key in keys}
@@ -135,7 +135,7 @@ def sweep_line(sweep: Sweep, tables: Tables) -> str:
     counted = ", ".join(f"{decisions.count(one)} × {one}" for one in dict.fromkeys(decisions))
     unfinished = sweep.unfinished().values()
     reasons = dict.fromkeys(
-        reason_of(result) if result.error else f"{result.status}: {TO_BE_RUN}" for result in unfinished
+        why_without_result(result) if result.error else f"{result.status}: {TO_BE_RUN}" for result in unfinished
     )
     missing = f", {len(unfinished)} trials not done ({'; '.join(reasons)})" if unfinished else ""
     return f"{len(sweep.done())} trials done{missing}: {counted or 'no verdict'}; {sweep.folder.path}"

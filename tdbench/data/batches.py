@@ -1,8 +1,8 @@
 """Batches on the training device: random crop, flip and normalisation of a whole batch at a time.
 
-A data set that fits stays on the device as uint8, already padded, and one gather picks images and crops them. What is
-random is drawn on the CPU, an epoch at a time, from a generator of its own, so that runs of one seed see the same
-images in the same order with the same crops, whatever the device, the method, or where a run was interrupted.
+A data set that fits stays on the device as uint8, already padded, and one gather picks images and crops them. Random
+choices are drawn on the CPU, an epoch at a time, from a generator of their own, so that runs of one seed see the same
+images in the same order with the same crops, whatever the device or method, and after an interruption.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from tdbench.errors import ConfigError
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return the seed of one purpose of a run, independent of the seeds of its other purposes."""
+    """Return the seed for one purpose of a run (63 bits), independent of those for its other purposes."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -37,22 +37,20 @@ class _Draw:
     hole_col: Tensor
 
     def batch(self, number: int, size: int, device: torch.device | None = None) -> "_Draw":
-        """Return the choices of one batch."""
         part = slice(number * size, (number + 1) * size)
         return _Draw(*(getattr(self, field.name)[part] for field in fields(self))).to(device)
 
     def to(self, device: torch.device | None) -> "_Draw":
-        """Return the same choices on a device."""
         if device is None:
             return self
         return _Draw(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def cut_holes(images: Tensor, rows: Tensor, cols: Tensor, size: int) -> Tensor:
-    """Return normalised images (B, C, H, W) with a hole of 0, the mean, of `size` pixels round each centre (B,).
+    """Return normalised images (B, C, H, W) with a square hole of 0, the mean, `size` wide, around each centre (B,).
 
     Cutout (arXiv 1708.04552): the hole is clipped at the border. As an augmentation it draws from the data's own
-    generator, so that the runs of one seed see the same holes, whatever else regularizes them.
+    generator, so that runs of one seed see the same holes, whatever their regularizer.
     """
     covered = []
     for centres, length in ((rows, images.shape[2]), (cols, images.shape[3])):
@@ -87,17 +85,17 @@ class _Images:
 
 
 class TrainBatches:
-    """The training batches of each epoch; the images that do not fill a last batch wait for another epoch's order.
+    """The training batches of each epoch; images that do not fill a last batch are left out of that epoch.
 
     Args:
         data: The images.
         config: The run.
         device: Where the batches are made.
         layout: Their memory format.
-        share: Which share of every batch is made here, and of how many, where several processes train one network.
+        share: (index, count): the share of every batch made here, where several processes train one network.
 
     Raises:
-        ConfigError: The batch size, or the crops' padding, does not suit the images or the processes.
+        ConfigError: The batch size or the crop padding does not suit the images, or the batch size the processes.
     """
 
     def __init__(
@@ -158,7 +156,7 @@ class TrainBatches:
         order = torch.randperm(self.num_images, generator=generator)
         down, right = torch.randint(2 * self.padding + 1, (2, self.num_images), generator=generator)
         flip = torch.rand(self.num_images, generator=generator) < (0.5 if self.flip else 0.0)
-        # Drawn in any case: runs with and without holes have the same order, crops and flips.
+        # Always drawn, so that runs with and without holes have the same order, crops and flips.
         hole_row, hole_col = torch.randint(self.side, (2, self.num_images), generator=generator)
         return _Draw(order, down, right, flip, hole_row, hole_col)
 
@@ -177,12 +175,12 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test images in their own order, in batches of one size: the last is filled up with the first images.
+    """The test images in order, in batches of equal size: the last one is filled up with the first images.
 
-    Of several processes, each takes every so many batches; a process can be left without one.
+    Several processes take the batches in turn; a process can be left without one.
     """
 
-    __test__ = False  # for pytest, which would take it for a test
+    __test__ = False  # keeps pytest from collecting it
 
     def __init__(
         self,
@@ -204,7 +202,7 @@ class TestBatches:
         self._images = _Images(data.test, data, config, device, layout)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield (images, labels, how many of them count), this process's share of the batches."""
+        """Yield (images, labels, number of images that count), this process's share of the batches."""
         images = self._images
         order = self._order.to(images.device)
         pixels: Iterator[Tensor]

@@ -1,4 +1,4 @@
-"""scikit-learn's digits, read from the file in its package: to import scikit-learn takes longer than all the rest."""
+"""The UCI digits, read from the file in scikit-learn's package, since importing scikit-learn is slow."""
 
 import gzip
 from importlib.util import find_spec
@@ -12,8 +12,8 @@ from tdbench.config import DataConfig
 from tdbench.data.images import ImageSet
 from tdbench.errors import DataError
 
-# Which of the 1,797 images are the 360 of the test set, a bit each: what scikit-learn's train_test_split(range(1797),
-# test_size=360, random_state=0, stratify=target) chooses.
+# One bit per image, set for the 360 of 1,797 that are the test set, as scikit-learn's train_test_split(range(1797),
+# test_size=360, random_state=0, stratify=target) chooses them.
 _TEST_IMAGES = bytes.fromhex(
     "000004883524104000064100934205001a00080100240028062c12001000940a009019120420f8a0028110a000080a8820441524494240a00a00"
     "00004004d80000818020004805c400104008a0100005404800301000020ec409000224840083a8013c20a6980a0000000b08400804a018480202"

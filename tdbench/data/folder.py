@@ -48,7 +48,7 @@ def list_images(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
 
 
 def image_set(items: list[tuple[str, int]], config: DataConfig) -> ImageSet:
-    """Return listed images with their labels: decoded if that takes `resident_mib` at most, else to be streamed."""
+    """Return listed images with their labels: decoded now if they fit `resident_mib`, else on demand."""
     images = FolderImages([path for path, _ in items], config.image_size)
     labels = torch.tensor([label for _, label in items])
     shape = (len(images), 3, config.image_size, config.image_size)

@@ -19,7 +19,7 @@ class BrokenImage(DataError):
     """An image file that cannot be decoded; its message is the same from a DataLoader's worker process."""
 
     def __init__(self, message: str) -> None:
-        # A worker's exception is built again from its printed traceback, which ends with the type and the message.
+        # A DataLoader rebuilds a worker's exception from its formatted traceback, which ends with type and message.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
@@ -47,7 +47,7 @@ class FolderImages(Dataset[Tensor]):
         try:
             with Image.open(path) as image:
                 resized = functional.resize(image.convert("RGB"), [self.image_size], antialias=True)
-        except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
+        except Exception as error:  # Pillow's decoders raise errors of many types
             raise BrokenImage(f"image {path} cannot be decoded: {reason(error)}; repair or remove it") from error
         return functional.pil_to_tensor(functional.center_crop(resized, [self.image_size, self.image_size]))
 
@@ -76,7 +76,7 @@ class ImageSet:
 def decoded(images: FolderImages, num_workers: int, batch_size: int = 16) -> Iterator[Tensor]:
     """Yield the images of files in order, in batches, decoded by up to `num_workers` processes."""
     try:
-        # Its own generator, because a DataLoader draws from torch's global one otherwise, even in order.
+        # Its own generator: a DataLoader otherwise draws from torch's global one, even without shuffling.
         yield from DataLoader(
             images,
             batch_size=batch_size,
@@ -84,13 +84,13 @@ def decoded(images: FolderImages, num_workers: int, batch_size: int = 16) -> Ite
             generator=torch.Generator(),
         )
     except BrokenImage as error:
-        # Torch's frames and the exception hold each other; left to the garbage collector, each worker costs 5 s.
+        # The exception and torch's frames form a cycle; left to the garbage collector, each worker costs 5 s.
         traceback.clear_frames(error.__traceback__)
         raise
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong in a few words: the last line of what a library says."""
+    """Return the last line of a library's error message; the error's type where it has none."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
@@ -104,7 +104,7 @@ def open_root(config: DataConfig) -> Path:
     root = Path(os.path.expanduser(config.root))  # Path.expanduser raises where there is no such user
     try:
         os.listdir(root)
-        os.stat(os.path.join(root, os.curdir))  # fails where the names can be listed but no file be opened
+        os.stat(os.path.join(root, os.curdir))  # fails where names can be listed but no file opened
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Published data sets through torchvision: downloaded once, verified, and read without a change."""
+"""Published data sets through torchvision: downloaded once, verified, and read unchanged."""
 
 import contextlib
 import gzip
@@ -42,20 +42,20 @@ class Published:
     download: Callable[[], Any]  # puts `files` under `root`, from `archives` if those are there
 
     def ensure(self) -> None:
-        """Download unless all files are there: one process at a time, and nothing half-written stays behind.
+        """Download unless all files exist: one process at a time, and without leaving partial files behind.
 
         Raises:
             DataError: A file is damaged, or the download fails.
         """
         lock = self.root / LOCK
-        if lock.exists():  # another process is at it, or was when it was killed
+        if lock.exists():  # another process is downloading, or was killed while it did
             with contextlib.suppress(OSError), FileLock(lock):
                 pass
         try:
             if self.is_whole(self.files):
                 return
         except DataError:
-            if not lock.exists():  # otherwise the file may be half there because another process has just begun
+            if not lock.exists():  # otherwise another process may just have begun to write the file
                 raise
         created = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
@@ -64,11 +64,11 @@ class Published:
                 try:
                     self.fetch()
                 finally:
-                    with contextlib.suppress(OSError):  # before the release: who waits for it then makes a new one
+                    with contextlib.suppress(OSError):  # before the release, so that waiting processes make a new one
                         lock.unlink()
         except DataError:
             raise
-        except Exception as error:  # of the network, the disk and the archive, as urllib, tarfile and zlib raise them
+        except Exception as error:  # urllib, tarfile, zlib and the disk raise many types
             why = "a downloaded file has the wrong checksum" if "corrupted" in str(error) else reason(error)
             raise DataError(
                 f"data set {self.name} is not in data.root {self.root} and cannot be downloaded into it: {why}; check "
@@ -76,12 +76,12 @@ class Published:
             ) from error
         finally:
             for folder in created:
-                with contextlib.suppress(OSError):  # only empty ones go
+                with contextlib.suppress(OSError):  # removes only empty ones
                     folder.rmdir()
 
     def fetch(self) -> None:
-        """Download, under the lock; if that fails, take away what is new and not whole."""
-        if self.is_whole(self.files):  # by the process that held the lock before
+        """Download while holding the lock; on failure, remove new files that are incomplete."""
+        if self.is_whole(self.files):  # downloaded by the process that held the lock before
             return
         self.is_whole(self.archives)
         checksums = {**self.files, **self.archives}
@@ -91,7 +91,7 @@ class Published:
             with contextlib.ExitStack() as streams:
                 if sys.stderr.isatty():  # some versions of torchvision print their progress on stdout
                     streams.enter_context(contextlib.redirect_stdout(sys.stderr))
-                else:  # nobody watches a bar, which is all control characters
+                else:  # a progress bar in a log is only control characters
                     streams.enter_context(contextlib.redirect_stdout(io.StringIO()))
                     streams.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 self.download()
@@ -106,10 +106,10 @@ class Published:
             raise
 
     def is_whole(self, files: Mapping[str, str | None]) -> bool:
-        """Return whether all `files` are there.
+        """Return whether all `files` exist.
 
         Raises:
-            DataError: One that is there is not the published one.
+            DataError: An existing file does not have the published checksum.
         """
         for path, md5 in ((self.root / name, md5) for name, md5 in files.items()):
             if os.path.exists(path) and not matches(path, md5):
@@ -121,7 +121,7 @@ class Published:
 
 
 def matches(path: Path, md5: str | None) -> bool:
-    """Return whether `path` is a file with this checksum, any where that is not known."""
+    """Return whether `path` is a file with this MD5; None accepts any file."""
     from torchvision.datasets.utils import check_integrity
 
     try:
@@ -133,15 +133,15 @@ def matches(path: Path, md5: str | None) -> bool:
 def read_published(
     published: Published, open_split: Callable[[bool], Any], to_images: Callable[[Any], ImageSet]
 ) -> tuple[ImageSet, ImageSet, Any]:
-    """Return training set, test set and torchvision's data set of the latter, once all files have their checksums.
+    """Return training set, test set and torchvision's data set of the latter, after all checksums are verified.
 
-    Only then are pickles opened: to load one is to run what is in it.
+    Pickles are opened only then, since loading one runs the code in it.
     """
     published.ensure()
     try:
         train, test = to_images(open_split(True)), open_split(False)
         return train, to_images(test), test
-    except Exception as error:  # no right to read, or a reader that fails on these files
+    except Exception as error:  # no permission, or torchvision's reader fails
         raise DataError(f"data set {published.name} in {published.root} cannot be read: {reason(error)}") from error
 
 
@@ -172,12 +172,10 @@ def read_cifar(config: DataConfig, class_name: str) -> tuple[ImageSet, ImageSet,
 
 
 def read_cifar10(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """Read CIFAR-10."""
     return read_cifar(config, "CIFAR10")
 
 
 def read_cifar100(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """Read CIFAR-100, with its fine labels."""
     return read_cifar(config, "CIFAR100")
 
 
@@ -206,7 +204,7 @@ def read_stl10(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]
     from torchvision.datasets import STL10
 
     class Labelled(STL10):
-        train_list = STL10.train_list[:2]  # the third, 2.6 GB of unlabelled images, need not be there
+        train_list = STL10.train_list[:2]  # without the third, 2.6 GB of unlabelled images
 
     root = open_root(config)
     published = Published(
@@ -229,7 +227,7 @@ def read_fashion_mnist(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[st
     from torchvision.datasets import FashionMNIST
 
     root = open_root(config)
-    # A plain file takes the place of its .gz.
+    # A plain file takes precedence over its .gz.
     found = {stem: path for stem in IDX_STEMS for path in (root / f"{stem}.gz", root / stem) if path.is_file()}
     if not found:
         published = Published(
@@ -271,7 +269,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...]) -> Tensor:
     The format: 0, 0, 8 for unsigned bytes, the number of dimensions, each as a big-endian 32-bit number, the bytes.
 
     Raises:
-        DataError: It is anything else.
+        DataError: The file has another format or shape, or is damaged.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

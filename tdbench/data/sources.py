@@ -2,8 +2,8 @@
 
 `config.data_sets` declares them, and names the reader of each: `digits` is scikit-learn's copy of the UCI digits; the
 published sets come through torchvision, which downloads them on first use and verifies their checksums; `folder` is any
-root with train/ and test/ of class folders. Whatever is wrong with the files ends in one DataError that names the file,
-or the place and what to do.
+root with train/ and test/ of class folders. Any problem with the files raises one DataError, which names the file or
+folder and the remedy.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ class LoadedData:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
+        """(C, H, W) of an image."""
         images = self.train.images
         if isinstance(images, FolderImages):
             return 3, images.image_size, images.image_size
@@ -46,7 +46,7 @@ class LoadedData:
 
 
 def load_data(config: DataConfig, seed: int) -> LoadedData:
-    """Read a data set, downloading it into `config.root` where it is not there.
+    """Read a data set, downloading it into `config.root` if it is missing.
 
     Args:
         config: Which data set, where, and how much of it.
@@ -96,7 +96,7 @@ def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float
 
 
 def portions(images: Tensor | FolderImages, num_workers: int) -> Iterable[Tensor]:
-    """Return all images in portions, or an evenly spaced sample of those that are not in memory."""
+    """Return all images in portions; of a streamed set, an evenly spaced sample."""
     if isinstance(images, Tensor):
         return images.split(4096)
     num_sampled = min(len(images), STREAMED_SAMPLE)

@@ -11,10 +11,10 @@ from tdbench.user_code import is_user_code
 
 
 def check_network(name: str) -> None:
-    """Refuse a name that no network can be built for, before anything else is loaded.
+    """Check that the network `name` can be built, before anything else is loaded.
 
     Raises:
-        ConfigError: There is no such network, and the nearest one is named; timm is not installed; or the user's file
+        ConfigError: There is no such network (the nearest name is given); timm is not installed; or the user's file
             does not import or lacks the name.
     """
     find_network(name)
@@ -31,7 +31,7 @@ def build(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
     """Return the network `name` with fresh weights, drawn from torch's global generator.
 
     Raises:
-        ConfigError: There is no such network; the nearest one is named.
+        ConfigError: There is no such network; the nearest name is given.
     """
     network = find_network(name)
     module, _, function = network.factory.partition(":")

@@ -2,9 +2,9 @@
 
 Huang et al., "Densely Connected Convolutional Networks", arXiv 1608.06993, section 3: three dense blocks, here called
 groups as in the other networks; a layer sees the maps of all layers before it in its group; bottleneck (B) and
-compression by half (C). Every layer has a batch norm and ReLU of its own before each convolution, so that what a group
-puts out is not activated. A stage's site is the group's output after the batch norm and ReLU that follow it, those of
-the transition or the last ones.
+compression by half (C). Each convolution of a layer follows its own batch norm and ReLU, so that a group's output is
+not activated. A stage's site is the group's output after the batch norm and ReLU that follow it, in the transition or
+before the classifier.
 """
 
 import torch
@@ -27,13 +27,13 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to the (N, growth, H, W) that it adds."""
+        """Map (N, in_channels, H, W) to the (N, growth, H, W) that its group appends."""
         x = self.conv1(self.relu1(self.bn1(x)))
         return self.conv2(self.relu2(self.bn2(x)))
 
 
 class DenseGroup(nn.Module):
-    """Layers `block1`, `block2`, ..., each of which adds `growth` channels to what it was given."""
+    """Layers `block1`, `block2`, ..., each of which appends `growth` channels to its input."""
 
     def __init__(self, num_layers: int, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class DenseNet(nn.Module):
 
     Attributes:
         regularizer_sites: Site name to the module whose output it is: `stage1` (the output of a group, after the batch
-            norm and ReLU that follow it), `stage1.block2` (the channels that a layer adds, not activated),
+            norm and ReLU that follow it), `stage1.block2` (the channels that a layer appends, not activated),
             `stage1.block2.conv1` (its bottleneck convolution, after its ReLU).
     """
 
@@ -100,5 +100,5 @@ class DenseNet(nn.Module):
 
 
 def densenet_bc(depth: int, growth: int, num_classes: int, in_channels: int) -> DenseNet:
-    """Return DenseNet-BC (`depth`, `growth`); depth = 6n + 4, n layers a group."""
+    """Return DenseNet-BC (`depth`, `growth`); depth = 6n + 4, n layers per group."""
     return DenseNet((depth - 4) // 6, growth, num_classes, in_channels)

@@ -1,7 +1,7 @@
-"""The first weights of a network with ReLUs.
+"""Initial weights of networks with ReLUs.
 
-He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, in the fan-out form (its equation 14) of the papers whose
-networks are built here.
+He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, in the fan-out form (its equation 14), as in the papers of
+the networks built here.
 """
 
 from torch import nn

@@ -1,6 +1,6 @@
 """Image classifiers of torchvision and timm, with fresh weights.
 
-They declare no sites; `sites.py` finds them by a trace. What they demand of an image's size shows in that trace.
+They declare no sites; `sites.py` finds them by a trace, which also shows whether they accept the image size.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from torch import nn
 
 from tdbench.errors import ConfigError, nearest
 
-# Both put out two further sets of logits in training unless told not to, and warn where their weights are not drawn.
+# By default both return auxiliary logits in training, and warn where init_weights is not given.
 _TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
 }
@@ -51,7 +51,7 @@ def build_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Modul
 
 
 def replace_first_convolution(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution of a network, in place, by a fresh one that takes `in_channels`."""
+    """Replace the first convolution of a network, in place, by a new one that takes `in_channels`."""
     path, old = next((path, m) for path, m in network.named_modules() if isinstance(m, nn.Conv2d))
     new = nn.Conv2d(
         in_channels,
@@ -83,7 +83,7 @@ def check_timm(name: str) -> None:
 
 
 def build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Return timm's `name`.
+    """Return timm's `name`, with fresh weights.
 
     Raises:
         ConfigError: timm is not installed, has no such network, or cannot build it for these numbers.

@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def branch(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
+        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), before the shortcut is added."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,6 @@ class BasicBlock(ResidualBlock):
         )
 
     def branch(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
         return self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
 
 
@@ -68,7 +67,7 @@ def projected_shortcut(in_channels: int, channels: int, stride: int) -> nn.Modul
 
 
 def padded_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
-    """Return option A: the identity where the shape allows it, else a subsampled, zero-padded one."""
+    """Return option A: the identity where the shape allows it, else the input subsampled and zero-padded."""
     if stride == 1 and in_channels == channels:
         return nn.Identity()
     return PaddedShortcut(stride, channels - in_channels)
@@ -94,10 +93,10 @@ class ResNet(nn.Module):
     Args:
         block: (in_channels, channels, stride) -> a block.
         num_blocks: Blocks in each group.
-        widths: Channels that each group puts out; every group but the first halves the map.
-        num_classes: Logits.
+        widths: Output channels of each group; every group but the first halves height and width.
+        num_classes: Number of logits.
         in_channels: Channels of the images.
-        stem_channels: Channels that the stem puts out; None: those of the first group.
+        stem_channels: Output channels of the stem; None: those of the first group.
 
     Attributes:
         regularizer_sites: Site name to the module whose output it is: `stage1` (the output of a group),
@@ -147,7 +146,7 @@ class ResNet(nn.Module):
 
 
 def cifar_resnet(depth: int, num_classes: int, in_channels: int) -> ResNet:
-    """Return ResNet-`depth` with 16/32/64 channels; depth = 6n + 2, n blocks a group."""
+    """Return ResNet-`depth` with 16/32/64 channels; depth = 6n + 2, n blocks per group."""
     block = partial(BasicBlock, projection=False)
     return ResNet(block, [(depth - 2) // 6] * 3, (16, 32, 64), num_classes, in_channels)
 

@@ -1,7 +1,7 @@
 """ResNeXt for small images.
 
 Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", arXiv 1611.05431, section 5.3: a 3×3 stem
-of 64 channels, three groups that put out 256/512/1024, bottleneck blocks whose 3×3 convolution is grouped.
+of 64 channels, three groups of 256/512/1024 output channels, bottleneck blocks whose 3×3 convolution is grouped.
 """
 
 from functools import partial
@@ -33,14 +33,13 @@ class GroupedBottleneck(ResidualBlock):
         self.shortcut = projected_shortcut(in_channels, channels, stride)
 
     def branch(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
         return self.bn3(self.conv3(x))
 
 
 def resnext(depth: int, cardinality: int, base_width: int, num_classes: int, in_channels: int) -> ResNet:
-    """Return ResNeXt-`depth`, `cardinality` × `base_width`d; depth = 9n + 2, n blocks a group."""
+    """Return ResNeXt-`depth`, `cardinality` × `base_width`d; depth = 9n + 2, n blocks per group."""
     block = partial(GroupedBottleneck, cardinality=cardinality, base_width=base_width)
     network = ResNet(block, [(depth - 2) // 9] * 3, WIDTHS, num_classes, in_channels, stem_channels=64)
     nn.init.zeros_(network.classifier.bias)

@@ -38,12 +38,10 @@ class SEBasicBlock(BasicBlock):
         self.se = SqueezeExcitation(channels, reduction)
 
     def branch(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride), what is added to the shortcut."""
         return self.se(super().branch(x))
 
 
 def se_resnet18(num_classes: int, in_channels: int) -> ResNet:
-    """Return SE-ResNet-18 with reduction 16."""
     block = partial(SEBasicBlock, reduction=16)
     network = ResNet(block, (2, 2, 2, 2), (64, 128, 256, 512), num_classes, in_channels)
     nn.init.zeros_(network.classifier.bias)

@@ -1,9 +1,10 @@
-"""Put a regularizer into any network, at named sites, without touching its code or its state_dict keys.
+"""Insert a regularizer into any network, at named sites, without changing its code or its state_dict keys.
 
-A site is the output of a module, one that the network declares or that a trace finds. The layer rides as a child of
-that module, so that `to`, `train`, `eval`, `parameters` and DDP see it, and a forward hook passes the output through
-it; its state is kept out of the network's state_dict, so that checkpoints with and without a regularizer are the same.
-Where the module is a ReLU, the layer gets the map before it instead, because it may do both in one pass.
+A site is the output of a module that the network declares or that a trace finds. The layer becomes a child of that
+module, so that `to`, `train`, `eval`, `parameters` and DDP reach it, and a forward hook passes the output through it;
+its state is kept out of the network's state_dict, so that checkpoints have the same keys with and without a
+regularizer. Where the module is a ReLU, the layer gets the feature map before it instead, so that a method can fuse the
+two.
 """
 
 import re
@@ -25,9 +26,10 @@ _CHILD = "tdbench_regularizer"
 
 
 class RegularizedReLU(nn.ReLU):
-    """What a ReLU becomes while it is a site: it hands its layer the map before it, so that a method may fuse the two.
+    """A ReLU that is a site: it passes its input to its layer's `after_relu`, so that a method may fuse the two.
 
-    Its class is exchanged in place, as torch.nn.utils.parametrize does, so that copies and pickles of the network work.
+    The module's class is replaced in place, as torch.nn.utils.parametrize does, so that copies and pickles of the
+    network work.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -64,13 +66,13 @@ class Insertion:
             if name == INPUT:
                 self._handles.append(host.register_forward_pre_hook(_regularize_input))
             elif type(host) is nn.ReLU and not host.inplace and "forward" not in vars(host):
-                # A hook could not spare the ReLU's own pass.
+                # A forward hook could not save the ReLU's own pass.
                 host.__class__ = RegularizedReLU
             else:
                 self._handles.append(host.register_forward_hook(_regularize))
 
     def remove(self) -> None:
-        """Take the layers out again; the network is as it was."""
+        """Remove the layers and restore the network."""
         for handle in self._handles:
             handle.remove()
         for host in self._hosts.values():
@@ -89,7 +91,7 @@ class Insertion:
             raise ConfigError(f"block_size must be at most {largest} for maps at {where}, got {max(blocks.values())}")  # type: ignore[type-var]
 
     def installed(self) -> dict[str, nn.Module | None]:
-        """Return what stands at each site now: its layer, or what took its place; None where it was taken out."""
+        """Return the module now at each site: the inserted layer or its replacement; None where it was removed."""
         return {name: getattr(self._hosts.get(name), _CHILD, None) for name in self.layers}
 
     def __repr__(self) -> str:
@@ -97,17 +99,17 @@ class Insertion:
         return f"Insertion({self.regularizer.name} at {sites})"
 
     def set_progress(self, progress: float) -> None:
-        """Tell the layers which share of the training steps is done, for schedules that rise with it."""
+        """Set the layers' strength for the share of the training steps that is done, in [0, 1]."""
         for layer in self.layers.values():
             layer.strength = self.regularizer.strength_at(progress)
 
     def meter(self, device: torch.device) -> None:
-        """Begin to count, on the device that the network runs on, the units that each layer drops in training."""
+        """Start counting, on the device of the network, the units that each layer drops in training."""
         for layer in self.layers.values():
             layer.meter = DropMeter(device)
 
     def read_meter(self, reset: bool = False) -> dict[str, tuple[int, int]]:
-        """Return site name to (dropped units, units) since `meter` or the last reset; waits for the device."""
+        """Return site name to (dropped units, units) since `meter` or the last reset; synchronises with the device."""
         return {name: layer.meter.read(reset) for name, layer in self.layers.items() if layer.meter is not None}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -128,24 +130,24 @@ def insert(
     image_shape: tuple[int, int, int] | None = None,
     **knobs: Any,
 ) -> Insertion:
-    """Put a regularizer into a network, in place.
+    """Insert a regularizer into a network, in place.
 
     Args:
         model: Any network; insert before torch.compile or DDP wrap it.
-        regularizer: A method's name, or a class of layers or configurations of yours, with its knobs as further
-            arguments; or a configuration; or a module such as `nn.Dropout2d(0.1)`, of which every site gets a copy.
+        regularizer: A method's name, or your own layer or configuration class, with its knobs as keyword arguments; or
+            a configuration; or a module such as `nn.Dropout2d(0.1)`, of which every site gets a copy.
         sites: Names or patterns (`stage1.*`) of the network's sites, or of its modules where it declares none.
-            `input` is what goes into the network. None: where the method belongs, which is the first two sites
-            that the network declares or a trace finds (see traced_sites), the input, or each residual branch.
-        image_shape: (C, H, W) of the images, for a trial forward that finds the channels at each site. None: the
+            `input` is the network's input. None: the method's default, which is the first two sites that the
+            network declares or a trace finds (see traced_sites), the input, or each residual branch.
+        image_shape: (C, H, W) of the images, for one forward that finds the channels at each site. None: the
             channels of the first convolution, and the first side of 32, 64, 224 that the network accepts.
         **knobs: The method's knobs. One called `channels` is given C of the feature map.
 
     Returns:
-        The layers, by site, and the way to take them out again.
+        The inserted layers by site, which can be removed again.
 
     Raises:
-        ConfigError: A site, a method or a knob is unknown or unsuitable, or `model` is no network.
+        ConfigError: A site, a method or a knob is unknown or unsuitable, or `model` is not an nn.Module.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -178,7 +180,7 @@ def insert(
 
 
 def build_layers(regularizer: RegularizerConfig, shapes: dict[str, tuple[int, int, int]]) -> dict[str, Regularizer]:
-    """Return a fresh layer for each site and its (C, H, W), the sites being in the network's order."""
+    """Return a new layer for each site from its (C, H, W); the sites are in the network's order."""
     return {
         name: as_layer(regularizer.build(shape[0], depth=number / len(shapes)))
         for number, (name, shape) in enumerate(shapes.items(), 1)
@@ -197,8 +199,8 @@ def find_sites(
     """Return site name to module path for names and patterns, in the network's order; for None, the first two sites.
 
     Raises:
-        ConfigError: A name or pattern matches nothing; the nearest site is named, and all of them. Or a trace finds
-            no site.
+        ConfigError: A name or pattern matches nothing (the message gives the nearest site and all others), or a trace
+            finds no site.
     """
     known, declares = known_sites(model), bool(getattr(model, "regularizer_sites", None))
     if wanted is None:
@@ -210,7 +212,7 @@ def find_sites(
     known = {INPUT: ""} | known
     chosen: set[str] = set()
     for pattern in wanted:
-        # Patterns choose among feature maps; the input is asked for by its name.
+        # Patterns match feature maps only; the input must be named.
         matches = {name for name in known if name == pattern or (name != INPUT and fnmatchcase(name, pattern))}
         if not matches and declares:
             raise ConfigError(unknown("site", pattern, known))

@@ -1,4 +1,4 @@
-"""What a network's modules put out, seen in one forward in evaluation mode with a blank image."""
+"""Outputs of a network's modules in one forward with a blank image, in evaluation mode: shapes and sites."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from tdbench.errors import ConfigError
 
-INPUT = "input"  # the site of what goes into the network
+INPUT = "input"  # the site of the network's input
 
 
 class Call(NamedTuple):
-    """One call of a module; (0, 0) stands for the sides of what is no (N, C, H, W) tensor."""
+    """One call of a module; sides are (0, 0) for anything but a (N, C, H, W) tensor."""
 
     order: int  # of the return
     path: str
@@ -28,22 +28,21 @@ class Call(NamedTuple):
 def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> dict[str, str]:
     """Find the sites of a network that declares none.
 
-    They are the last module to return a feature map (N, C, H, W) at each resolution (H, W), in the order of the
-    forward. Where several return the very same tensor, the outermost stands for them: `layer1`, not `layer1.1.relu`.
-    A module inside a block that leaves its resolution for the next (`layer2.0.bn1`) counts only where the resolution
-    has no other. Left out are modules that are called more than once, for a regularizer would act at each call;
-    adaptive pooling, which belongs to the head; maps of one pixel; and maps that do not have the image's proportions,
-    for their channels come last.
+    They are the last modules to return a feature map (N, C, H, W) at each resolution (H, W), in the order of the
+    forward. Where several return the same tensor, the outermost one is taken: `layer1`, not `layer1.1.relu`. A module
+    inside a block that changes the resolution (`layer2.0.bn1`) counts only where its resolution has no other. Excluded
+    are modules that are called more than once, since a regularizer would act at each call; adaptive pooling, which
+    belongs to the head; maps of one pixel; and maps without the image's proportions, whose channels come last.
 
     Args:
         model: Any network.
         image_shape: (C, H, W) of the images, as in `insert`.
 
     Returns:
-        Site name to module path, which are the same here.
+        Site name to module path; here the two are the same.
 
     Raises:
-        ConfigError: No image shape is accepted.
+        ConfigError: The network accepts no image shape.
     """
     calls, image_sides = trace_calls(model, image_shape)
     num_calls = Counter(call.module for call in calls)
@@ -70,13 +69,13 @@ def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = No
 
 
 def trace_calls(model: nn.Module, image_shape: tuple[int, int, int] | None) -> tuple[list[Call], tuple[int, int]]:
-    """Return the calls of all modules but the network itself, in the order of their return, and the image's sides."""
+    """Return the calls of all modules but the network itself, in the order of return, and (H, W) of the image."""
     calls: list[Call] = []
     image_sides = (0, 0)
 
     def begin(module: nn.Module, args: Any) -> None:
         nonlocal image_sides
-        calls.clear()  # of an image that was refused
+        calls.clear()  # left from a refused image shape
         image_sides = sides_of(args[0])
 
     def note(path: str) -> Any:
@@ -110,7 +109,7 @@ def is_scaled(sides: tuple[int, int], image_sides: tuple[int, int]) -> bool:
 
 
 def leaving_blocks(calls: list[Call], maps: list[Call]) -> list[Call]:
-    """Return the blocks that go from one resolution to another, with no third inside; a Sequential is no block."""
+    """Return the blocks that change the resolution, with no third one inside; a Sequential is not a block."""
     return [
         block
         for block in calls
@@ -122,7 +121,7 @@ def leaving_blocks(calls: list[Call], maps: list[Call]) -> list[Call]:
 
 
 def is_inside(call: Call, block: Call) -> bool:
-    """Return whether a call is that of a module within another one."""
+    """Return whether a call is that of a submodule of `block`'s module."""
     return call.path.startswith(f"{block.path}.")
 
 
@@ -136,7 +135,7 @@ def input_module(module: nn.Module) -> nn.Module:
 def output_module(module: nn.Module) -> nn.Module:
     """Return the module that makes the output of `module`: the last one of a Sequential, at any depth.
 
-    A Sequential calls whatever children it has, so that a regularizer must not become one of them.
+    A Sequential calls all its children, so a regularizer must not become one of them.
     """
     while isinstance(module, nn.Sequential) and len(module) > 0:
         module = module[-1]
@@ -146,10 +145,10 @@ def output_module(module: nn.Module) -> nn.Module:
 def feature_shapes(
     model: nn.Module, hosts: dict[str, nn.Module], image_shape: tuple[int, int, int] | None
 ) -> dict[str, tuple[int, int, int]]:
-    """Return the (C, H, W) that each module puts out, or takes in at the site `input`, from one forward.
+    """Return the output shape (C, H, W) of each module, or the input shape at the site `input`, from one forward.
 
     Raises:
-        ConfigError: A module is not called, or its output is no feature map, or no image shape is accepted.
+        ConfigError: A module is not called, its output is not a feature map, or the network accepts no image shape.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -178,7 +177,7 @@ def feature_shapes(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode for a while, and each back into its own."""
+    """Switch all modules to evaluation mode, and restore each module's own mode on exit."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -189,7 +188,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> Any:
-    """Pass one blank image through the network, and return what it puts out."""
+    """Return the network's output for one blank image."""
     like = next(model.parameters(), torch.empty(0))
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     shapes = [image_shape] if image_shape is not None else [(in_channels, side, side) for side in (32, 64, 224)]

@@ -11,10 +11,10 @@ from tdbench.user_code import line_of, load_object
 
 
 def find_factory(name: str) -> Callable[..., Any]:
-    """Return the function or class that `file.py:NAME` means.
+    """Return the function or class that `file.py:NAME` refers to.
 
     Raises:
-        ConfigError: The file does not import, lacks the name, or the name cannot be called.
+        ConfigError: The file does not import, lacks the name, or the object is not callable.
     """
     factory = load_object(name)
     if not callable(factory):
@@ -23,10 +23,10 @@ def find_factory(name: str) -> Callable[..., Any]:
 
 
 def build_user(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Return what the user's factory makes, called with those of `num_classes` and `in_channels` that it takes.
+    """Return the network from the user's factory, called with those of `num_classes` and `in_channels` that it takes.
 
     Raises:
-        ConfigError: The factory raises (its own error is given), or returns no nn.Module.
+        ConfigError: The factory raises (its own error is given), or does not return an nn.Module.
     """
     factory = find_factory(name)
     given = {"num_classes": num_classes, "in_channels": in_channels}

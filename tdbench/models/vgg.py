@@ -3,8 +3,8 @@
 Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", arXiv 1409.1556, table 1
 (A, B, D, E): 3×3 convolutions in five groups, each followed by max-pooling. As usual for small images, each
 convolution has batch norm in place of a bias, and global average pooling and one linear layer replace the three fully
-connected layers. A stage's site sits before the pooling, after the group's last ReLU: there the map still has its full
-size, and a block dropped from it is not reduced to a pixel.
+connected layers. A stage's site is before the pooling, after the group's last ReLU: there the map still has its full
+size, and a dropped block is not reduced to a pixel.
 """
 
 from collections.abc import Sequence

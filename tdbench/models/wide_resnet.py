@@ -1,10 +1,10 @@
 """Wide residual networks (WRN-D-K) for small images.
 
 Zagoruyko & Komodakis, "Wide Residual Networks", arXiv 1605.07146: a 3×3 stem of 16 channels, three groups of
-16K/32K/64K, pre-activation blocks, then the last batch norm and ReLU. A block puts out a sum that may be negative and
-that the next batch norm shifts, so that a zero there means nothing. A stage's site is therefore the group's output
-after the batch norm and ReLU that follow it, through which both the branch and the shortcut of the next group pass;
-a block's site is the sum itself.
+16K/32K/64K, pre-activation blocks, then the last batch norm and ReLU. A block's output is a sum that may be negative
+and that the next batch norm shifts, so that a zero there is not an inactive unit. A stage's site is therefore the
+group's output after the batch norm and ReLU that follow it, through which both the branch and the shortcut of the next
+group pass; a block's site is the sum itself.
 """
 
 from typing import ClassVar
@@ -83,5 +83,5 @@ class WideResNet(nn.Module):
 
 
 def wide_resnet(depth: int, widening: int, num_classes: int, in_channels: int) -> WideResNet:
-    """Return WRN-`depth`-`widening`; depth = 6n + 4, n blocks a group."""
+    """Return WRN-`depth`-`widening`; depth = 6n + 4, n blocks per group."""
     return WideResNet((depth - 4) // 6, widening, num_classes, in_channels)

@@ -1,5 +1,5 @@
-"""What a regularizer costs: alone, in a training step, and against what the machine can do.
+"""What a regularizer costs: alone, in a training step, and relative to the machine's limits.
 
-What is measured comes in from above as modules and as calls of no argument, so that this room knows neither runs nor
-configurations, and a benchmark can measure anything in the same way.
+`layer`, `step` and `machine` measure modules and calls without arguments, and know neither runs nor configurations, so
+that a benchmark can measure anything in the same way; `measuring` builds the runs for them.
 """

@@ -1,4 +1,4 @@
-"""Where a profile's tables go: a folder named after what was given, which is tried before anything is measured."""
+"""The output folder of a profile: named after the arguments, and tested before anything is measured."""
 
 import hashlib
 import re
@@ -14,8 +14,8 @@ from tdbench.store.files import make_folder
 from tdbench.store.folders import CONFIG
 from tdbench.user_code import short_name
 
-LONGEST_NAME = 120  # of a folder of our own
-NAMED_KEYS = {  # which a part of a default folder's name stands for anyway, or which change nothing of what is measured
+LONGEST_NAME = 120  # of a default folder, in characters
+NAMED_KEYS = {  # in a default folder's name anyway, or without effect on what is measured
     "model.name",
     "regularizer.name",
     "training.batch_size",
@@ -27,13 +27,13 @@ NAMED_KEYS = {  # which a part of a default folder's name stands for anyway, or 
 def default_folder(
     profile: Profile, methods: Sequence[str] | None, shapes: Sequence[Shape], find_batch_size: bool
 ) -> Path:
-    """Return a folder named after what was given; only a later profile of the same replaces it.
+    """Return a folder named after the arguments, so that only a later profile with the same ones replaces it.
 
     Args:
         profile: What is to be measured.
-        methods: Those that were named, or None.
-        shapes: Those that were given.
-        find_batch_size: Whether the largest batch is searched, whose table must not replace that of a profile.
+        methods: Those that the user named, or None.
+        shapes: Those that the user gave.
+        find_batch_size: Whether this is a search for the largest batch, whose table must not replace a profile.
     """
     parts = [
         "profile",
@@ -55,11 +55,11 @@ def default_folder(
 
 
 def settings(profile: Profile) -> list[str]:
-    """Return the settings that differ from their defaults, in a word each; those in NAMED_KEYS aside."""
+    """Return the settings that differ from their defaults, in a word each, without those in NAMED_KEYS."""
     words: dict[str, str] = {}
     for config in profile.configs.values():
         fields = known_keys(type(config.regularizer))
-        if config.data.name != "folder":  # there the place is the data set
+        if config.data.name != "folder":  # there the root defines the data set
             del fields["data.root"]
         for key, value in flatten(config.model_dump()).items():
             if key in fields and key not in NAMED_KEYS and value != fields[key].get_default(call_default_factory=True):
@@ -79,11 +79,11 @@ def in_a_word(name: str, value: Any) -> str:
 
 
 def check_folder(folder: Path, find_batch_size: bool) -> None:
-    """Make the folder and write into it, before anything is measured.
+    """Make the folder and test that it can be written.
 
     Raises:
-        FolderError: It cannot be made or written, or holds a run, or tables that a search for the largest batch does
-            not measure anew.
+        FolderError: It cannot be made or written, or holds a run, or tables that a search for the largest batch would
+            not replace.
     """
     make_folder(folder)
     if (folder / CONFIG).exists():

@@ -1,9 +1,9 @@
-"""One layer alone, forward and backward, against the floor: a multiplication by a scalar, measured in the same run.
+"""One layer alone, forward and backward, relative to the floor: a multiplication by a scalar in the same run.
 
-A layer reads a map and writes one, forward and backward; so does `x * 1.5`, and nothing that returns a new map can do
-with less traffic. The inputs rotate through more memory than the last cache holds, so that each call finds its input
-in memory, as a layer of a network does after a large batch. Memory that a call frees stays with the process: a large
-map's would go back to the system each time, and to fault it in again costs more than the floor itself.
+A layer reads a feature map and writes one, forward and backward; so does `x * 1.5`, and no layer that returns a new map
+needs less memory traffic. The inputs rotate through more memory than the last-level cache holds, so that each call
+reads its input from memory, as a layer of a network does with a large batch. Freed memory stays with the process: to
+return a large map to the system and fault it in again would cost more than the floor itself.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from tdbench.profiling.trace import graph_breaks, profiled, room_to_compile
 from tdbench.store.progress import TellProgress
 
 FLOOR = "floor"
-MOST_PAIRS = 256  # of maps so small that their overhead counts, not their traffic
+MOST_PAIRS = 256  # limit for maps so small that overhead outweighs memory traffic
 
 LAYER_COLUMNS = (
     "method",
@@ -51,16 +51,15 @@ Factory = Callable[[int], nn.Module]  # channels -> layer
 
 
 class Floor(nn.Module):
-    """The least that a layer can do."""
+    """The cheapest layer that returns a new feature map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x * 1.5`."""
         return x * 1.5
 
 
 @dataclass(frozen=True)
 class Setting:
-    """In which form the maps come, whether layers are compiled, and the seed of maps, weights and masks."""
+    """Form of the feature maps, whether layers are compiled, and the seed of maps, weights and masks."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -71,13 +70,13 @@ class Setting:
 
 @dataclass
 class LayerCost:
-    """What one layer costs at one shape; `status` is `ok`, or OOM, and then the rest is empty.
+    """Cost of one layer at one shape; unless `status` is `ok`, it is OOM and there are no figures.
 
     Attributes:
-        total_ms: Forward and backward, the median of each turn; those of one run are pairs.
+        total_ms: Forward and backward, the median of each turn; one run's are paired across layers.
         floor_ratio: Median of the ratios of `total_ms` to the floor's.
-        gb_per_s: Useful bytes, which are a map read and written forward and again backward, over the total time; None
-            for a layer that hands on its input itself.
+        gb_per_s: Useful bytes, a map read and written forward and again backward, over the total time; None for a
+            layer that returns its input itself.
         peak_mem_mib, launches, host_syncs: See `Trace`; of forward and backward.
         graph_breaks: Under torch.compile.
     """
@@ -100,7 +99,7 @@ class LayerCost:
             return cells
         low, middle, high = spread(self.total_ms)
         _, forward_ms, _ = spread(self.forward_ms)
-        # Forward is inside the total; what is over is backward. Where noise leaves nothing over, there is no figure.
+        # Backward is the total minus forward; where noise makes it negative, there is no figure.
         backward = [total - forward for total, forward in zip(self.total_ms, self.forward_ms, strict=True)]
         _, backward_ms, _ = spread(backward)
         return cells | {
@@ -119,14 +118,14 @@ class LayerCost:
 
 
 class _Inputs:
-    """Maps and gradients that rotate through more memory than the last cache holds."""
+    """Feature maps and gradients that rotate through more memory than the last-level cache holds."""
 
     def __init__(self, shape: tuple[int, ...], setting: Setting) -> None:
         pair_bytes = 2 * math.prod(shape) * setting.dtype.itemsize
         wanted = 2 * last_cache_bytes(setting.device)
         free = available_bytes(setting.device)
         if free is not None:
-            wanted = min(wanted, free // 4)  # a cache may be larger than what a small machine can spare
+            wanted = min(wanted, free // 4)  # the cache may be larger than a small machine can spare
         num_pairs = min(MOST_PAIRS, max(2, -(-wanted // pair_bytes)))
         self.pairs = [(self._map(shape, setting).relu(), self._map(shape, setting)) for _ in range(num_pairs)]
         for x, _ in self.pairs:
@@ -139,12 +138,12 @@ class _Inputs:
         return values.contiguous(memory_format=setting.memory_format)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return the next map and the gradient of what a layer makes of it."""
+        """Return the next feature map and a gradient of the layer's output."""
         return next(self._rotation)
 
 
 class _Cell:
-    """One layer at one shape, as calls to be timed."""
+    """One layer at one shape, with the calls to be timed."""
 
     def __init__(self, factory: Factory, channels: int, inputs: _Inputs, setting: Setting) -> None:
         self._layer = factory(channels).to(setting.device).train()
@@ -158,7 +157,7 @@ class _Cell:
             self._layer.compile(dynamic=False)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """Return the context that the layer meets in training."""
+        """Return the autocast context of a training step."""
         if self._setting.dtype not in (torch.bfloat16, torch.float16):
             return nullcontext()
         return torch.autocast(self._setting.device.type, dtype=self._setting.dtype)
@@ -168,11 +167,10 @@ class _Cell:
             return self._layer(x)
 
     def forward(self) -> None:
-        """Do a forward with everything that a backward needs."""
+        """Run forward, and save what backward needs."""
         self._forward(self._inputs.next()[0])
 
     def forward_and_backward(self) -> None:
-        """Do both."""
         x, grad = self._inputs.next()
         torch.autograd.grad(self._forward(x), [x, *self._weights], grad, allow_unused=True)
 
@@ -188,12 +186,12 @@ def profile_layers(
     """Measure layers on random maps after a ReLU, the floor first.
 
     Args:
-        factories: Channels to layer, by method.
+        factories: Number of channels to layer, by method.
         shape: (N, C, H, W).
-        setting: Form of the maps.
-        seconds: Time for each layer, all turns of its forward and of its forward and backward together.
+        setting: Form of the feature maps.
+        seconds: Time for each layer, over all turns of forward alone and of forward with backward.
         turns: See `take_turns`.
-        report: Told how far it is.
+        report: Receives the progress.
     """
     every = {FLOOR: lambda channels: Floor(), **factories}
     device = setting.device
@@ -221,7 +219,7 @@ def profile_layers(
 def _time(
     cells: dict[str, _Cell], device: torch.device, seconds: float, turns: int, report: TellProgress
 ) -> dict[str, LayerCost]:
-    """Return the times of what does not run out of memory."""
+    """Return the times of the layers that do not run out of memory."""
     calls: dict[tuple[str, str], Call] = {}
     for method, cell in cells.items():
         calls[method, "forward"] = cell.forward
@@ -236,7 +234,7 @@ def _time(
 
 
 def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost | None, inputs: _Inputs, device: torch.device) -> None:
-    """Fill in what is not a time."""
+    """Fill in the figures other than times."""
     if floor is not None:
         cost.floor_ratio = paired_ratio(cost.total_ms, floor.total_ms)
     if not cell.hands_on_its_input:

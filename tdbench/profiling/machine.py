@@ -1,7 +1,7 @@
-"""What the machine can do, and which share of it a training step reaches.
+"""The machine's roofline, and which share of it a training step reaches.
 
 Two rates bound every step: how fast memory is copied, and how fast matrices are multiplied in the run's precision.
-Both are measured here, on this machine, with torch; no data sheet is trusted.
+Both are measured on this machine with torch, not taken from a data sheet.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from tdbench.profiling.trace import Work
 MATRIX_SIDE = {"cuda": 8192, "mps": 2048}
 CPU_MATRIX_SIDE = 1024
 STARTING_US = 50.0  # an operator this short is mostly Python, dispatch and launch
-NEAR_A_LIMIT = 0.5  # the share of a rate from which on it is what limits
+NEAR_A_LIMIT = 0.5  # the share of a rate from which on that rate limits the step
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The two rates.
+    """The two measured rates.
 
     Attributes:
-        copy_gb_per_s: Bytes read and written by a copy that no cache holds.
-        matmul_gflop_per_s: Of a square matrix product, an addition and a multiplication each counted, in the run's
-            precision; in fp32 where that is faster, as on a CPU without half arithmetic. On CUDA fp32 means TF32 where
-            convolutions use it.
+        copy_gb_per_s: Bytes read and written by a copy larger than the last-level cache.
+        matmul_gflop_per_s: Of a square matrix product, with additions and multiplications counted, in the run's
+            precision; in fp32 where that is faster, as on a CPU without half-precision arithmetic. On CUDA fp32 means
+            TF32 where convolutions use it.
     """
 
     copy_gb_per_s: float
@@ -38,7 +38,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Roofline:
-    """A step against the machine."""
+    """A training step relative to the machine's rates."""
 
     machine: Machine
     work: Work
@@ -115,6 +115,6 @@ def _copy_gb_per_s(device: torch.device, seconds: float) -> float:
 def _matmul_gflop_per_s(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     side = MATRIX_SIDE.get(device.type, CPU_MATRIX_SIDE)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    torch.mm(left, right)  # first-time work
+    torch.mm(left, right)  # warm-up
     matmul_ms = median_ms(lambda: torch.mm(left, right), device, seconds)
     return 2 * side**3 / matmul_ms / 1e6

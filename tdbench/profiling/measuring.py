@@ -1,4 +1,4 @@
-"""What a profile measures: runs are built here, and handed to the rest of this room as calls."""
+"""What a profile measures: runs are built here, and passed to the rest of the package as calls."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ MACHINE_SECONDS = 0.5
 
 @dataclass
 class Profile:
-    """What is to be measured, and the rows that came of it.
+    """What is to be measured, and the resulting rows.
 
     Attributes:
-        configs: A run for each method, the baseline among them.
-        methods: The methods that are measured.
-        left_out: Those that the network has no place for, with the reason.
-        shapes: Maps of the layer's table.
+        configs: A run for each method and for the baseline.
+        methods: The measured methods.
+        left_out: Those that the network has no site for, with the reason.
+        shapes: Feature maps of the layer table.
         layer, step: Rows of the two tables.
-        machine: What the machine can do, and what the step without a method makes of it.
-        failures: The user's own methods that raised while they were measured, each with its own error.
-        folder: Where the tables went; None: nowhere yet.
+        machine: The machine's rates and the baseline step's share of them.
+        failures: The user methods that raised while they were measured, each with its error.
+        folder: Where the tables were saved; None: not yet.
     """
 
     configs: dict[str, RunConfig]
@@ -64,7 +64,7 @@ class Profile:
 
     @property
     def batch_size(self) -> int:
-        """Images of a step."""
+        """Images per step."""
         return self.baseline.training.batch_size
 
     @property
@@ -73,7 +73,7 @@ class Profile:
         return DTYPES[self.hardware.precision]
 
     def facts(self) -> dict[str, str]:
-        """Return what was measured where, a line each."""
+        """Return the facts of the measurement by name, a line each."""
         compiled = ", compiled" if self.hardware.compile else ""
         machine = describe_machine(self.hardware)
         kernel = "" if self.hardware.device.type != "cpu" or machine["cpp_kernels"] else "; TargetDrop without its C++"
@@ -86,7 +86,7 @@ class Profile:
         }
 
     def save(self, folder: Path) -> None:
-        """Write the files of a profile folder; a table that was not measured is removed, nothing leaves all alone."""
+        """Write the files of a profile folder, and remove a table without rows; without any rows, do nothing."""
         if not self.layer and not self.step:
             return
         self.folder = folder
@@ -101,7 +101,6 @@ class Profile:
 
 
 def with_batch(config: RunConfig, batch_size: int) -> RunConfig:
-    """Return the run with another batch size."""
     return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})
 
 
@@ -131,15 +130,15 @@ def measure(profile: Profile, seconds: float, report: TellProgress) -> None:
 
 
 def roofline(profile: Profile, step_ms: float) -> Roofline:
-    """Measure the machine, and hold the step without a method against it."""
+    """Measure the machine, and compare the baseline step with it."""
     machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
     step = RepeatedStep(profile.baseline)
-    step()  # the first one makes the optimizer's state
+    step()  # the first one creates the optimizer state
     return Roofline(machine, count_work(step), step_ms, profile.hardware.compile)
 
 
 def measure_layers(profile: Profile, seconds: float, report: TellProgress) -> None:
-    """Fill in the layer's table, shape by shape."""
+    """Fill in the layer table, shape by shape."""
     hardware = profile.hardware
     setting = Setting(
         hardware.device, profile.dtype, hardware.memory_format, hardware.compile, seed=profile.baseline.seed
@@ -166,7 +165,7 @@ def measure_layers(profile: Profile, seconds: float, report: TellProgress) -> No
 
 
 def measure_batch_sizes(profile: Profile, seconds: float, search_seconds: float, report: TellProgress) -> None:
-    """Fill in the step's table with the batch sizes that were tried, method by method."""
+    """Fill in the step table with the batch sizes tried, method by method."""
     num_methods = len(profile.methods)
     for number, method in enumerate(profile.methods):
         here = part_of(report, number / num_methods, (number + 1) / num_methods, method)
@@ -178,7 +177,7 @@ def measure_batch_sizes(profile: Profile, seconds: float, search_seconds: float,
 
 
 def find_batch_size(profile: Profile, method: str, seconds: float, search_seconds: float, report: TellProgress) -> None:
-    """Add a row for each batch size that was tried with a method; the share reported is that of the time."""
+    """Add a row for each batch size tried with a method; progress is the share of the time used."""
 
     def build(batch_size: int) -> RepeatedStep:
         return RepeatedStep(with_batch(profile.configs[method], batch_size))
@@ -193,7 +192,6 @@ def find_batch_size(profile: Profile, method: str, seconds: float, search_second
 
 
 def step_row(profile: Profile, figures: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of `profile_step.csv`."""
     common = {
         "model": profile.baseline.model.name,
         "precision": profile.hardware.precision,

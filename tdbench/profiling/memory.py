@@ -1,4 +1,4 @@
-"""How much memory there is, and how to run out of it without being killed."""
+"""How much memory is available, and how to run out of it without being killed."""
 
 import ctypes
 import gc
@@ -14,7 +14,7 @@ import torch
 
 T = TypeVar("T")
 
-OOM = "OOM"  # what a cell of a table says where memory ran out
+OOM = "OOM"  # the status of what ran out of memory
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 DEFAULT_CACHE_BYTES = 32 * 2**20
@@ -31,14 +31,14 @@ _MESSAGES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is torch's or Python's way to say that memory ended, on any device."""
+    """Return whether torch or Python raised an error because memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
 
 
 def attempt(action: Callable[[], T], device: torch.device) -> T | None:
-    """Return what an action returns; None where it runs out of memory, which is then free again for the next."""
+    """Return an action's result; None if it runs out of memory, after freeing what it held."""
     try:
         return action()
     except Exception as error:
@@ -49,7 +49,7 @@ def attempt(action: Callable[[], T], device: torch.device) -> T | None:
 
 
 def release(device: torch.device) -> None:
-    """Free what nobody uses any more, in Python and in the device's cache."""
+    """Free unused memory, in Python and in the device's allocator cache."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -58,7 +58,7 @@ def release(device: torch.device) -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU with glibc, keep what is freed for the next allocation, for as long as the process lives."""
+    """On a CPU with glibc, keep freed memory in the process for later allocations, from now on."""
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
@@ -66,7 +66,7 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Return the memory that is free on the device, on a CPU the host's or the container's; None: unknown."""
+    """Return the free memory of the device, on a CPU the host's or the container's; None: unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu" or (available := _field(Path("/proc/meminfo"), "MemAvailable")) is None:
@@ -81,10 +81,10 @@ def available_bytes(device: torch.device) -> int | None:
 
 @contextmanager
 def memory_limit(device: torch.device, share: float = 0.8) -> Iterator[None]:
-    """On a CPU, let allocations fail beyond a share of the memory that is free now, before the system kills somebody.
+    """On a CPU, make allocations fail beyond a share of the memory now free, before the system kills a process.
 
-    Linux promises more memory than it has and then ends a process; with the limit torch raises an error instead, as it
-    does on a GPU. Elsewhere, and where nothing is known of the memory, this does nothing.
+    Linux overcommits memory and then kills a process; with the limit, torch raises an error instead, as it does on a
+    GPU. Elsewhere, and where the free memory is unknown, this does nothing.
     """
     free, held = available_bytes(device), _field(Path("/proc/self/status"), "VmData")
     if device.type != "cpu" or free is None or held is None:
@@ -102,7 +102,7 @@ def memory_limit(device: torch.device, share: float = 0.8) -> Iterator[None]:
 
 
 def last_cache_bytes(device: torch.device) -> int:
-    """Return the size of the largest cache before the memory: a GPU's L2, a CPU's L3; 32 MiB where it is unknown."""
+    """Return the size of the last-level cache: a GPU's L2, a CPU's L3; 32 MiB where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size
     if device.type != "cpu" or sys.platform != "linux":
@@ -121,7 +121,7 @@ def _field(path: Path, name: str) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """Return the bytes in a file such as `32768K` or `123`, or None where it says `max`, or is not there."""
+    """Return the bytes in a file such as `32768K` or `123`, or None for `max` or a missing file."""
     try:
         found = re.fullmatch(r"(\d+)([KM]?)", path.read_text(encoding="utf-8").strip())
     except OSError:

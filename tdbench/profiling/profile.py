@@ -1,4 +1,4 @@
-"""`profile`: what methods cost, from what is asked for to the tables in a folder."""
+"""`profile`: what methods cost, from the arguments to the tables in a folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from tdbench.store.progress import TellProgress
 from tdbench.training.hardware import resolve
 from tdbench.training.setup import Setup, without_compilation
 
-SEARCH_SECONDS = 120.0  # for the largest batch of each method
+SEARCH_SECONDS = 120.0  # for the largest batch size of each method
 
 
 def profile(
@@ -32,21 +32,22 @@ def profile(
 ) -> Profile:
     """Measure what methods cost, alone and in a training step, write the tables, and return them.
 
-    Sets the process up for the run, and counts on nothing else running beside it.
+    Configures the process for the run; nothing else should run on the machine meanwhile.
 
     Args:
         config: A run's configuration as a YAML file, or None.
-        regularizer: Methods; None: all that the network has a place for.
-        shape: Maps (N, C, H, W) for the layer alone; none: those at the network's sites.
+        regularizer: Methods; None: all that the network has a site for.
+        shape: Feature maps (N, C, H, W) for the layer alone; empty: those at the network's sites.
         seconds: Time for each cell of a table.
-        find_batch_size: Instead, double the batch until memory or time end, for each method (None: targetdrop).
-        search_seconds: Time for that, for each method.
-        out: Folder of the tables; None: one of its own under `runs/`.
-        report: Told how far it is.
+        find_batch_size: Instead, double the batch size until memory or time runs out, for each method (None:
+            targetdrop).
+        search_seconds: Time of that search, for each method.
+        out: Folder of the tables; None: a default one under `runs/`.
+        report: Receives the progress.
         **settings: Keys as flags and `--set` take them; a knob goes to the methods that have it.
 
     Raises:
-        TdbenchError: An option is wrong, or a method of the user's raised; what the others gave is saved.
+        TdbenchError: An option is wrong, or a user method raised; the results of the others are saved.
     """
     named = [regularizer] if isinstance(regularizer, str) else None if regularizer is None else list(regularizer)
     if find_batch_size and named is None:
@@ -61,21 +62,21 @@ def profile(
         else:
             measure(asked, seconds, report)
     finally:
-        asked.save(folder)  # what an interruption or an error leaves of it, too
+        asked.save(folder)  # partial results too, after an interruption or an error
     return asked
 
 
 def prepare(path: Path | None, given: Mapping[str, Any], named: list[str] | None, shapes: list[Shape]) -> Profile:
-    """Return what is to be measured; the process is set up for it.
+    """Return what is to be measured, and configure the process for it.
 
     Args:
         path: A run's configuration, or None.
-        given: What the command line changes of it.
-        named: The methods that were asked for; None: all that the network has a place for.
-        shapes: Maps of the layer's table; none: those at the default sites of the network.
+        given: Settings that override it.
+        named: The methods that were asked for; None: all that the network has a site for.
+        shapes: Feature maps of the layer table; empty: those at the default sites of the network.
 
     Raises:
-        TdbenchError: An option is wrong, or a method that was asked for has no place in the network.
+        TdbenchError: An option is wrong, or the network has no site for a method that was asked for.
     """
     methods = named or method_names()
     configs = configs_of(path, list(dict.fromkeys([BASELINE, *methods])), given)

@@ -1,4 +1,4 @@
-"""A method inside a training step: the same network with and without it, step about step."""
+"""A method inside a training step: the same network with and without it, measured in turns."""
 
 import math
 import statistics
@@ -34,11 +34,11 @@ STEP_COLUMNS = (
 
 BASELINE = "none"
 OUT_OF_TIME = "out of time"  # the status of a batch size that was not tried
-_REFERENCE = "baseline"  # the first of the two
+_REFERENCE = "baseline"  # the first of the two baselines
 
 
 class TrainingStep(Protocol):
-    """A network in training, on its device, that does one more optimizer step whenever it is called."""
+    """A network in training, on its device; each call does one optimizer step."""
 
     def __call__(self) -> None:
         """Do one step."""
@@ -49,13 +49,13 @@ class TrainingStep(Protocol):
 
 @dataclass
 class StepCost:
-    """What a training step costs; `status` is `ok`, or says why there is no more, and then the rest is empty.
+    """Cost of a training step; unless `status` is `ok`, it says why there are no figures.
 
     Attributes:
-        step_ms: Median of each turn; those of one run are pairs.
-        overhead_pct: Median over the turns of what the step takes longer than the baseline's, in per cent; None where
-            there is none to compare with. `overhead_ci95`: its interval, from the order statistics of the turns.
-        peak_mem_mib: What is held between steps and the most that a step holds beyond it.
+        step_ms: Median of each turn; one run's are paired across methods.
+        overhead_pct: Median over the turns of the extra time relative to the baseline's step; None without a baseline.
+        overhead_ci95: Its 95 % confidence interval, from the order statistics of the turns.
+        peak_mem_mib: The memory held between steps plus the peak that a step adds to it.
     """
 
     method: str
@@ -84,7 +84,6 @@ class StepCost:
         return cells
 
     def median_ms(self) -> float:
-        """Return the median step in milliseconds."""
         return statistics.median(self.step_ms)
 
 
@@ -97,23 +96,22 @@ def profile_steps(
     turns: int = TURNS,
     report: TellProgress = silent,
 ) -> list[StepCost]:
-    """Measure the step with each method against the step without.
+    """Measure the step with each method relative to the step without.
 
-    A second baseline, which is measured like a method, comes first: what it seems to cost is the noise of this
-    measurement.
+    A second baseline, measured like a method, comes first: its apparent cost is the noise of this measurement.
 
     Args:
         baseline: Builds the step without a method.
-        methods: Builds the step with it, by method.
-        batch_size: Images of each step.
+        methods: Builds the step with a method, by its name.
+        batch_size: Images per step.
         device: Where the steps run.
-        seconds: Time for each, over all turns.
+        seconds: Time for each method, over all turns.
         turns: See `take_turns`.
-        report: Told how far it is.
+        report: Receives the progress.
     """
     builders = {_REFERENCE: baseline, BASELINE: baseline}
     builders |= {name: build for name, build in methods.items() if name != BASELINE}
-    keep_freed_memory(device)  # as for the layers, whose costs stand beside these
+    keep_freed_memory(device)  # as for the layers, so that their costs compare with these
     with memory_limit(device), room_to_compile(len(builders)):
         steps = {}
         for number, (name, build) in enumerate(builders.items()):
@@ -145,7 +143,7 @@ def _compare(cost: StepCost, baseline_ms: list[float] | None) -> None:
 
 
 def peak_mem_mib(step: TrainingStep, device: torch.device) -> float | None:
-    """Return the memory held between steps and the most that a step holds beyond it; None where nobody counts."""
+    """Return the memory held between steps plus the peak that a step adds; None where it is not counted."""
     beyond = profiled(step, device).peak_mem_mib
     return None if beyond is None else step.held_bytes() / 2**20 + beyond
 
@@ -158,14 +156,14 @@ def batch_sizes(
     seconds: float,
     search_seconds: float = math.inf,
 ) -> Iterator[StepCost]:
-    """Double the batch until memory or time ends, or halve it until it fits; yield what each size came to.
+    """Double the batch size until memory or time runs out, or halve it until it fits; yield the cost of each size.
 
-    On a CPU memory ends where four fifths of what is free now are taken. The largest batch that fits is the largest
-    whose status is `ok`. A size for which the time will not do is yielded with the status OUT_OF_TIME, and is the last.
+    On a CPU the limit is four fifths of the memory now free. The largest batch that fits is the largest whose status is
+    `ok`. A size for which the time does not suffice is yielded with the status OUT_OF_TIME, and is the last.
 
     Args:
         method: Name of the method.
-        build: Builds a step of a batch size.
+        build: Builds the step for a batch size.
         first: The batch size to begin with.
         device: Where the steps run.
         seconds: Time for each size.
@@ -194,6 +192,6 @@ def _try_batch(
     method: str, build: Callable[[int], TrainingStep], size: int, device: torch.device, seconds: float
 ) -> StepCost:
     step = build(size)
-    step()  # first-time work
+    step()  # warm-up
     step_ms = median_ms(step, device, seconds)
     return StepCost(method, size, step_ms=[step_ms], peak_mem_mib=peak_mem_mib(step, device))

@@ -1,4 +1,4 @@
-"""The measured figures as tables for people, and `profile.md`."""
+"""The measured figures as formatted tables, and `profile.md`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ _ABOUT_LAYER = (
 
 
 def step_table(rows: Sequence[Row]) -> Table:
-    """Return the rows of `profile_step.csv` for people."""
+    """Return the rows of `profile_step.csv`, formatted for display."""
     return [
         {
             "method": row["method"],
@@ -44,7 +44,7 @@ def step_table(rows: Sequence[Row]) -> Table:
 
 
 def layer_table(rows: Sequence[Row]) -> Table:
-    """Return the rows of one shape of `profile_layer.csv` for people."""
+    """Return the rows of one shape of `profile_layer.csv`, formatted for display."""
     return [
         {
             "method": row["method"],
@@ -64,7 +64,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
 
 
 def layer_tables(rows: Sequence[Row]) -> dict[str, Table]:
-    """Return a title and a table for each shape, in their order."""
+    """Return title to table, one for each shape, in order."""
     shapes = dict.fromkeys((row["shape"], row["dtype"], row["memory_format"]) for row in rows)
     return {
         f"The layer alone at {shape.replace('x', '×')}, {dtype}, {layout}": layer_table(
@@ -75,7 +75,7 @@ def layer_tables(rows: Sequence[Row]) -> dict[str, Table]:
 
 
 def unsteady_line(step: Sequence[Row]) -> str | None:
-    """Return what is to be said where the baseline, held against itself, shows that the figures tell little."""
+    """Return a warning if the second baseline shows that the figures are too noisy, else None."""
     for row in step:
         low, high = row.get("overhead_ci95_low"), row.get("overhead_ci95_high")
         if row["method"] == BASELINE and low is not None and max(-low, high) > UNSTEADY_PCT:
@@ -87,7 +87,7 @@ def unsteady_line(step: Sequence[Row]) -> str | None:
 
 
 def machine_lines(machine: Mapping[str, Any]) -> list[str]:
-    """Return what the machine can do and what the step makes of it, in sentences."""
+    """Return the machine's rates and the baseline step's work, in sentences."""
     return [
         f"Memory is copied at {machine['copy_gb_per_s']:,.1f} GB/s, matrices are multiplied at "
         f"{machine['matmul_gflop_per_s']:,.1f} GFLOP/s.",
@@ -100,7 +100,7 @@ def machine_lines(machine: Mapping[str, Any]) -> list[str]:
 def markdown(
     facts: Mapping[str, str], step: Sequence[Row], layer: Sequence[Row], machine: Mapping[str, Any] | None
 ) -> str:
-    """Return `profile.md`."""
+    """Return the text of `profile.md`."""
     parts = ["# What regularizers cost", _table([{"": name, " ": fact} for name, fact in facts.items()])]
     if step:
         parts += ["## The training step", _table(step_table(step)), _ABOUT_STEP, *filter(None, [unsteady_line(step)])]
@@ -119,7 +119,7 @@ def _table(table: Table) -> str:
 
 
 def _number(row: Row, name: str, form: str) -> str:
-    """Return a cell; where there is no figure, the status if it is not `ok` and the cell is the one that counts."""
+    """Return a formatted cell; without a figure, the main columns show a status other than `ok`."""
     if row.get(name) is not None:
         return form.format(row[name])
     return row["status"] if row["status"] != "ok" and name in ("step_ms", "total_ms") else ""

@@ -1,6 +1,6 @@
-"""How long calls take: they take turns, so that a machine that drifts hurts all alike, and are compared turn by turn.
+"""Times calls in turns, so that drift of the machine affects all of them alike, and compares them turn by turn.
 
-`torch.utils.benchmark` times on the host, events in the device's queue on CUDA.
+CUDA events time calls on a GPU, `torch.utils.benchmark` those elsewhere.
 """
 
 import math
@@ -21,15 +21,15 @@ from tdbench.store.progress import TellProgress
 
 Call = Callable[[], object]
 C = TypeVar("C", bound=Call)
-N = TypeVar("N", str, tuple[str, str])  # of what is timed: a method, or a method and what of it
+N = TypeVar("N", str, tuple[str, str])  # of what is timed: a method, or a method and a part of it
 TURNS = 11
-FEWEST_TURNS = 6  # of which the median has a 95 % interval
-QUEUED_MS = 20.0  # work given to a GPU before the host waits for it
-CYCLES_PER_S = 2e9  # at least those of a GPU
+FEWEST_TURNS = 6  # whose median has a 95 % confidence interval
+QUEUED_MS = 20.0  # work queued on a GPU between host synchronisations
+CYCLES_PER_S = 2e9  # at least a GPU's clock rate
 
 
 class MeasurementFailed(Exception):
-    """Something raised while it was measured; its own error is the cause.
+    """A measured call raised an error, which is the cause of this one.
 
     Attributes:
         method: What was measured.
@@ -45,12 +45,12 @@ class MeasurementFailed(Exception):
 
 
 def silent(share: float, what: str) -> None:
-    """Tell nobody."""
+    """Discard the progress."""
 
 
 @contextmanager
 def measuring(method: str) -> Iterator[None]:
-    """Let an error say what was being measured, by raising MeasurementFailed from it."""
+    """Raise MeasurementFailed, which names the method, from any error."""
     try:
         yield
     except MeasurementFailed:
@@ -66,21 +66,21 @@ def take_turns(
     turns: int = TURNS,
     report: TellProgress = silent,
 ) -> dict[N, list[float]]:
-    """Time calls against each other.
+    """Time calls in turns, for comparison.
 
-    Each turn runs every call at least twice, every other turn in the opposite order; a first turn warms up and does
-    not count. Where that takes twice the time there is, six turns have to do.
+    Each turn runs every call at least twice, every other turn in the opposite order; a first turn warms up and is not
+    counted. Once it has taken twice the given time, it stops after six turns or more.
 
     Args:
         calls: What to time, by name.
         device: Where the calls work.
         seconds: Time for each call, over all its turns.
         turns: Number of turns that count.
-        report: Told before each measurement which share of them is done.
+        report: Receives the share done, before each measurement.
 
     Returns:
-        Milliseconds by name: the median of each turn. A call that ran out of memory is left out, and taken from
-        `calls`, so that the others can have what it held.
+        Milliseconds by name: the median of each turn. A call that ran out of memory is left out, and removed from
+        `calls`, to free what it held.
     """
     times: dict[N, list[float]] = {name: [] for name in calls}
     done, total = 0, (turns + 1) * max(1, len(calls))
@@ -120,10 +120,10 @@ def _mps_clock() -> float:
 
 
 def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[float]:
-    """Return the time of each of some calls by events round it, the host waiting only now and then.
+    """Return the time of each of several calls, by CUDA events around it, with one host synchronisation per burst.
 
     The GPU is kept busy while the host queues a burst of calls, so that the events time kernels, not their dispatch. A
-    call that itself waits for the GPU is timed with its waits.
+    call that itself synchronises is timed with its waits.
     """
     times: list[float] = []
     num_calls, lead_cycles, begun = 1, 0, time.perf_counter()
@@ -145,7 +145,7 @@ def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[fl
 
 
 def paired_ratio(times: Sequence[float], others: Sequence[float]) -> float:
-    """Return the median of the ratios of two calls that took turns."""
+    """Return the median ratio of the times of two calls, paired by turn."""
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
@@ -156,9 +156,9 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the median: order statistics whose ranks a fair coin makes likely.
+    """Return the 95 % confidence interval of the median, by order statistics with ranks from Binomial(n, 1/2).
 
-    None where there are fewer than six: their whole range would not do.
+    None for fewer than six values, whose whole range covers less.
     """
     if len(values) < FEWEST_TURNS:
         return None
@@ -168,7 +168,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def binomial_quantile(share: float, num_tosses: int) -> int:
-    """Return the least number of heads that a fair coin stays at or below with at least this probability."""
+    """Return the quantile of Binomial(num_tosses, 1/2) at probability `share`."""
     ways, wanted = 0, share * 2**num_tosses
     for heads in range(num_tosses + 1):
         ways += math.comb(num_tosses, heads)

@@ -1,4 +1,4 @@
-"""What a call asks of the machine: launches, waits and memory by torch.profiler, its arithmetic, its graph breaks."""
+"""Kernel launches, host synchronisations and peak memory of a call by torch.profiler; its work and graph breaks."""
 
 import logging
 import warnings
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tdbench.profiling.timing import Call
 
 _MARK = "tdbench_call"
-_LAUNCHES = ("LaunchKernel", "LaunchCooperativeKernel", "GraphLaunch")  # in the names of CUDA's calls
+_LAUNCHES = ("LaunchKernel", "LaunchCooperativeKernel", "GraphLaunch")  # in the names of CUDA runtime calls
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Trace:
     """What one call did.
 
     Attributes:
-        launches: On CUDA the kernels that the host launched. Elsewhere the operators that touch memory, views left
-            out, of the call uncompiled: about what a GPU would be asked to launch.
-        host_syncs: On CUDA the times that the host waited for the GPU. Elsewhere the times that a value was read back
-            (`item`, `nonzero`), for which a host would wait on a GPU.
-        peak_mem_mib: The most memory that the call held beyond what was there before it; None where nobody counts.
-            On a CPU it is what goes through torch's allocator, without the scratch memory of libraries.
+        launches: Kernel launches on CUDA. Elsewhere the operators that touch memory, views left out, of the uncompiled
+            call: about as many as a GPU would launch.
+        host_syncs: Host synchronisations on CUDA. Elsewhere the times that a value was read back (`item`, `nonzero`),
+            which would synchronise a GPU.
+        peak_mem_mib: Peak memory of the call beyond what was allocated before it; None where it is not counted. On a
+            CPU it is what torch's allocator sees, without the scratch memory of libraries.
     """
 
     launches: int
@@ -42,13 +42,12 @@ class Trace:
 
 @dataclass(frozen=True)
 class Work:
-    """What one call asks for, uncompiled.
+    """The work of one uncompiled call.
 
     Attributes:
         gflop: Of convolutions and matrix products, by `torch.utils.flop_counter`.
-        gb: Operands and results of every operator, as if each were read or written once and no cache held any; what
-            a compiler fuses or a cache holds moves less.
-        num_operators: Those that touch memory.
+        gb: Operands and results of every operator, each read or written once in memory; fusion and caches reduce it.
+        num_operators: Operators that touch memory.
     """
 
     gflop: float
@@ -57,11 +56,11 @@ class Work:
 
 
 def profiled(call: Call, device: torch.device) -> Trace:
-    """Run a call twice under the profiler, and return what the second did."""
+    """Run a call twice under the profiler, and return the trace of the second."""
     on_cuda, before = device.type == "cuda", 0
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_cuda]
     with profile(activities=activities, profile_memory=device.type == "cpu") as profiler:
-        call()  # what it frees was allocated unseen
+        call()  # it may free memory allocated before the profiler started
         if on_cuda:
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
@@ -87,7 +86,7 @@ def profiled(call: Call, device: torch.device) -> Trace:
 
 
 def _peak_allocated(profiler: profile) -> int:
-    """Return the most bytes that were allocated in the marked call beyond those before it."""
+    """Return the peak of the bytes allocated in the marked call beyond those before it."""
     results: Any = profiler.profiler
     events = sorted(results.kineto_results.events(), key=lambda event: event.start_ns())
     held = before = peak = 0
@@ -107,7 +106,7 @@ def _count_operators(call: Call) -> int:
 
 
 def count_work(call: Call) -> Work:
-    """Run a call once, uncompiled, and count what it asks for."""
+    """Run a call once, uncompiled, and count its work."""
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         call()
     return Work(flops.get_total_flops() / 1e9, traffic.num_bytes / 1e9, traffic.num_operators)
@@ -131,9 +130,9 @@ class _Traffic(TorchDispatchMode):
 
 
 def room_to_compile(num_modules: int) -> AbstractContextManager[None]:
-    """Let torch.compile specialise the code that many modules share for each of them.
+    """Raise torch.compile's limits so that it specialises shared code for each of `num_modules` modules.
 
-    After its usual 8 specialisations it would run the others uncompiled, and say so only in a warning.
+    After its usual 8 specialisations it would run the others uncompiled, with only a warning.
     """
     limit, total = torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit
     return torch._dynamo.config.patch(
@@ -142,12 +141,12 @@ def room_to_compile(num_modules: int) -> AbstractContextManager[None]:
 
 
 def graph_breaks(layer: nn.Module, x: Tensor) -> int | None:
-    """Return how often torch.compile would leave the graph in a forward; None where its tracer itself fails.
+    """Return the number of graph breaks of torch.compile in a forward; None where its tracer itself fails.
 
-    Forgets what torch.compile has compiled so far.
+    Resets torch.compile, which forgets what it has compiled so far.
     """
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the tracer tells at length what it is asked to count
+    logging.disable(logging.WARNING)  # the tracer warns of each graph break
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

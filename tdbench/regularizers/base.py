@@ -1,4 +1,4 @@
-"""What every method's layer shares: it acts in training mode only, and it can count what it really drops."""
+"""The base class of every layer: it acts in training mode only, and can count the units that it drops."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class DropMeter:
-    """Counts dropped units on the device, so that a step never waits for the count."""
+    """Counts dropped units on the device, without host synchronisation in a step."""
 
     def __init__(self, device: torch.device) -> None:
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)
@@ -20,7 +20,7 @@ class DropMeter:
         self.counts[1] += num_units
 
     def read(self, reset: bool = False) -> tuple[int, int]:
-        """Return (dropped units, units) since the last reset; waits for the device."""
+        """Return (dropped units, units) since the last reset; synchronises with the device."""
         dropped, units = self.counts.tolist()
         if reset:
             self.counts.zero_()
@@ -29,13 +29,13 @@ class DropMeter:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a method claims of its mask; `tdbench audit` holds the layer to it.
+    """What a method claims about its mask; `tdbench audit` checks the layer against it.
 
     Attributes:
-        drops: The smallest thing that is dropped whole.
+        drops: The smallest part that is dropped whole.
         shared: One mask serves all channels of a sample.
-        rescales: What is kept is scaled up for what was dropped.
-        share_varies: The share depends on the data, and `nominal_share` is what even data would give.
+        rescales: Kept units are scaled up to make up for dropped ones.
+        share_varies: The dropped share depends on the data; `nominal_share` assumes evenly distributed data.
     """
 
     drops: Literal["units", "blocks", "maps", "samples"]
@@ -48,11 +48,11 @@ class Regularizer(nn.Module):
     """A layer that is the identity in evaluation and calls `drop` in training.
 
     Attributes:
-        meter: None unless a caller wants the realised drop share; it then counts every training forward.
-        traits: What the method claims of its mask; None: nothing.
-        full_rate: The knob that a rising schedule raises from 0, at its full value; 1 where the method names none.
-        strength: What the schedule has come to, in [0, 1].
-        counts_exactly: The number of dropped units that `drop` returns is that of its mask, no estimate.
+        meter: Counts the dropped units of every training forward; None: no counting.
+        traits: What the method claims about its mask; None: nothing.
+        full_rate: Full value of the knob that a rising schedule raises from 0; 1 where the method names none.
+        strength: Current factor of the schedule, in [0, 1].
+        counts_exactly: The number of dropped units that `drop` returns is exact, not an estimate.
     """
 
     traits: Traits | None = None
@@ -63,7 +63,7 @@ class Regularizer(nn.Module):
 
     @property
     def rate(self) -> float:
-        """What the schedule has made of `full_rate`; at 0 the layer is the identity, and `drop` is not called."""
+        """`full_rate` times `strength`; at 0 the layer is the identity, and `drop` is not called."""
         return self.full_rate * self.strength
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Regularizer(nn.Module):
         return out
 
     def after_relu(self, x: Tensor) -> Tensor:
-        """Return what the layer makes of relu(x); a method may fuse the two."""
+        """Return the layer's output for relu(x); a method may fuse the two."""
         return self(F.relu(x))
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float | None:
@@ -89,15 +89,15 @@ class Regularizer(nn.Module):
         return None
 
     def remarks(self) -> list[str]:
-        """Return what a user should know of this layer, in plain sentences."""
+        """Return remarks on this layer for the user, in sentences."""
         return []
 
     def scores(self, x: Tensor) -> Tensor | None:
-        """Return the attention (N, C), larger is more, by which the method ranks the channels of `x`, if it does."""
+        """Return the attention (N, C) that ranks the channels of `x`, larger is more attended; None: no ranking."""
         return None
 
     def untouched(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `drop` returns where there is nothing to drop: `x` itself, and a count of zero."""
+        """Return `x` itself and a count of zero, as `drop` does where there is nothing to drop."""
         return x, torch.zeros((), dtype=torch.int64, device=x.device)
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ class Regularizer(nn.Module):
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether somebody watches the module's calls, or those of all modules."""
+    """Return whether forward or backward hooks are registered, on the module or globally."""
     own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     return any(own) or torch.nn.modules.module._has_any_global_hook()
 
@@ -117,11 +117,11 @@ def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
 
 
 def scale_kept(x: Tensor, keep: Tensor, share: float) -> Tensor:
-    """Return `x` with what `keep` (broadcast to it) denies set to zero and the rest divided by `share`."""
+    """Return `x` / `share` where `keep` (broadcast to it) is true and 0 elsewhere; a `share` of 0 divides nothing."""
     return x * (keep / share if share > 0 else keep).to(x.dtype)
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Raise ValueError unless a probability is one."""
+    """Raise ValueError unless `rate` is in [0, 1]."""
     if not 0 <= rate <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {rate}")

@@ -1,4 +1,4 @@
-"""What every method's declaration has: its name, where it is put, how it rises, and the way to its layer."""
+"""The base class of every method's configuration: name, sites, schedule, and how its layer is built."""
 
 import re
 from importlib import import_module
@@ -13,7 +13,7 @@ from tdbench.user_code import absolute
 
 
 class RegularizerConfig(Section):
-    """What every method has; a method's folder declares a subclass, with its own knobs and its name as a Literal.
+    """What all methods share; a method's folder declares a subclass with its own knobs and its name as a Literal.
 
     Attributes:
         layer_class: Name of the layer's class in `layer.py`, beside the declaration.
@@ -54,25 +54,25 @@ class RegularizerConfig(Section):
 
         Args:
             channels: C of the feature map.
-            depth: Which of the sites it is, in the network's order, as a share in (0, 1].
+            depth: Position of the site in the network's order, as a share in (0, 1].
         """
         layer = getattr(import_module(f"{type(self).__module__}.layer"), self.layer_class)
         return layer(**self.arguments(channels, depth))
 
     def arguments(self, channels: int, depth: float) -> dict[str, Any]:
-        """Return what the layer's constructor is given at one site."""
+        """Return the keyword arguments of the layer's constructor at one site."""
         return self.knobs()
 
     def knobs(self) -> dict[str, Any]:
-        """Return the method's own knobs, without what every method has."""
+        """Return the method's own knobs, without the fields that all methods share."""
         return self.model_dump(exclude=set(RegularizerConfig.model_fields))
 
     def strength_range(self) -> tuple[float, float]:
-        """Return the values of the strength knob between which `match` looks."""
+        """Return the bounds of the strength knob between which `match` searches."""
         return 0.0, 1.0
 
     def strength_at(self, progress: float) -> float:
-        """Return the share of its full strength that the method has after the share `progress` of the training."""
+        """Return the strength in [0, 1] after the share `progress` of the training steps."""
         return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
 
     @field_validator("name")
@@ -93,7 +93,7 @@ class RegularizerConfig(Section):
     @field_validator("match", mode="before")
     @classmethod
     def _of_the_dropped_share(cls, value: Any) -> Any:
-        """Take `dropped=1.5`, as the command line writes it, for 1.5."""
+        """Accept `dropped=1.5`, the command line's form of 1.5."""
         if isinstance(value, str):
             quantity, equals, share = value.partition("=")
             if not equals or quantity.strip() != "dropped":
@@ -109,7 +109,7 @@ class RegularizerConfig(Section):
 
 
 class Declaration(NamedTuple):
-    """What a method declares, as plain data that passes between processes.
+    """A method's declaration as plain data, which can be sent between processes.
 
     Attributes:
         title: Name of the configuration class.
@@ -126,7 +126,6 @@ _FACTS = ("strength_knob", "share_is_proportional", "placement")
 
 
 def declaration_of(method: type[RegularizerConfig]) -> Declaration:
-    """Return what a method declares."""
     fields = {
         name: (
             plain_type(field.annotation),
@@ -140,7 +139,7 @@ def declaration_of(method: type[RegularizerConfig]) -> Declaration:
 
 
 def declared(declaration: Declaration, base: type[RegularizerConfig]) -> type[RegularizerConfig]:
-    """Return a configuration class made of a declaration, to plan with where the method's own cannot be imported."""
+    """Return a configuration class built from a declaration, for planning where the method cannot be imported."""
     fields: dict[str, Any] = {
         name: (annotation, knob(default, description, **extra))
         for name, (annotation, default, description, extra) in declaration.fields.items()
@@ -152,7 +151,7 @@ def declared(declaration: Declaration, base: type[RegularizerConfig]) -> type[Re
 
 
 def plain_type(annotation: Any) -> Any:
-    """Return a type that every process knows, made of Python's own; `Any` for others."""
+    """Return an annotation made of built-in types only; `Any` in place of others."""
     if annotation is None or annotation in (int, float, bool, str, bytes, list, tuple, dict, Any, Ellipsis, type(None)):
         return annotation
     origin = get_origin(annotation)

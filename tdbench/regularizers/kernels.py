@@ -1,6 +1,6 @@
 """Whether the methods' compiled kernels can be used here.
 
-In a method's folder, those in C++ stand in `cpu.py`, those in Triton in `gpu.py`.
+In a method's folder, `cpu.py` has those in C++, `gpu.py` those in Triton.
 """
 
 import os
@@ -10,19 +10,18 @@ from pathlib import Path
 
 
 def runs_cpp() -> bool:
-    """Return whether pip built the methods' C++ when it installed tdbench, and TDBENCH_CPP=0 does not switch it off."""
+    """Return whether the C++ kernels were built at installation, and TDBENCH_CPP=0 does not switch them off."""
     return os.environ.get("TDBENCH_CPP") != "0" and all(imports(name) for name in modules_named("cpu"))
 
 
 @cache
 def modules_named(stem: str) -> tuple[str, ...]:
-    """Return the modules `stem.py` of the methods' folders."""
+    """Return the dotted names of the modules `stem.py` in the methods' folders."""
     return tuple(f"{__package__}.{path.parent.name}.{path.stem}" for path in Path(__file__).parent.glob(f"*/{stem}.py"))
 
 
 @cache
 def imports(module: str) -> bool:
-    """Return whether a module can be imported here."""
     try:
         import_module(module)
     except ImportError:

@@ -1,15 +1,15 @@
-"""Writing a mask into a feature map cheaply: all units are scaled, the few that are dropped set to zero one by one."""
+"""Applies a sparse mask to a feature map: all units are scaled, and the few dropped ones set to zero one by one."""
 
 import torch
 from torch import Tensor
 
 
 def zero_and_scale(x: Tensor, scale: Tensor, positions: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Return `x * scale` with these strides, zero at flat `positions` of its memory; the gradient likewise."""
+    """Return `x * scale` with these strides, zero at flat `positions` in memory; the gradient likewise."""
     if x.dtype != scale.dtype:
         # λ is near 1, where half types are coarse: 1.001 is 1 in bf16. In x + x·(λ - 1), which addcmul computes in
         # fp32 and rounds once, λ keeps its digits. Not 0 for λ = 1, since inf·0 is NaN: 2^-20 vanishes in rounding, and
-        # is large enough for the product not to be a subnormal number, with which a CPU takes its time.
+        # is large enough for the product not to be a subnormal number, which is slow on a CPU.
         scale = (scale - 1).clamp_(min=2**-20).to(x.dtype)
     return _ZeroAndScale.apply(x, scale, positions, strides)
 
@@ -20,7 +20,7 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """Return the memory order of a tensor that is contiguous or channels_last."""
+    """Return the memory format of a tensor that is contiguous or channels_last."""
     return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
@@ -28,8 +28,8 @@ class _ZeroAndScale(torch.autograd.Function):
     """Multiply by λ, zero the windows: one pass over memory and a few per cent of another, forward and backward.
 
     A dense mask would cost three to ten times as much; the windows are a few per cent of the units, so they are
-    written one by one, at their positions in memory. The operation is linear in `x` and its own adjoint, which is why
-    backward is forward again.
+    written one by one, at their positions in memory. The operation is linear in `x` and its own adjoint, so backward
+    is forward again.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Finding a method by its name: the folder is the registry, and a user's own method is `file.py:NAME`.
 
-Two doors lead from here to the lab, both through a module's name in text: a declaration finds the layer beside it (see
-`RegularizerConfig.build`), and a user's file is read where torch may be imported. A process that must not import torch
-describes the user's methods beforehand, by `declare`.
+This module does not import torch. Two modules that do are imported by name when they are needed: the layer beside a
+declaration (see `RegularizerConfig.build`), and the reader of user files. A process that must not import torch gets the
+user's methods from `declare` beforehand.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ def find_method(name: str) -> type[RegularizerConfig]:
 
     Raises:
         ConfigError: No folder of `regularizers/` has this name, or it declares nothing; or the user's file does not
-            give it.
+            define it.
     """
     if is_user_code(name):
         known = _declared.get(absolute(name))
@@ -42,5 +42,5 @@ def find_method(name: str) -> type[RegularizerConfig]:
 
 
 def declare(name: str, method: type[RegularizerConfig]) -> None:
-    """Let `find_method` know a user's method `file.py:NAME` by a declaration that was made without its file."""
+    """Register the configuration class of a user method `file.py:NAME`, which `find_method` then returns."""
     _declared[absolute(name)] = method

@@ -1,4 +1,4 @@
-"""Where the rare ones among very many Bernoulli draws lie, without making the draws that fail."""
+"""Positions of the rare ones among very many Bernoulli draws, without making the draws that give zeros."""
 
 import math
 

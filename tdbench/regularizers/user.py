@@ -24,14 +24,14 @@ from tdbench.regularizers.base import Regularizer
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.user_code import absolute, file_digest, load_object
 
-STRENGTHS = ("p", "drop_ratio", "drop_prob", "drop_rate", "rate", "prob")  # what --match solves, the first there is
+STRENGTHS = ("p", "drop_ratio", "drop_prob", "drop_rate", "rate", "prob")  # --match solves the first one present
 
 
 class UserLayer(Regularizer):
-    """A module of the user's as a layer. It is called in evaluation too, since what it does then is its own affair.
+    """A user's module as a layer. It is called in evaluation too, where its behaviour is its own.
 
-    Its mask is not known. A unit that was zero before cannot show whether it was dropped, so that the share counted is
-    that among the others.
+    Its mask is unknown. A unit that was already zero cannot show whether it was dropped, so the share is estimated from
+    the other units.
     """
 
     counts_exactly = False
@@ -41,13 +41,16 @@ class UserLayer(Regularizer):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the user's module makes of the feature map."""
         if not self.training:
             return self.module(x)
         return super().forward(x)
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the user's module makes of the feature map, and the estimated number of dropped units."""
+        """Return the module's output, and the estimated number of dropped units.
+
+        Raises:
+            TdbenchError: The output is not a tensor of the shape of `x`.
+        """
         out = self.module(x)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -59,12 +62,12 @@ class UserLayer(Regularizer):
 
 
 def as_layer(module: nn.Module) -> Regularizer:
-    """Return a module as a layer: itself where it is one."""
+    """Return the module itself if it is a Regularizer, else a UserLayer around it."""
     return module if isinstance(module, Regularizer) else UserLayer(module)
 
 
 class UserConfig(RegularizerConfig):
-    """What every method of the user's has; `config_of` adds the knobs."""
+    """What all user methods share; `config_for` adds the knobs."""
 
     entry: ClassVar[type[nn.Module]]
 
@@ -80,7 +83,7 @@ class UserConfig(RegularizerConfig):
         return self
 
     def strength_range(self) -> tuple[float, float]:
-        """Return values below 1, where what is kept is often divided by 0."""
+        """Return bounds below 1, where kept units would often be divided by 0."""
         return 0.0, 0.99
 
     def build(self, channels: int, depth: float = 1.0) -> Regularizer:
@@ -101,7 +104,7 @@ def user_method(name: str) -> type[RegularizerConfig]:
     """Return the configuration class of the user's own method `file.py:NAME`.
 
     Raises:
-        ConfigError: The file does not import, lacks the name, or the name is no class of a layer.
+        ConfigError: The file does not import, lacks the name, or the object is not a layer class.
     """
     return config_of(absolute(name), file_digest(name))
 
@@ -113,7 +116,7 @@ def config_of(name: str, digest: str) -> type[RegularizerConfig]:
 
 
 def config_for(entry: Any, name: str) -> type[RegularizerConfig]:
-    """Return the configuration class of a class of the user's: of a layer, or a configuration itself.
+    """Return the configuration class of a user's layer class; a configuration class is returned itself.
 
     Raises:
         ConfigError: It is neither, or its constructor has parameters that a configuration cannot hold.
@@ -131,14 +134,13 @@ def config_for(entry: Any, name: str) -> type[RegularizerConfig]:
 
 
 class ModuleConfig(RegularizerConfig):
-    """A module of the user's, of which every site gets a copy."""
+    """A user's module, of which every site gets a copy."""
 
     module: ClassVar[nn.Module]
 
     name: str = knob("", "name of the module's class")
 
     def build(self, channels: int, depth: float = 1.0) -> Regularizer:
-        """Return a copy of the module as a layer."""
         return as_layer(copy.deepcopy(self.module))
 
 
@@ -148,12 +150,12 @@ def configured(
     """Return the configuration of a method that is given as a configuration, a class or a module.
 
     Args:
-        method: A configuration, or its class; a class of layers, whose constructor's parameters are the knobs; or a
-            module, of which every site gets a copy.
+        method: A configuration or its class; a layer class, whose constructor's parameters are the knobs; or a module,
+            of which every site gets a copy.
         knobs: The knobs of a class.
 
     Raises:
-        ConfigError: It is none of these, or a knob is unknown, out of range, or given to what has none.
+        ConfigError: `method` is none of these, or a knob is unknown, out of range, or not accepted.
     """
     if isinstance(method, type):
         kind = config_for(method, method.__name__)
@@ -190,7 +192,7 @@ def knobs_from_constructor(name: str, entry: type[nn.Module]) -> dict[str, Any]:
     """Return pydantic's field definitions for the parameters of a constructor that a configuration can hold."""
     try:
         hints = get_type_hints(entry.__init__)
-    except Exception:  # an annotation that cannot be evaluated says nothing
+    except Exception:  # an annotation cannot be evaluated
         hints = {}
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(entry).parameters.values():

@@ -1,4 +1,4 @@
-"""Which methods are shown, and where: a run for each, all of one network."""
+"""Which methods are shown, and where: one run per method, all of one network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ COMPARED = ("targetdrop", "dropblock", "spatial_dropout")
 
 
 def shown_runs(path: Path | None, methods: Sequence[str] | None, given: Mapping[str, Any]) -> list[RunConfig]:
-    """Return a run per method; they differ by their regularizer only, and each takes the settings that it has.
+    """Return a run per method; they differ by their regularizer only, and each takes the settings that apply to it.
 
     Args:
         path: A run's configuration, or None.
-        methods: Names; None: the configuration's own, and those of COMPARED.
+        methods: Names; None: the configuration's own method and those of COMPARED.
         given: Settings as flags and `--set` take them; `sites` is the one site that is shown.
 
     Raises:
@@ -33,7 +33,7 @@ def shown_runs(path: Path | None, methods: Sequence[str] | None, given: Mapping[
     shares_site = any(find_method(name).placement == "feature_map" for name in names)
     runs = []
     for name, overrides in settings_of(names, settings).items():
-        # A method that belongs elsewhere, as cutout does, stays there beside others that are put at the site.
+        # A method with another placement, such as cutout, keeps its own site beside methods shown at this one.
         stays = shares_site and find_method(name).placement != "feature_map"
         if site is not None and not stays:
             overrides["regularizer.sites"] = site

@@ -1,4 +1,4 @@
-"""What a method's layer drops: seen in one training forward, by its mask."""
+"""What a method's layer drops, from its mask in one training forward."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from tdbench.training.trained import TrainedRun
 
 @dataclass(frozen=True, eq=False)
 class Drops:
-    """What one method did at one site. The tensors are those of the first images of the batch, on the CPU, in fp32.
+    """What one method dropped at one site. The tensors are of the first images of the batch, on the CPU, in fp32.
 
     Attributes:
         config: The run of the method.
-        site: The site, one of those that the run has.
-        maps: What went into the layer, (N, C, H, W).
-        gain: What the layer multiplied it by, (N, C, H, W).
+        site: One of the sites of the run.
+        maps: The layer's input, (N, C, H, W).
+        gain: The factor by which the layer multiplied it, (N, C, H, W).
         scores: (N, C), larger is more attended.
         ranked_by: What the scores are, in words.
-        has_attention: They are the method's own attention, not the mean of each map.
-        is_shared: One mask serves all channels of an image.
+        has_attention: Whether they are the method's own attention, not the mean of each map.
+        is_shared: Whether one mask serves all channels of an image.
         dropped_pct: Share of the whole batch's units at the site that the layer set to zero.
     """
 
@@ -43,7 +43,6 @@ class Drops:
 
     @property
     def method(self) -> str:
-        """The method's name."""
         return self.config.regularizer.name
 
     @property
@@ -62,14 +61,15 @@ def observe_drops(
 ) -> Drops:
     """Pass a batch through a network in training mode, with a run's regularizer in it, at its full strength.
 
-    The layers come out again, but batch norm has seen the batch. Seeds torch's global generator with the run's seed.
+    The layers are removed again, but batch norm's running statistics are updated. Seeds torch's global generator with
+    the run's seed.
 
     Args:
         setup: The network, on its device, without a regularizer.
         config: The run of the method.
         images: The batch (N, C, H, W), normalised, on the device.
-        num_kept: How many images of the batch are kept.
-        trained: The run that the weights come from; its layers' state is taken over too, where it fits.
+        num_kept: Number of images of the batch in the result.
+        trained: The run that the weights come from; the state of its layers is loaded too, where it fits.
 
     Raises:
         ConfigError: A site is unknown or unsuitable, or its map is one pixel.
@@ -110,7 +110,7 @@ def observe_drops(
 
 
 def shown_site(config: RunConfig, insertion: Insertion) -> str:
-    """Return the site to look at: the first, or the last branch, since a rate that rises with depth is full there.
+    """Return the site to show: the first, or the last branch, where a rate that rises with depth is highest.
 
     Raises:
         ConfigError: Its map is one pixel.
@@ -127,14 +127,14 @@ class _Stop(Exception):
 
 
 class _Observation:
-    """What goes into a layer, how the layer ranks it, and what the layer multiplies it by."""
+    """A layer's input, its scores of the channels, and its mask, taken by a hook."""
 
     maps: Tensor
     gain: Tensor
     scores: Tensor | None
 
     def look(self, layer: Regularizer, args: tuple[Tensor]) -> None:
-        """Call the layer in place of the network, and end the forward: what comes after the site has no say in it."""
+        """Forward pre-hook: observe the layer, and end the forward, since later layers do not affect it."""
         self.maps = args[0].detach()
         same_draws = torch.random.fork_rng([self.maps.device] if self.maps.is_cuda else [])
         with same_draws, torch.autocast(self.maps.device.type, enabled=False):  # a ranking may be drawn at random

@@ -1,7 +1,7 @@
 """What `tdbench show` shows: some images, a site's most attended maps, and what each method drops there.
 
-Every method sees the same batch in the same network, in one training forward each, from the run's seed. The picture
-itself is drawn by `picture`; here is what is in it, and its rows for `show.csv`.
+Every method sees the same batch in the same network, in one training forward each, from the run's seed. `picture` draws
+the picture; here are its contents, and the rows of `show.csv`.
 """
 
 from collections.abc import Sequence
@@ -49,15 +49,15 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The images and what was done to them.
+    """The images and what each method drops in them.
 
     Attributes:
-        config: The run of the first method; network, data and seed are those of all.
+        config: The run of the first method; network, data and seed are the same for all.
         images: (N, 1 or 3, H, W) in [0, 1].
         numbers: Position of each image in the test set.
         classes: Class name of each.
-        batch_size: Images in the batch that went through the network, these and others.
-        drops: What each method did.
+        batch_size: Images in the batch that went through the network, of which these are the first.
+        drops: What each method dropped.
         weights: Where the trained weights come from; None: the network is untrained.
         activation: Class-activation maps (N, h, w) in [0, 1] of a trained network.
         predicted: Name of the class that a trained network predicts for each image.
@@ -74,7 +74,7 @@ class Gallery:
     predicted: list[str] | None = None
 
     def on_image(self) -> list[Drops]:
-        """Return what cuts holes into the images themselves."""
+        """Return the methods that cut holes into the images themselves."""
         return [drops for drops in self.drops if is_on_image(drops)]
 
     def by_site(self) -> dict[str, list[Drops]]:
@@ -140,7 +140,7 @@ class Gallery:
         }
 
     def notes(self) -> list[str]:
-        """Return what the picture alone might leave unexplained, in plain sentences."""
+        """Return notes on methods that dropped nothing and on tied scores, in sentences."""
         notes = [
             f"{drops.method} dropped nothing: it is off, or sat this step out (another --seed draws anew)"
             for drops in self.drops
@@ -179,17 +179,17 @@ def is_on_image(drops: Drops) -> bool:
 
 
 def collect(configs: Sequence[RunConfig], num_images: int | None = None, trained: TrainedRun | None = None) -> Gallery:
-    """Build the network once and look at what each run's method does in it.
+    """Build the network once and observe what each run's method drops in it.
 
     Seeds torch's global generator, sets its threads and its determinism.
 
     Args:
         configs: A run per method, which differ by their regularizer only.
-        num_images: How many images, of different classes as far as there are; None: 4, or all there are.
-        trained: Where the weights come from, which adds class-activation maps; None: initial weights.
+        num_images: Number of images, of different classes as far as possible; None: 4, or all if there are fewer.
+        trained: The source of trained weights, which adds class-activation maps; None: initial weights.
 
     Raises:
-        TdbenchError: Something the user can act on.
+        TdbenchError: A setting, the data, a site or the weights are unsuitable.
     """
     if num_images is not None and not 1 <= num_images <= MOST_IMAGES:
         raise ConfigError(f"--images must be between 1 and {MOST_IMAGES}, got {num_images}")
@@ -234,6 +234,6 @@ def alternating_classes(labels: Tensor) -> Tensor:
 
 
 def unnormalised(images: Tensor, data: LoadedData) -> Tensor:
-    """Return normalised images (N, C, H, W) in [0, 1] again."""
+    """Map normalised images (N, C, H, W) back to [0, 1]."""
     mean, std = torch.tensor(data.mean).view(1, -1, 1, 1), torch.tensor(data.std).view(1, -1, 1, 1)
     return (images.float() * std + mean).clamp(0, 1)

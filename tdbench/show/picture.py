@@ -1,7 +1,7 @@
 """The picture of a gallery: a row per image, and side by side the input, a site's maps, and what each method drops.
 
-What is dropped is marked by a colour and by a hatch, so that it stands out in grey print too; the colours are Okabe and
-Ito's, which the colour-blind tell apart. The figure is 12 inches wide, made to be read at 1200 pixels.
+Dropped units are marked by a colour and a hatch, so that they stand out in grey print too; the colours are Okabe and
+Ito's, which are safe for the colour-blind. The figure is 12 inches wide, to be read at 1200 pixels.
 """
 
 import io
@@ -29,27 +29,27 @@ from torch import Tensor
 from tdbench.show.drops import Drops
 from tdbench.show.gallery import Gallery
 
-# Inches. A line of small print holds about 16 characters an inch, a heading 11.
+# Inches. Small print holds about 16 characters per inch, a heading 11.
 WIDTH, MARGIN, GAP, GROUP_GAP, LARGEST_SIDE, LINE = 12.0, 0.15, 0.05, 0.2, 1.3, 0.165
 SMALL, HEADING, TITLE = 8.5, 9.5, 12  # points
 DPI = 200
 
 DROPPED: dict[str, Any] = {"facecolor": "#D55E00", "edgecolor": "white", "hatch": "//////", "linewidth": 0}
 DAMPED: dict[str, Any] = {"facecolor": "#56B4E9", "edgecolor": "white", "hatch": "......", "linewidth": 0}
-GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#969696"])  # no map is as dark as what is marked
+GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#969696"])  # lighter than the marks
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": SMALL,
     "axes.linewidth": 0.5,
     "hatch.linewidth": 0.7,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "tdbench",  # the same picture has the same bytes
+    "svg.fonttype": "none",  # keeps text selectable
+    "svg.hashsalt": "tdbench",  # makes the bytes reproducible
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """An image or a map (H, W) or (H, W, 3), what is marked in it, and what stands above it."""
+    """An image or a map, (H, W) or (H, W, 3), with its marks and the label above it."""
 
     name: str
     label: str
@@ -57,12 +57,12 @@ class Panel:
     cmap: Any
     norm: Normalize
     drops: Drops | None = None
-    marked: tuple[Any, ...] = ()  # which sample and channel of `drops` it is
+    marked: tuple[Any, ...] = ()  # sample and channel in the tensors of `drops`
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Columns under one heading; `panels` holds those of each row."""
+    """Columns under one heading; `panels` has a list for each row."""
 
     heading: str
     about: str
@@ -76,7 +76,7 @@ class Sheet:
         self.figure, self.height = Figure(figsize=(WIDTH, height)), height
 
     def axes(self, left: float, top: float, width: float, height: float, name: str) -> Axes:
-        """Return axes in that place, with a name as their label."""
+        """Return axes in this place, in inches from the upper left corner, labelled `name`."""
         box = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
         return self.figure.add_axes(box, label=name)
 
@@ -86,7 +86,7 @@ class Sheet:
             self.figure.text(x / WIDTH, 1 - (top + (number + 0.75) * LINE) / self.height, line, **look)
 
 
-in_own_style = style.context(["default", STYLE])  # whatever the user's matplotlibrc says
+in_own_style = style.context(["default", STYLE])  # independent of the user's matplotlibrc
 
 
 @in_own_style
@@ -134,7 +134,6 @@ def draw_gallery(gallery: Gallery) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
-    """Draw an image or map with its marks."""
     axes.imshow(panel.pixels.numpy(), cmap=panel.cmap, norm=panel.norm, interpolation="none")
     if panel.drops is not None:
         for mask, look in ((panel.drops.dropped, DROPPED), (panel.drops.damped, DAMPED)):
@@ -146,7 +145,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def outline(mask: Tensor) -> Path:
-    """Return the outline of the units of a mask (H, W), in the coordinates of imshow: a box per run of a row."""
+    """Return the outline of the units of a mask (H, W), in the coordinates of imshow: a box per horizontal run."""
     steps = np.diff(np.pad(mask.numpy().astype(np.int8), ((0, 0), (1, 1))), axis=1)
     (rows, first), (_, last) = np.nonzero(steps == 1), np.nonzero(steps == -1)
     across = np.stack([first, last, last, first, first], axis=1)
@@ -156,7 +155,7 @@ def outline(mask: Tensor) -> Path:
 
 
 def draw_keys(sheet: Sheet, gallery: Gallery, groups: list[Group], top: float) -> None:
-    """Draw the legend of the marks that there are at the left, and a colour bar per scale at the right."""
+    """Draw the legend of the marks in use at the left, and a colour bar per scale at the right."""
     marks = [Patch(label="dropped: set to zero", **DROPPED)]
     panels = [panel for group in groups for row in group.panels for panel in row]
     if any(panel.drops is not None and panel.drops.damped[panel.marked].any() for panel in panels):
@@ -184,7 +183,7 @@ def draw_keys(sheet: Sheet, gallery: Gallery, groups: list[Group], top: float) -
 
 
 def groups_of(gallery: Gallery) -> list[Group]:
-    """Return what stands side by side: the input, class activations, holes in the images, then each site's maps."""
+    """Return the groups from left to right: input, class activations, holes in the images, then each site's maps."""
     samples = range(len(gallery.images))
     inputs = [[image_panel(gallery, sample, shortened(gallery.classes[sample]))] for sample in samples]
     groups = [Group("input", "its class", inputs)]
@@ -209,7 +208,7 @@ def groups_of(gallery: Gallery) -> list[Group]:
 
 
 def image_panel(gallery: Gallery, sample: int, label: str, drops: Drops | None = None) -> Panel:
-    """Return an image of the data set, with the hole that a method cut into it."""
+    """Return an image of the data set, with the hole that a method cut into it, if any."""
     image = gallery.images[sample]
     pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
     name = f"{'input' if drops is None else drops.method}, image {sample}"
@@ -217,7 +216,7 @@ def image_panel(gallery: Gallery, sample: int, label: str, drops: Drops | None =
 
 
 def map_panels(gallery: Gallery, drops: Drops, sample: int, marked: bool) -> list[Panel]:
-    """Return the most attended maps of an image, bare or with what a method dropped in them."""
+    """Return the most attended maps of an image, plain or with a method's drops marked."""
     ranking, norm, panels = gallery.ranking(drops.site), scale_of(gallery, drops.site), []
     for rank, channel in enumerate(ranking.channels[sample].tolist()[: gallery.num_maps()], 1):
         name = f"{drops.method if marked else drops.site}, image {sample}, rank {rank}"
@@ -230,7 +229,7 @@ def map_panels(gallery: Gallery, drops: Drops, sample: int, marked: bool) -> lis
 
 
 def scale_of(gallery: Gallery, site: str) -> Normalize:
-    """Return one scale for all maps of a site that are shown; a hundredth of the units may lie beyond either end."""
+    """Return one colour scale for all shown maps of a site; 1 % of the units may lie beyond either end."""
     channels = gallery.ranking(site).channels[:, : gallery.num_maps(), None, None]
     shown = [drops.maps.take_along_dim(channels, dim=1).flatten() for drops in gallery.by_site()[site]]
     low, high = np.quantile(torch.cat(shown).numpy(), (0.01, 0.99)).tolist()
@@ -243,14 +242,13 @@ def share(drops: Drops) -> str:
 
 
 def title_of(gallery: Gallery) -> str:
-    """Return the headline."""
     config, sites = gallery.config, ", ".join(dict.fromkeys(drops.site for drops in gallery.drops))
     data = config.data.name if config.data.name != "folder" else f"folder {config.data.root.name}"
     return f"What each method drops at {sites} of {PurePath(config.model.name).name}, on {data}"
 
 
 def caption_of(gallery: Gallery) -> str:
-    """Return how the picture came about."""
+    """Return the caption: how the picture was made."""
     config = gallery.config
     model = PurePath(config.model.name).name
     network = "untrained network" if gallery.weights is None else f"trained: {gallery.weights}"
@@ -273,17 +271,17 @@ def knob_line(drops: Drops) -> str:
 
 
 def shortened(name: str) -> str:
-    """Return a class name that fits above a panel."""
+    """Return a class name cut to fit above a panel."""
     return name if len(name) <= 12 else name[:11] + "…"
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """Return text in lines of that many inches of small print."""
+    """Return small print wrapped to `width` inches."""
     return textwrap.wrap(text, max(9, int(width * 16)), break_long_words=False)
 
 
 def broken(name: str, width: float) -> list[str]:
-    """Return a heading in lines of that many inches, broken after the signs within a name too."""
+    """Return a heading wrapped to `width` inches, broken after punctuation within a name too."""
     lines, num_characters = [""], max(9, int(width * 11))
     for part in re.findall(r"[^_., ]+[_., ]*", name):
         if len(lines[-1] + part.rstrip()) > num_characters and lines[-1]:

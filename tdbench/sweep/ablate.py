@@ -18,7 +18,7 @@ from tdbench.sweep import lab
 from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.experiment import Experiment, from_flags, read_experiment, with_settings
 from tdbench.sweep.keys import METHOD
-from tdbench.sweep.plan import Plan, check_folder, make_plan
+from tdbench.sweep.plan import Plan, check_same_sweep, make_plan
 from tdbench.sweep.preflight import check_trials, time_left_s
 from tdbench.sweep.ray_executor import RayExecutor
 from tdbench.sweep.report import write_report
@@ -181,7 +181,7 @@ def open_sweep(plan: Plan, path: Path) -> Sweep:
         FolderError: The folder holds another sweep, or something else.
     """
     folder = SweepFolder(path)
-    check_folder(plan, folder)
+    check_same_sweep(plan, folder)
     return Sweep(plan, folder)
 
 

@@ -81,7 +81,7 @@ def read_experiment(path: Path) -> Experiment | None:
     tree = read_yaml(found)
     if not {"sweep", "arms"} & set(tree):
         return None
-    return validated(tree, f"{path}: ")
+    return experiment_of(tree, f"{path}: ")
 
 
 def packaged(path: Path) -> Path:
@@ -102,7 +102,7 @@ def ready_experiments() -> list[Path]:
     return sorted([*package.glob("ablations/*.yaml"), *package.parent.glob("ablations/*.yaml")])
 
 
-def validated(tree: dict[str, Any], where: str = "") -> Experiment:
+def experiment_of(tree: dict[str, Any], where: str = "") -> Experiment:
     """Return the experiment in a tree.
 
     Raises:
@@ -147,7 +147,7 @@ def from_flags(
         tree["baseline"] = baseline
     if not tree.get("sweep") and not tree.get("arms"):
         tree["sweep"] = {"block_size": ()}
-    return validated(tree)
+    return experiment_of(tree)
 
 
 def parse_params(

@@ -44,7 +44,7 @@ def summarise(errors: Mapping[K, Mapping[int, float]], baselines: Mapping[K, K])
     strangers = [baseline for baseline in baselines.values() if baseline not in values]
     if strangers:
         raise ValueError(f"a baseline must be one of the values {list(values)}, got {strangers[0]!r}")
-    table = _table(errors)
+    table = _by_seed(errors)
     differences = np.full_like(table, np.nan)
     for value, baseline in baselines.items():
         differences[values[value]] = table[values[value]] - table[values[baseline]]
@@ -55,7 +55,7 @@ def summarise(errors: Mapping[K, Mapping[int, float]], baselines: Mapping[K, K])
     num_compared = max(1, int(np.count_nonzero(~np.isnan(p_holm))))
     detectable = detectable_difference(delta.n, delta.std, num_compared)
     columns = (own.mean, own.std, own.low, own.high, delta.mean, delta.low, delta.high, p_values, p_holm)
-    figures = zip(own.n.tolist(), *map(_plain, columns), strict=True)
+    figures = zip(own.n.tolist(), *map(_as_list, columns), strict=True)
     rows: dict[K, SummaryRow] = {}
     for (value, row), figure in zip(values.items(), figures, strict=True):
         seen: float | None = None
@@ -179,7 +179,7 @@ def verdict(decision: Decision, detectable: float | None) -> str:
     return f"{decision.value} (could have seen ≥ {math.ceil(100 * detectable) / 100:.2f} points)"
 
 
-def _table(errors: Mapping[K, Mapping[int, float]]) -> Floats:
+def _by_seed(errors: Mapping[K, Mapping[int, float]]) -> Floats:
     """Return the errors as (values, seeds), seeds rising, NaN where a seed is missing."""
     for value, by_seed in errors.items():
         for seed, error in by_seed.items():
@@ -190,6 +190,6 @@ def _table(errors: Mapping[K, Mapping[int, float]]) -> Floats:
     return np.array(rows, dtype=np.float64).reshape(len(errors), len(seeds))
 
 
-def _plain(column: Floats) -> list[float | None]:
+def _as_list(column: Floats) -> list[float | None]:
     """Return a column as Python's numbers, None for NaN."""
     return [None if math.isnan(x) else x for x in column.tolist()]

@@ -219,7 +219,7 @@ def baseline_values(point: Point, base: RunConfig) -> dict[str, Any]:
     }
 
 
-def check_folder(plan: Plan, folder: SweepFolder) -> None:
+def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
     """Check that a folder can take this plan: it is new, or has this sweep with these or other values and seeds.
 
     Raises:

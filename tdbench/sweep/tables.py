@@ -46,7 +46,7 @@ def summary_markdown(
             values of several keys.
         published_source: Where the published errors were read.
     """
-    paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _table(rows, keys, published)]
+    paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _summary(rows, keys, published)]
     paragraphs.append(ABOUT_ERRORS)
     if any(row.decision is Decision.BASELINE for row in rows):
         num_compared = _counted(sum(row.p_holm is not None for row in rows), "value")
@@ -65,13 +65,13 @@ def _heading(rows: Sequence[SummaryRow]) -> str:
     return ", ".join(["Test error after the last epoch in per cent", f"{n} per value", *compared]) + "."
 
 
-def _table(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping[Any, float] | None) -> str:
+def _summary(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping[Any, float] | None) -> str:
     """Return a Markdown table without the columns that have nothing to show."""
     if not rows:
         return "No trial was planned."
     columns = telling(rows)
     headings = [*keys, *(column.heading.replace("\n", " ") for column in columns)]
-    cells = [[*(_plain(as_text(row.values[key])) for key in keys), *(one.cell(row) for one in columns)] for row in rows]
+    cells = [[*(_escaped(as_text(row.values[key])) for key in keys), *(one.cell(row) for one in columns)] for row in rows]
     aligned = ["left"] * len(keys) + ["right" if column.is_figure else "left" for column in columns]
     if published is not None:
         headings, aligned = [*headings, "published error %"], [*aligned, "right"]
@@ -79,7 +79,7 @@ def _table(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping[A
             value = tuple(row.values[key] for key in keys)
             line.append(number(published.get(value[0] if len(keys) == 1 else value)))
     return tabulate(
-        cells, headers=list(map(_plain, headings)), tablefmt="pipe", disable_numparse=True, colalign=aligned
+        cells, headers=list(map(_escaped, headings)), tablefmt="pipe", disable_numparse=True, colalign=aligned
     )
 
 
@@ -89,25 +89,25 @@ def _unfinished(trials: Sequence[TrialRow]) -> list[str]:
     if not unfinished:
         return []
     lines = [
-        f"- {_named(trial.values)}, seed {trial.seed}: {_plain(reason_of(trial.result))} (trial {trial.trial})"
+        f"- {_named(trial.values)}, seed {trial.seed}: {_escaped(why_without_result(trial.result))} (trial {trial.trial})"
         for trial in unfinished
     ]
     return [f"## Without a result: {len(unfinished)} of {_counted(len(trials), 'trial')}", "\n".join(lines)]
 
 
-def reason_of(result: RunResult) -> str:
+def why_without_result(result: RunResult) -> str:
     """Return why a trial gave no figure."""
     return f"{result.status}: {result.error}" if result.error else str(result.status)
 
 
 def _named(values: Mapping[str, Value]) -> str:
-    return ", ".join(f"{_plain(key)} {_plain(as_text(value))}" for key, value in values.items())
+    return ", ".join(f"{_escaped(key)} {_escaped(as_text(value))}" for key, value in values.items())
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """Return text on one line that Markdown shows as it is."""
     return re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""How long each step takes, and how much of it is waiting for its batch, without waiting for the device."""
+"""The time of each step, and how much of it is waiting for its batch, without host synchronisation."""
 
 import math
 import statistics
@@ -13,19 +13,19 @@ _Mark = float | torch.cuda.Event
 
 
 class StepClock:
-    """Collects the duration of steps: by the host's clock on a CPU, by events in the device's queue on a GPU.
+    """Collects the duration of steps: by the host's clock on a CPU, by CUDA events on a GPU.
 
-    From the end of a step to the mark that the next batch is ready, a GPU waits for the host, copies the batch or makes
-    it, and does nothing else for the training; on a CPU the host does that itself.
+    A step waits for its batch from the end of the step before: meanwhile a GPU waits for the host, or copies or makes
+    the batch; on a CPU the host makes it itself.
 
     Attributes:
         steps_s: Seconds of each step of the run, warm-up left out.
-        waits_s: Seconds of each that passed until its batch was ready.
+        waits_s: Seconds of each step until its batch was ready.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_cuda = device.type == "cuda"
-        self._steps: list[tuple[_Mark, _Mark, _Mark]] = []  # the end of the one before, the batch ready, the end
+        self._steps: list[tuple[_Mark, _Mark, _Mark]] = []  # end of the step before, batch ready, end
         self._warmup: list[tuple[float, float]] = []
         self._epoch_start = 0
         self._fastest_s = math.inf
@@ -65,11 +65,11 @@ class StepClock:
         self.waits_s += [wait_s for _, wait_s in durations[num_warmup:]]
 
     def median_s(self) -> float | None:
-        """Return the median step of the run in seconds, of the warm-up where there was nothing else, or None."""
+        """Return the median step of the run in seconds, of the warm-up if there are no others; None without steps."""
         return self._median(self.steps_s)
 
     def epoch_median_s(self) -> float | None:
-        """Return the median step of the epoch, likewise."""
+        """Return the median step of the epoch, as `median_s` does for the run."""
         return self._median(self.steps_s[self._epoch_start :])
 
     def recent_median_s(self) -> float | None:
@@ -77,7 +77,7 @@ class StepClock:
         return self._median(self.steps_s[-RECENT_STEPS:])
 
     def times_slower(self) -> float:
-        """Return how many times as long as the fastest stretch since the start the last steps took; 1 while few are."""
+        """Return the median of the last RECENT_STEPS steps over the lowest such median so far; 1 for fewer steps."""
         if len(self.steps_s) < RECENT_STEPS:
             return 1.0
         median_s = statistics.median(self.steps_s[-RECENT_STEPS:])
@@ -89,7 +89,7 @@ class StepClock:
         return statistics.median(steps_s) if steps_s else None
 
     def data_wait_pct(self) -> float | None:
-        """Return the share of the steps' time that passed until their batches were ready, likewise."""
+        """Return the share of the step time spent waiting for batches, in per cent; None without steps."""
         steps = list(zip(self.steps_s, self.waits_s, strict=True)) or self._warmup
         total_s = sum(step_s for step_s, _ in steps)
         return 100 * sum(wait_s for _, wait_s in steps) / total_s if total_s else None

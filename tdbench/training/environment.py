@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, commit, command line."""
+"""The environment of a run: versions, machine, commit, command line."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ _PACKAGES = ("torchvision", "numpy", "pydantic", "scikit-learn")
 def describe_environment(
     hardware: Hardware, processes: Processes = ALONE, data_wait_pct: float | None = None
 ) -> dict[str, Any]:
-    """Return the contents of `environment.json`: what a run ran on, and how long it waited for data there, if over."""
+    """Return the contents of `environment.json`; `data_wait_pct` is None until the run is over."""
     return {
         "tdbench": tdbench.__version__,
         "git_commit": git_commit(),
@@ -29,7 +29,6 @@ def describe_environment(
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:

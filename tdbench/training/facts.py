@@ -1,4 +1,4 @@
-"""What runs where, a line each, for people."""
+"""The facts of a run, a line each, for display."""
 
 from tdbench.config.networks import find_network
 from tdbench.models.sites import Insertion
@@ -8,7 +8,6 @@ from tdbench.user_code import short_name
 
 
 def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict[str, str]:
-    """Return the facts of a run by their names."""
     config, hardware, data = setup.config, setup.hardware, setup.data
     network = f"{short_name(config.model.name)} ({find_network(config.model.name).title})"
     shape, batch_size = "×".join(map(str, data.image_shape)), config.training.batch_size

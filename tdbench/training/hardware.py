@@ -1,4 +1,4 @@
-"""Where a run goes and in which arithmetic: device, dtype, memory format, threads."""
+"""The device, precision, memory format and threads of a run."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Hardware:
-    """What `auto` came to on this machine."""
+    """The hardware settings of a run, with `auto` resolved."""
 
     device: torch.device
     precision: str  # fp32 | bf16 | fp16
@@ -28,20 +28,20 @@ class Hardware:
     threads: int
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context of a forward pass."""
+        """Return the autocast context of a forward pass; it does nothing in fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
     def peak_mem_mib(self) -> float:
-        """Return the most memory this process has held so far, in MiB: of the GPU, else resident on the host."""
+        """Return the peak memory of this process so far, in MiB: allocated on the GPU, else resident on the host."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         if sys.platform == "win32":
@@ -52,17 +52,17 @@ class Hardware:
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
     def name(self) -> str:
-        """Return the device as a person knows it."""
+        """Return the device with the model name of the GPU or CPU."""
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         return f"{self.device} ({cpu_name()})" if self.device.type == "cpu" else str(self.device)
 
 
 def resolve(config: HardwareConfig, local_rank: int | None = None) -> Hardware:
-    """Return what the configuration comes to on this machine; nothing is switched on yet.
+    """Resolve the configuration on this machine, without changing any global state.
 
     Args:
-        config: What is asked for.
+        config: The requested hardware.
         local_rank: The number of this process on this machine, where several train one network.
 
     Raises:
@@ -117,17 +117,17 @@ def num_gpus() -> int:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether the hardware multiplies bf16 natively; elsewhere bf16 is slower than fp32."""
     if device.type == "cuda":
-        with torch.cuda.device(device):  # or the question goes to the current device
+        with torch.cuda.device(device):  # is_bf16_supported asks the current device
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags()))
 
 
 def activate(hardware: Hardware, deterministic: bool) -> None:
-    """Set the process up: threads, determinism, fast kernels. Done once, before the first tensor of a run."""
+    """Configure the process: threads, determinism, fast kernels. Called once, before the first tensor of a run."""
     torch.set_num_threads(hardware.threads)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-    if deterministic != torch.are_deterministic_algorithms_enabled():  # even to set it to what it is costs a second
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it costs a second even without a change
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if hardware.device.type == "cuda":
@@ -136,7 +136,7 @@ def activate(hardware: Hardware, deterministic: bool) -> None:
 
 
 def describe_machine(hardware: Hardware) -> dict[str, Any]:
-    """Return the facts of the machine that bear on a figure, for `environment.json`."""
+    """Return the facts of the machine that affect measurements, for `environment.json`."""
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
     flags = cpu_flags()
     return {
@@ -163,7 +163,6 @@ def cpu_flags() -> list[str]:
 
 
 def cpu_name() -> str:
-    """Return the CPU's model name."""
     return _cpu_field("model name") or platform.processor() or platform.machine()
 
 

@@ -1,8 +1,8 @@
-"""Methods made comparable: a method's strength knob solved for the share of units that it really drops.
+"""Makes methods comparable: solves a method's strength knob for the share of units that it actually drops.
 
-A nominal rate names different strengths in different methods, maps and networks. Here the layers of the run's own
-network, fresh, see a few training batches at each candidate value, and the realised share decides. The batches are
-spread over the schedule, so that what is matched is the mean over the training, which is what a run reports.
+A nominal rate means different strengths in different methods, maps and networks. Here the run's own network, untrained,
+processes a few training batches at each candidate value, and the realised share decides. The batches are spread over
+the schedule, so that the mean over the training is matched, which is what a run reports.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from tdbench.training.setup import Setup
 
 NUM_BATCHES = 8
 NUM_HALVINGS = 14
-CLOSE_ENOUGH = 0.002  # of the share that is asked for
-DIGITS = 4  # of the solved value
+CLOSE_ENOUGH = 0.002  # relative to the target share
+DIGITS = 4  # significant ones, of the solved value
 
 
 def solve_match(config: RunConfig, data: LoadedData | None = None) -> RunConfig:
@@ -25,10 +25,10 @@ def solve_match(config: RunConfig, data: LoadedData | None = None) -> RunConfig:
 
     Args:
         config: The run.
-        data: Its data set where that is loaded already.
+        data: Its data set, if already loaded.
 
     Raises:
-        ConfigError: No value of the knob gives the share; the range of shares that can be had is named.
+        ConfigError: No value of the knob gives the share; the message names the range that is possible.
     """
     method, target = config.regularizer, config.regularizer.match
     if target is None:
@@ -55,7 +55,7 @@ def solve_match(config: RunConfig, data: LoadedData | None = None) -> RunConfig:
             low = middle
         else:
             high = middle
-    # A share that moves in steps, of whole channels or pixels, has a value that comes nearest.
+    # Where the share changes in steps, of whole channels or pixels, the nearest one is taken.
     return with_knob(config, min(calibration.seen, key=lambda value: abs(calibration.seen[value] - target)))
 
 
@@ -63,7 +63,7 @@ class Calibration:
     """Measures what a method drops, in per cent, at values of its strength knob.
 
     Attributes:
-        seen: Value to share, of all that were measured.
+        seen: Knob value to dropped share in per cent, for all values measured.
     """
 
     def __init__(self, config: RunConfig, data: LoadedData | None = None) -> None:
@@ -73,14 +73,14 @@ class Calibration:
         self.seen: dict[float, float] = {}
 
     def rounded(self, value: float) -> float:
-        """Return the value of the knob's type nearest to `value`, with a few digits."""
+        """Return `value` in the knob's type: the nearest int, or a float of DIGITS significant digits."""
         if isinstance(getattr(self.method, str(self.method.strength_knob)), int):
             return round(value)
         return float(f"{value:.{DIGITS}g}")
 
     @torch.no_grad()
     def dropped_pct(self, value: float) -> float:
-        """Return the share that is dropped at a value of the knob, the same random numbers behind each value."""
+        """Return the share dropped at a value of the knob; all values use the same random numbers."""
         if value not in self.seen:
             setup = self.setup
             insertion = setup.insert(with_knob(setup.config, value))

@@ -1,4 +1,4 @@
-"""A run's network and its regularizer, each drawn from a seed of its own, so that neither changes with the other."""
+"""A run's network and its regularizer, each drawn from its own seed, so that neither depends on the other."""
 
 import random
 
@@ -20,7 +20,7 @@ def seeded_network(config: RunConfig, data: LoadedData) -> nn.Module:
     """Return the run's network with its initial weights, on the CPU.
 
     Raises:
-        ConfigError: The network is unknown or cannot be built, or the user's own does not fit the data.
+        ConfigError: The network is unknown or cannot be built, or the user's network does not fit the data.
     """
     torch.manual_seed(derive_seed(config.seed, "weights"))
     network = build(config.model.name, data.num_classes, data.image_shape[0])
@@ -37,7 +37,7 @@ def seeded_network(config: RunConfig, data: LoadedData) -> nn.Module:
 
 
 def seeded_insertion(model: nn.Module, config: RunConfig, image_shape: tuple[int, int, int]) -> Insertion:
-    """Put the run's regularizer into its network; torch's global generator then goes on as in a run's first step.
+    """Insert the run's regularizer into its network; this seeds torch's global generator as for a run's first step.
 
     Raises:
         ConfigError: A site is unknown or unsuitable.

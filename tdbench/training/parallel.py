@@ -1,8 +1,8 @@
 """One run in several processes, as torchrun starts them: what they exchange, and how they stop together.
 
 Each process has the whole network and takes its share of every batch; DistributedDataParallel averages the gradients.
-Process 0 alone prints and writes. A process alone has the same interface, which then does nothing. What the processes
-tell each other goes from host to host through gloo, so that no GPU waits for it; only gradients and buffers take NCCL.
+Only process 0 prints and writes. A single process has the same interface, which then does nothing. Messages between
+processes go from host to host through gloo, so that no GPU waits for them; only gradients and buffers use NCCL.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tdbench.errors import ConfigError, TdbenchError
 
-if TYPE_CHECKING:  # torch is imported where there are several processes, and a mistake of one alone is told without it
+if TYPE_CHECKING:  # at run time only several processes import torch; a single one reports errors without it
     import torch
     from torch import nn
 
@@ -22,12 +22,12 @@ _TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Processes:
-    """The processes of one run; this form is a process alone.
+    """The processes of one run; this base class is a single process.
 
     Attributes:
         rank: The number of this process, from 0.
-        local_rank: Its number on its machine, and that of its GPU; None: alone, it takes the GPU that is configured.
-        count: How many they are.
+        local_rank: Its number on its machine, and that of its GPU; None: a single process, on the configured one.
+        count: Number of processes.
     """
 
     rank = 0
@@ -35,19 +35,19 @@ class Processes:
     count = 1
 
     def first(self, do: Callable[[], T]) -> T:
-        """Return everywhere what `do` returns in process 0, which alone does it, or raise everywhere what it raises."""
+        """Run `do` in process 0 only, and return its result, or raise its error, in every process."""
         return do()
 
     def together(self, do: Callable[[], T]) -> T:
-        """Return what `do` returns once it has returned in every process, or raise everywhere what it raises in any."""
+        """Run `do` in every process, and return this one's result once all are done; raise in all what any raises."""
         return do()
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return, for each flag, whether it is up in any process; cheap enough for every step."""
+        """Return, for each flag, whether it is set in any process; cheap enough for every step."""
         return flags
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all processes, in their order."""
+        """Return the values of all processes, in order of rank."""
         return [value]
 
     def distribute(self, model: "nn.Module", device: "torch.device", find_unused: bool) -> "nn.Module":
@@ -56,15 +56,15 @@ class Processes:
         Args:
             model: The network, on its device.
             device: The device of this process.
-            find_unused: Whether a step may leave some of the weights out.
+            find_unused: Whether a step may leave some weights unused.
         """
         return model
 
     def unify_buffers(self, model: "nn.Module") -> None:
-        """Give the network the buffers of process 0, such as the running statistics of batch normalisation."""
+        """Broadcast the network's buffers from process 0, such as the running statistics of batch norm."""
 
     def first_failure(self, error: BaseException) -> tuple[int, str]:
-        """Tell the others why this process ends; return the number of the first that ended so, and its reason."""
+        """Record why this process fails; return the rank of the first process that failed, and its reason."""
         return self.rank, reason_of(error)
 
 
@@ -72,7 +72,7 @@ ALONE = Processes()
 
 
 class _Joined(Processes):
-    """Several processes, each of which has joined the others."""
+    """Several processes, joined by torch.distributed."""
 
     def __init__(self) -> None:
         import torch
@@ -129,30 +129,30 @@ class _Joined(Processes):
         reason = "another process of it ended without a word" if is_loss(error) else reason_of(error)
         try:
             told = self._store.compare_set("failure", "", f"{self.rank} {reason}").decode()
-        except RuntimeError:  # the store has gone with torchrun, or with process 0 before this one failed
+        except RuntimeError:  # the store ended with torchrun, or with process 0 before this one failed
             return 0, reason
         rank, _, first = told.partition(" ")
         return int(rank), first
 
     def leave(self) -> None:
-        """Part from the others, once all have come so far."""
+        """Leave the process group, once all processes are ready to."""
         self.gather(None)
         self._dist.destroy_process_group()
 
 
 def are_several() -> bool:
-    """Return whether this process was started as one of several, by torchrun's variable for how many there are."""
+    """Return whether this process was started as one of several, by torchrun's WORLD_SIZE."""
     return os.environ.get("WORLD_SIZE", "") not in ("", "1")
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun started for this run; without torchrun, be one alone.
+    """Join the processes that torchrun started for this run; without torchrun, yield ALONE.
 
-    An error leaves one process only, the first that it ended; the others end in silence, with their exit codes.
+    Only the first process that fails raises its error; the others exit silently, with their exit codes.
 
     Raises:
-        ConfigError: There are to be several processes, but nothing says how they find each other.
+        ConfigError: There are to be several processes, but torchrun's other variables are not set.
     """
     if not are_several():
         yield ALONE
@@ -178,20 +178,20 @@ def joined() -> Iterator[Processes]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what went wrong in a line."""
+    """Return an error's type and message in one line; of a TdbenchError, the message alone."""
     text = str(error) if isinstance(error, TdbenchError) else f"{type(error).__name__}: {error}"
     return text.splitlines()[0]
 
 
 def is_loss(error: BaseException) -> bool:
-    """Return whether torch says by an error that another process cannot be reached any more."""
+    """Return whether an error of torch means that another process can no longer be reached."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _attempt(do: Callable[[], T]) -> tuple[T | None, TdbenchError | None]:
-    """Return what `do` returns, and what it raises as an error that travels between processes."""
+    """Return (result, None) or (None, error), with an error that can be sent between processes."""
     try:
         return do(), None
     except TdbenchError as error:

@@ -16,7 +16,7 @@ class TensorBoard(Observer):
 
     Args:
         folder: The run folder; the event files go to `tensorboard/` in it.
-        config: The run.
+        config: The run's configuration.
 
     Raises:
         ConfigError: tensorboard is not installed.
@@ -27,7 +27,7 @@ class TensorBoard(Observer):
         self._folder, self._config = folder / FOLDER, config
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        """Note the hyperparameters."""
+        """Write the hyperparameters."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
@@ -42,7 +42,6 @@ class TensorBoard(Observer):
             writer.add_summary(summary)
 
     def epoch_ended(self, row: EpochRow) -> None:
-        """Add an epoch to the curves."""
         for name, value in asdict(row).items():
             if name != "epoch" and value is not None:
                 self._writer.add_scalar(name, value, row.epoch)

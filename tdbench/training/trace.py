@@ -16,16 +16,16 @@ STEPS_NEEDED = WARMUP_STEPS + _PROFILER_WARMUP + NUM_STEPS
 
 
 class StepTrace:
-    """Lets the warm-up steps pass, records ten steps, writes them to a file, and rests.
+    """Skips the warm-up steps, records ten steps, and writes them to a file.
 
     Args:
-        folder: Where `trace.json` goes; made where it is missing.
+        folder: Where `trace.json` goes; created if missing.
         device: Where the steps run.
-        num_steps: How many steps there will be.
+        num_steps: Number of steps that will be done.
 
     Raises:
-        ConfigError: They are too few.
-        FolderError: The folder cannot be made.
+        ConfigError: There are fewer than STEPS_NEEDED steps.
+        FolderError: The folder cannot be created.
     """
 
     def __init__(self, folder: Path, device: torch.device, num_steps: int) -> None:
@@ -48,7 +48,7 @@ class StepTrace:
         return self
 
     def step(self) -> None:
-        """Hear that a step was done.
+        """Mark the end of a step.
 
         Raises:
             FolderError: The trace is complete and cannot be written.

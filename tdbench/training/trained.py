@@ -1,4 +1,4 @@
-"""What a run has trained so far: its weights, read from its folder by whoever wants to look at them."""
+"""The trained weights of a run, finished or not, read from its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,14 @@ class TrainedRun:
     state: dict[str, Any]  # as checkpoint.state_of returns it
 
     def describe(self) -> str:
-        """Return where the weights come from and how far they are, in a few words."""
+        """Return the run's folder, epoch, step and last test error, in a few words."""
         rows = rows_of(self.state)
         tested = [row.test_error_pct for row in rows if row.test_error_pct is not None]
         error = f", test error {tested[-1]:.2f} %" if tested else ""
         return f"{self.path}, epoch {len(rows)}, step {self.state['step']}{error}"
 
     def check_fits(self, config: RunConfig) -> None:
-        """Raise ConfigError unless a configuration has the network and the data set that were trained."""
+        """Raise ConfigError unless a configuration has the trained run's network and data set."""
         ours, theirs = config.identity(), self.config.identity()
         for key in ("model.name", "data.name"):
             if ours[key] != theirs[key]:
@@ -42,7 +42,7 @@ class TrainedRun:
         """Load the trained weights into a network.
 
         Raises:
-            ConfigError: The network is another one.
+            ConfigError: The weights do not fit the network.
         """
         try:
             model.load_state_dict(self.state["model"])
@@ -63,12 +63,11 @@ class TrainedRun:
 
 
 def shapes_of(state: dict[str, Tensor]) -> dict[str, torch.Size]:
-    """Return the shape of each tensor of a state."""
     return {name: value.shape for name, value in state.items()}
 
 
 def open_run(path: Path) -> TrainedRun:
-    """Return what the run in a folder has trained so far, finished or not.
+    """Return the configuration and checkpoint of the run in a folder, finished or not.
 
     Raises:
         FolderError: The folder holds no run, or no checkpoint, or a damaged one.

@@ -5,7 +5,7 @@ import pytest
 from tdbench.errors import ConfigError, FolderError
 from tdbench.store.folders import SweepFolder
 from tdbench.sweep.experiment import Experiment
-from tdbench.sweep.plan import check_folder, make_plan
+from tdbench.sweep.plan import check_same_sweep, make_plan
 
 
 def plan_of(baseline="none", seeds=(0, 1), base=None, **sweep):
@@ -123,18 +123,18 @@ def test_a_parameter_that_cannot_be_swept_is_refused(sweep, message):
 def test_a_folder_takes_more_values_and_seeds_of_its_sweep_and_no_other_sweep(tmp_path):
     folder = SweepFolder(tmp_path)
     plan = plan_of(block_size=(3, 5))
-    check_folder(plan, folder)
+    check_same_sweep(plan, folder)
     folder.write_sweep(plan.tree())
     for same in (plan_of(block_size=(3, 7, 9), seeds=(0, 1, 2)), plan_of(block_size=(3, 5), baseline="off")):
-        check_folder(same, folder)
+        check_same_sweep(same, folder)
         assert same.digest == plan.digest
     with pytest.raises(FolderError, match=r"another sweep: training.epochs is 20 there and 3 here"):
-        check_folder(plan_of(block_size=(3, 5), base={"training": {"epochs": 3}}), folder)
+        check_same_sweep(plan_of(block_size=(3, 5), base={"training": {"epochs": 3}}), folder)
     with pytest.raises(FolderError, match="another sweep: sweeps is block_size there and drop_ratio here"):
-        check_folder(plan_of(drop_ratio=(0.1,)), folder)
+        check_same_sweep(plan_of(drop_ratio=(0.1,)), folder)
     folder.write_sweep({"something": "else"})
     with pytest.raises(FolderError, match="not one that this release wrote"):
-        check_folder(plan, folder)
+        check_same_sweep(plan, folder)
 
 
 def test_sweep_yaml_repeats_the_sweep(tmp_path):

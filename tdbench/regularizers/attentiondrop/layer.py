@@ -1,4 +1,4 @@
-"""AttentionDrop, the layer; the declaration says what it does."""
+"""The AttentionDrop layer; the package's docstring describes the method."""
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +36,11 @@ class AttentionDrop(Regularizer):
         return x * mask.mul_(scale).to(x.dtype), num_damped_to_zero
 
     def block(self) -> int:
-        """Return the side of the damped block."""
         return self.block_size
 
 
 def dense_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Tensor:
-    """Return the mask (N, C, H, W) in fp32: 1 - A in the blocks round the picked candidates, 1 elsewhere."""
+    """Return the mask (N, C, H, W) in fp32: 1 - A in the blocks around the picked candidates, 1 elsewhere."""
     low, high = x.amin(dim=1, keepdim=True).float(), x.amax(dim=1, keepdim=True).float()
     attention = attention_of(x, low, high)
     picked = (attention > threshold) & ~keep_mask(x, x.shape, rate)
@@ -50,7 +49,7 @@ def dense_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Ten
 
 
 def sparse_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Tensor:
-    """The same on a CPU, a fifth of the time: of the few units drawn, the candidates' blocks are written one by one."""
+    """Return `dense_mask` on a CPU in a fifth of the time: the blocks of the few picks are written one by one."""
     height, width = x.shape[2:]
     low, high = x.amin(dim=1).float(), x.amax(dim=1).float()
     drawn = torch.unravel_index(bernoulli_positions(x.numel(), rate), x.shape)
@@ -58,7 +57,7 @@ def sparse_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Te
     is_candidate = attention_of(x[drawn], low[samples, rows, cols], high[samples, rows, cols]) > threshold
     samples, channels, rows, cols = (index[is_candidate][:, None, None] for index in drawn)
     offsets = torch.arange(-(block_size // 2), block_size // 2 + 1)
-    # A position over the border repeats the border's own, which belongs to the block anyway.
+    # A position beyond the border is clamped onto it, which belongs to the block anyway.
     rows = (rows + offsets[:, None]).clamp(0, height - 1)
     cols = (cols + offsets).clamp(0, width - 1)
     blocks = samples, channels, rows, cols
@@ -73,6 +72,6 @@ def attention_of(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def check_block_size(block_size: int) -> None:
-    """Raise ValueError unless a block has a middle."""
+    """Raise ValueError unless `block_size` is odd and at least 1."""
     if block_size < 1 or block_size % 2 == 0:
         raise ValueError(f"block_size must be odd and at least 1, got {block_size}")

@@ -1,4 +1,4 @@
-"""CorrDrop, the layer; the declaration says what it does."""
+"""The CorrDrop layer; the package's docstring describes the method."""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ class CorrDrop(Regularizer):
         self.full_rate, self.block_size = p, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, C, H, W) with regions dropped in all channels, and the number of units dropped."""
         num_samples, num_channels, height, width = x.shape
         cell = min(self.block_size, height), min(self.block_size, width)
         cells = F.avg_pool2d(x.detach().float(), cell, ceil_mode=True)
@@ -33,7 +32,7 @@ class CorrDrop(Regularizer):
         cosines = (vectors.transpose(1, 2) @ vectors).abs()
         num_cells = cosines.shape[1]
         scores = (cosines.sum(dim=2) - cosines.diagonal(dim1=1, dim2=2)) / max(1, num_cells - 1)
-        # A map of one cell has nothing to correlate with; softmax would protect it always, and switch the layer off.
+        # A map of one cell has no others to correlate with; softmax would always protect it, and disable the layer.
         protected = (torch.rand_like(scores) < scores.softmax(dim=1)) & (num_cells > 1)
         share = (~protected).float().mean(dim=1, keepdim=True).clamp(min=1 / num_cells)
         dropped = ~protected & (torch.rand_like(scores) < self.rate / share)
@@ -44,9 +43,7 @@ class CorrDrop(Regularizer):
         return torch.where(whole, 0.0, x * scale.to(x.dtype)), num_dropped
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
-        """Return p."""
         return self.full_rate
 
     def block(self) -> int:
-        """Return the side of a cell."""
         return self.block_size

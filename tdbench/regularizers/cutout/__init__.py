@@ -29,5 +29,5 @@ class CutoutConfig(RegularizerConfig):
     )
 
     def strength_range(self) -> tuple[int, int]:
-        """Return holes from one pixel to one that covers any image, wherever its centre is."""
+        """Return sides from 1 to one that covers any image, wherever the centre is."""
         return 1, 8192

@@ -1,4 +1,4 @@
-"""Cutout, the layer; the declaration says what it does."""
+"""The Cutout layer; the package's docstring describes the method."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ class Cutout(Regularizer):
         self.size = size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W) with their holes, and the number of units in them."""
         num_samples, num_channels, height, width = x.shape
         down = self._in_hole(x, num_samples, height)[:, None, :, None]
         across = self._in_hole(x, num_samples, width)[:, None, None, :]
@@ -42,7 +41,6 @@ class Cutout(Regularizer):
         return self._mean_extent(shape[1]) * self._mean_extent(shape[2])
 
     def block(self) -> int:
-        """Return the side of the hole."""
         return self.size
 
     def _mean_extent(self, length: int) -> float:

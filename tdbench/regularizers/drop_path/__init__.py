@@ -30,5 +30,5 @@ class DropPathConfig(RegularizerConfig):
     )
 
     def arguments(self, channels: int, depth: float) -> dict[str, Any]:
-        """Return the share of p that a branch at `depth` has."""
+        """Return p scaled by `depth`, since the rate rises linearly with it."""
         return {"p": self.p * depth}

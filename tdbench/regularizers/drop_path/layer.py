@@ -1,4 +1,4 @@
-"""DropPath, the layer; the declaration says what it does."""
+"""The DropPath layer; the package's docstring describes the method."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
 class DropPath(Regularizer):
-    """torchvision's StochasticDepth by row, which also counts.
+    """torchvision's StochasticDepth in mode `row`, with a count of the dropped units.
 
     Args:
         p: Probability of a sample's branch to be zeroed, in [0, 1].
@@ -20,10 +20,9 @@ class DropPath(Regularizer):
         self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, ...) with whole samples dropped, and the number of units dropped."""
+        """Return `x` (N, ...), of any shape, with whole samples dropped, and the number of units dropped."""
         keep = keep_mask(x, (x.shape[0], *(1,) * (x.dim() - 1)), self.rate)
         return scale_kept(x, keep, 1 - self.rate), (~keep).sum() * x[0].numel()
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
-        """Return p."""
         return self.full_rate

@@ -1,4 +1,4 @@
-"""DropBlock: square blocks round random seeds are zeroed, in each channel by itself, and the rest is scaled up.
+"""DropBlock: square blocks around random seeds are zeroed, in each channel independently, and the rest is scaled up.
 
 Ghiasi, Lin & Le, "DropBlock: A regularization method for convolutional networks", arXiv 1810.12890, algorithm 1. Seeds
 are Bernoulli(γ) with γ = p / (h·w) · H·W / ((H - h + 1)·(W - w + 1)), only where the block fits into the map; what is

@@ -1,4 +1,4 @@
-"""DropBlock, the layer; the declaration says what it does."""
+"""The DropBlock layer; the package's docstring describes the method."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from tdbench.regularizers.seeds import bernoulli_positions
 
 
 def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor, Tensor]:
-    """Drop blocks of a feature map; always, whatever the mode of the caller.
+    """Drop blocks of a feature map; there is no evaluation mode.
 
     Args:
         x: Feature map (N, C, H, W), floating point; its memory format is kept.
@@ -34,7 +34,7 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
         return _drop_dense(x, rate, (tall, wide), (rows, cols))
     # On a CPU the few seeds are drawn one by one, and only the units of their blocks are written.
     seeds = bernoulli_positions(x.shape[0] * x.shape[1] * rows * cols, rate)
-    strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
+    strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory format of x
     planes, places = seeds.div(rows * cols, rounding_mode="floor"), seeds.remainder(rows * cols)
     first = (
         planes.div(x.shape[1], rounding_mode="floor") * strides[0]
@@ -50,7 +50,7 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
 
 
 def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The same with a mask of the size of the map, for devices and compilers that prefer it."""
+    """Do the same with a dense mask, for other devices and for torch.compile."""
     seeds = (torch.rand(*x.shape[:2], *room, device=x.device) < rate).to(x.dtype)
     border = (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1)
     dropped = F.max_pool2d(F.pad(seeds, border), block, stride=1) > 0
@@ -77,13 +77,10 @@ class DropBlock(Regularizer):
         self.full_rate, self.block_size = p, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, C, H, W) with blocks dropped, and the number of units dropped."""
         return drop_block2d(x, self.rate, self.block_size)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
-        """Return p."""
         return self.full_rate
 
     def block(self) -> int:
-        """Return the side of a block."""
         return self.block_size

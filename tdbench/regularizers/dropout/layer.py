@@ -1,4 +1,4 @@
-"""Dropout, the layer; the declaration says what it does."""
+"""The Dropout layer; the package's docstring describes the method."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
 class Dropout(Regularizer):
-    """torch's dropout, which also hands out the mask that it drew.
+    """torch's dropout, with a count of the dropped units.
 
     Args:
         p: Probability of a unit to be zeroed, in [0, 1].
@@ -21,14 +21,13 @@ class Dropout(Regularizer):
         self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the map with units dropped, of any shape, and their number."""
+        """Return `x`, of any shape, with units dropped, and their number."""
         rate = self.rate
-        if torch.compiler.is_compiling():  # the same, in a form that a rising rate does not compile anew
+        if torch.compiler.is_compiling():  # the same, in a form that is not recompiled as the rate rises
             keep = keep_mask(x, x.shape, rate)
             return torch.where(keep, x / (1 - rate) if rate < 1 else x, 0.0), x.numel() - keep.count_nonzero()
         out, keep = torch.native_dropout(x, rate, True)
         return out, x.numel() - keep.count_nonzero()
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
-        """Return p."""
         return self.full_rate

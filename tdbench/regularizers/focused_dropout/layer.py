@@ -1,4 +1,4 @@
-"""FocusedDropout, the layer; the declaration says what it does."""
+"""The FocusedDropout layer; the package's docstring describes the method."""
 
 import torch
 from torch import Tensor
@@ -25,13 +25,12 @@ class FocusedDropout(Regularizer):
         self.full_rate, self.low, self.high = participation, low, high
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, C, H, W) with unfocused positions dropped, and the number of units dropped."""
         num_samples, num_channels = x.shape[:2]
         detached = x.detach()
         strongest = detached.mean(dim=(2, 3), dtype=torch.float32).argmax(dim=1)
         reference = detached[torch.arange(num_samples, device=x.device), strongest].unsqueeze(1)
         share = self.low + (self.high - self.low) * torch.rand(num_samples, 1, 1, 1, device=x.device)
         keep = reference > share * reference.amax(dim=(2, 3), keepdim=True)
-        # The coin of the whole batch: a step that stays out keeps all.
+        # One draw for the whole batch: a step that does not take part keeps all.
         keep = keep | keep_mask(x, (1, 1, 1, 1), self.rate)
         return torch.where(keep, x, 0.0), (~keep).sum() * num_channels

@@ -1,4 +1,4 @@
-"""MaxDropout, the layer; the declaration says what it does."""
+"""The MaxDropout layer; the package's docstring describes the method."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ class MaxDropout(Regularizer):
     """MaxDropout.
 
     Args:
-        p: Length of the top of the value range that is zeroed, in [0, 1]; no share of the units.
+        p: Length of the top of the value range that is zeroed, in [0, 1]; not a share of the units.
     """
 
     traits = Traits("units", rescales=False)
@@ -22,7 +22,7 @@ class MaxDropout(Regularizer):
         self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a tensor of any shape without its largest values, and their number."""
+        """Return `x`, of any shape, without its largest values, and their number."""
         values = x.detach().to(wide_dtype(x))
         low, high = values.aminmax()
         dropped = values > low + (1 - self.rate) * (high - low)

@@ -18,4 +18,4 @@ class NoneConfig(RegularizerConfig):
     @field_validator("match", mode="after")
     @classmethod
     def _nothing_to_match(cls, value: float | None) -> None:
-        """Drop nothing whatever the others are matched to, so that one command serves the baseline too."""
+        """Ignore `match`, so that one command can match the other methods and run the baseline too."""

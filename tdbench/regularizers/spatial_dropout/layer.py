@@ -1,4 +1,4 @@
-"""SpatialDropout, the layer; the declaration says what it does."""
+"""The SpatialDropout layer; the package's docstring describes the method."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
 
 
 class SpatialDropout(Regularizer):
-    """torch's Dropout2d, which also counts.
+    """torch's Dropout2d, with a count of the dropped units.
 
     Args:
         p: Probability of a map (sample, channel) to be zeroed, in [0, 1].
@@ -20,10 +20,8 @@ class SpatialDropout(Regularizer):
         self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, C, H, W) with maps dropped, and the number of units dropped."""
         keep = keep_mask(x, (*x.shape[:2], 1, 1), self.rate)
         return scale_kept(x, keep, 1 - self.rate), (~keep).sum() * x.shape[2] * x.shape[3]
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
-        """Return p."""
         return self.full_rate

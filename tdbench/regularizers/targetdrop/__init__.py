@@ -1,9 +1,9 @@
-"""TargetDrop: attention picks target channels, and the k×k region round each one's peak is dropped.
+"""TargetDrop: attention picks target channels, and the k×k region around each one's peak is dropped.
 
 Zhu & Zhao, "TargetDrop: A Targeted Regularization Method for Convolutional Neural Networks", arXiv 2010.10716.
 Squeeze and excite: v_c = mean of U_c over H×W, M = sigmoid(W2 · relu(W1 · v)). The K = floor(γ·C) channels with the
-largest M are targets; around the maximum of each, a k×k window clipped at the border is zeroed (S = 0), and what is
-left of the map is scaled by λ = H·W / sum(S). What the paper leaves open is marked on the line that decides it.
+largest M are targets; around the maximum of each, a k×k window clipped at the border is zeroed (S = 0), and the
+rest of the map is scaled by λ = H·W / sum(S). What the paper leaves open is marked on the line that decides it.
 """
 
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-# The C++ of targetdrop_cpu.cpp; it is built where pip finds a compiler with OpenMP. Tensors come as the addresses of
+# The C++ of cpu.cpp, which is built where pip finds a compiler with OpenMP. Tensors are passed as the addresses of
 # their first units, 0 for none; sizes is (N, C, H, W).
 
 from collections.abc import Sequence

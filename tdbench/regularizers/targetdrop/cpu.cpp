@@ -1,12 +1,12 @@
 // TargetDrop on a CPU, one sample at a time: where it fits the cache, it is still there when it is read again.
 //
-// Forward squeezes a sample's channels, ranks them, finds the peaks of the targets and writes the result; so it asks
-// memory for the map once and writes it once, as a multiplication by a scalar does. Backward multiplies the gradient and
-// zeroes the windows again. Threads share out the samples. All arithmetic is fp32, in an order that depends neither on
-// the threads nor on the width of the vectors.
+// Forward squeezes a sample's channels, ranks them, finds the peaks of the targets and writes the result; so it reads
+// the map from memory once and writes it once, as a multiplication by a scalar does. Backward multiplies the gradient
+// and zeroes the windows again. The samples are split among threads. All arithmetic is fp32, in an order that depends
+// neither on the threads nor on the width of the vectors.
 //
-// The loops that take the time run over fixed lanes or along memory, so that any compiler makes vectors of them. What is
-// passed here are addresses and sizes; targetdrop_cpu.py has checked that they belong together.
+// The expensive loops run over fixed lanes or along memory, so that any compiler vectorises them. The arguments are
+// addresses and sizes; cpu.py has checked that they belong together.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -22,7 +22,7 @@
 #include <omp.h>
 #endif
 
-// One binary holds the loops for each of these, and takes what the machine has.
+// One binary holds the loops for each of these, and uses the widest that the machine has.
 #if defined(FOR_EACH_CPU)
 #elif defined(__x86_64__) && defined(__GLIBC__)
 #define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default"), noinline))
@@ -33,9 +33,9 @@
 
 namespace {
 
-constexpr int kVersion = 1;  // of the functions' arguments; targetdrop_cpu.py names the one that it calls
+constexpr int kVersion = 1;  // of the functions' arguments; cpu.py checks it
 constexpr int kLanes = 32;
-constexpr int64_t kUnitsForThreads = 1 << 15;  // of less work, each thread's share costs more to hand out than to do
+constexpr int64_t kUnitsForThreads = 1 << 15;  // below which starting threads costs more than the work
 
 struct bfloat16 {
     uint16_t bits;
@@ -59,13 +59,13 @@ INLINE void store(float value, bfloat16 *at) {
     at->bits = value != value ? 0x7FC0 : static_cast<uint16_t>(nearest_even);
 }
 
-enum Rescale { kChannel, kLayer, kNone };  // in the order of Rescale in _windows.py
+enum Rescale { kChannel, kLayer, kNone };  // in the order of Rescale in __init__.py
 
-// The form of one sample's feature map.
+// The shape and memory format of one sample's feature map.
 struct Map {
     int64_t channels, height, width;
     int channels_last;
-    float least;  // what lies below becomes it: 0 makes a ReLU, and -inf nothing; NaN stays
+    float least;  // values below are raised to it: 0 for a ReLU, -inf for none; NaN stays
 
     int64_t positions() const { return height * width; }
     int64_t units() const { return channels * positions(); }
@@ -74,7 +74,7 @@ struct Map {
 };
 
 struct Window {
-    int64_t top, bottom, left, right;  // inclusive; clipped at the border, it shrinks and does not shift
+    int64_t top, bottom, left, right;  // inclusive; clipped at the border, not shifted
 
     Window(const Map &map, int64_t centre, int64_t radius)
         : top(std::max<int64_t>(centre / map.width - radius, 0)),
@@ -91,7 +91,7 @@ INLINE float value_of(const Map &map, const T *at) {
     return value < map.least ? map.least : value;
 }
 
-// Add to the sum and the maximum of each of 32 neighbours in memory `rows` more, `step` apart; NaN is no maximum.
+// Update the sum and the maximum of each of 32 neighbours in memory by `rows` more, `step` apart; NaN is no maximum.
 template <typename T>
 INLINE void scan(const Map &map, const T *at, int64_t rows, int64_t step, float *sums, float *maxima) {
     float sum[kLanes], maximum[kLanes];  // local, so that they stay in registers
@@ -265,7 +265,7 @@ void choose(int64_t channels, const float *scores, int64_t num_targets, int64_t 
 }
 
 float ratio_to_kept(int64_t num_units, int64_t num_dropped) {
-    // Where nothing is kept, nothing is left to scale.
+    // 1 where nothing is kept.
     return num_dropped == num_units ? 1 : static_cast<float>(num_units) / static_cast<float>(num_units - num_dropped);
 }
 
@@ -429,7 +429,7 @@ PyMethodDef methods[] = {
 };
 
 PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_cpu", "TargetDrop on a CPU: see targetdrop_cpu.py.", -1, methods,
+    PyModuleDef_HEAD_INIT, "_cpu", "TargetDrop on a CPU: see cpu.py.", -1, methods,
     nullptr, nullptr, nullptr, nullptr,
 };
 

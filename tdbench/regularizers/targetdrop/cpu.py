@@ -1,10 +1,10 @@
 """TargetDrop on a CPU as one pass forward and one backward, in C++: `cpu.cpp`.
 
-The plain form reads the map three times before it has written it once, and on a CPU its dozens of small tensors cost as
-much again; this one works on a sample while it is in the cache, in both memory orders, and where the layer follows a
-ReLU, it applies that on the way, so that the ReLU's output is never written. Threads share out the samples, so that a
-batch smaller than their number leaves some idle. The autograd functions are written in torch's older style, since to
-bind arguments in the newer one takes longer than all the rest of their Python.
+The plain form reads the map three times and writes it once, and on a CPU its dozens of small tensors cost as much
+again. This one works on a sample while it is in the cache, in both memory formats; where the layer follows a ReLU, it
+applies that in the same pass, so that the ReLU's output is never written. The samples are split among threads, so a
+batch smaller than their number leaves some idle. The autograd functions are written in torch's older style, since
+binding arguments in the newer one takes longer than all the rest of their Python.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -39,8 +39,8 @@ def target_drop(
 
     Args:
         x: fp32 or bf16, contiguous or channels_last; the result is likewise.
-        scores: Attention (N, C); of equal ones the lowest channel wins, and NaN is +inf. None: it is computed.
-        weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: it is the channel means.
+        scores: Attention (N, C); of equal ones the lowest channel wins, and NaN is +inf. None: they are computed.
+        weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: the scores are the channel means.
         num_targets, radius, rescale: K; (k - 1) / 2; a `Rescale`.
         relu: `x` is the map before its ReLU.
     """
@@ -66,7 +66,7 @@ class _Forward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The gradient, dropped likewise; linear in it and its own adjoint. With `relu`, `mask` is the dropped relu(x)."""
+    """The gradient, dropped like the map; linear and its own adjoint. With `relu`, `mask` is the dropped relu(x)."""
 
     @staticmethod
     def forward(ctx, grad, mask, scale, radius, relu):
@@ -107,7 +107,7 @@ def _backward(grad, mask, scale, radius, relu):
 
 
 def in_fp32(tensor: Tensor) -> Tensor:
-    """Return a tensor as contiguous fp32; itself where it is, since even to ask torch for it takes its time."""
+    """Return a tensor as contiguous fp32; itself where it is that, since even a no-op conversion costs time."""
     return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 
@@ -122,7 +122,7 @@ def form_of(x: Tensor) -> tuple[torch.Size, bool, bool]:
     """Return the sizes of a feature map, whether it is bf16, and whether it is channels_last.
 
     Raises:
-        ValueError: It is neither bf16 nor fp32, or in another memory order.
+        ValueError: It is neither bf16 nor fp32, or in another memory format.
     """
     if x.dtype not in CPU_DTYPES or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
         raise ValueError(f"x must be fp32 or bf16, contiguous or channels_last, got {x.dtype}, strides {x.stride()}")
@@ -130,11 +130,11 @@ def form_of(x: Tensor) -> tuple[torch.Size, bool, bool]:
 
 
 def address_of(tensor: Tensor | None) -> int:
-    """Return where the first unit of a tensor lies; 0 for None."""
+    """Return the address of the first unit of a tensor; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
-# As operators, so that profilers and whoever counts operators see them.
+# Registered as operators, so that profilers and dispatch modes see them.
 _library = Library("tdbench_cpu", "DEF")
 _library.define(
     "forward(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, int num_targets, int radius, str rescale, bool relu)"

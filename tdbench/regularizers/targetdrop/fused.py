@@ -1,7 +1,7 @@
-"""TargetDrop by compiled kernels, Triton's on a GPU and C++ on a CPU: where they apply, and how they make up the layer.
+"""TargetDrop by compiled kernels, Triton on a GPU and C++ on a CPU: where they apply, and how they form the layer.
 
-Same scores, same mask. The squeeze adds up in another order than torch's mean, so that channels whose attention agrees
-to the last few bits may rank otherwise than in the plain form.
+Equal scores give equal masks. The squeeze sums in another order than torch's mean, so channels whose attention differs
+in the last few bits only may rank differently than in the plain form.
 """
 
 import os
@@ -40,12 +40,12 @@ Form = Callable[[Tensor, Tensor | None, Weights | None, Knobs, bool], tuple[Tens
 
 
 def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
-    """Return the form whose kernels take `x` (N, C, H, W), its device, type, memory order and size, or None.
+    """Return the form whose kernels support the device, dtype, memory format and size of `x`, or None.
 
     Args:
-        x: Feature map.
-        chooses_plainly: Nothing is drawn at random, and the scores are at most fp32 and need no gradient; a CPU leaves
-            all else to the plain form.
+        x: Feature map (N, C, H, W).
+        chooses_plainly: Nothing is drawn at random, and the scores are at most fp32 and need no gradient; the CPU form
+            supports nothing else.
     """
     if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
         return None
@@ -58,20 +58,20 @@ def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
             and num_channels * num_positions < 2**31  # offsets within a sample have 32 bits
         )
         return by_triton if fits and runs_triton(x.device) else None
-    # What only follows the operators of torch, a compiler or a tracer, gets the plain form.
+    # Compilers, tracers and tensor subclasses can only follow torch operators: they get the plain form.
     followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter)
     fits = x.device.type == "cpu" and x.dtype in CPU_DTYPES and num_positions < 2**31
     return by_cpp if fits and chooses_plainly and not followed and runs_cpp() else None
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Return whether Triton is installed, knows this GPU, and is not switched off by TDBENCH_TRITON=0."""
+    """Return whether Triton is installed, supports this GPU, and is not switched off by TDBENCH_TRITON=0."""
     if os.environ.get("TDBENCH_TRITON") == "0" or torch.cuda.get_device_capability(device) < (7, 0):
         return False
     return all(imports(name) for name in modules_named("gpu"))
 
 
-# What torch.compiler.assume_constant_result does; to call it imports the whole compiler, seconds and 160 MiB, though
+# What torch.compiler.assume_constant_result does; calling it would import the whole compiler, seconds and 160 MiB, and
 # most commands compile nothing.
 runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -79,7 +79,7 @@ runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def by_cpp(
     x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
 ) -> tuple[Tensor, Tensor]:
-    """Do what `by_triton` does, on a CPU, where nothing is drawn at random and the scores need no gradient."""
+    """Do as `by_triton`, on a CPU, where nothing is drawn at random and the scores need no gradient."""
     from tdbench.regularizers.targetdrop import cpu
 
     num_targets, radius = share_of(knobs.drop_ratio, x.shape[1]), radius_of(knobs.block_size, x)
@@ -91,13 +91,13 @@ def by_triton(
 ) -> tuple[Tensor, Tensor]:
     """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
 
-    What is random is drawn by the plain form's own code, so that the masks are the same. A compiler gets the last pass
+    Random numbers are drawn by the plain form's code, so that the masks are the same. torch.compile gets the last pass
     as one pointwise expression, which it fuses with its neighbours; backward then costs no pass of its own.
 
     Args:
-        x: A feature map that the kernels take.
-        scores: Attention (N, C); None: what `weights` make of the channel means.
-        weights: Those of the attention; None: it is the channel means.
+        x: A feature map that the kernels support.
+        scores: Attention (N, C); None: computed from the channel means by `weights`.
+        weights: Those of the attention; None: the scores are the channel means.
         knobs: How much is dropped, and where.
         relu: `x` is the map before its ReLU; in eager mode only, and with scores that need no gradient.
     """

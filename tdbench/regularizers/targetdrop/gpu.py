@@ -1,14 +1,14 @@
-"""TargetDrop on a GPU: three Triton kernels forward and one backward, in the place of some forty small ones.
+"""TargetDrop on a GPU: three Triton kernels forward and one backward, in place of about forty small ones.
 
 `squeeze` reads the map once and finds the mean and the peak of every channel; `choose` ranks the channels of a sample
-and places the windows; `drop` copies the map, zeroes the windows and scales what is left of the target channels. So
+and places the windows; `drop` copies the map, zeroes the windows and scales the rest of the target channels. So
 forward reads the map twice and writes it once. `drop` is linear and its own adjoint: backward is `drop` of the
 gradient, one pass. All arithmetic is fp32, and a result is rounded once.
 
-Where the layer follows a ReLU, `squeeze` and `drop` take the map before it and apply it on the way, so that its output
-is never written; backward needs no mask but the signs of the result, as the ReLU's own does.
+Where the layer follows a ReLU, `squeeze` and `drop` take the map before it and apply it in the same pass, so that its
+output is never written; backward needs no mask but the signs of the result, as the ReLU's own does.
 
-One kernel serves both memory orders: a block spans channels × positions, and its shape alone differs.
+One kernel serves both memory formats: a block spans channels × positions, and only its shape differs.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -49,7 +49,7 @@ def _units(channel, position, num_channels, num_positions, CHANNELS_LAST: conste
 
 @triton.jit
 def _extent(centre, radius, length):
-    # The window is clipped at the border: it shrinks, it does not shift.
+    # At the border the window is clipped, not shifted.
     return tl.minimum(centre + radius, length - 1) - tl.maximum(centre - radius, 0) + 1
 
 
@@ -229,7 +229,7 @@ def squeeze(x: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
 def choose(
     scores: Tensor, peaks: Tensor, num_targets: int, height: int, width: int, radius: int, rescale: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Place a window round the peak of each of the `num_targets` channels of a sample that have the largest scores.
+    """Place a window around the peak of each of the `num_targets` channels of a sample that have the largest scores.
 
     Args:
         scores: (N, C), fp32 or fp64; of equal ones the lowest channel wins, and NaN is +inf.
@@ -254,7 +254,7 @@ def choose(
 
 @triton_op("tdbench::drop", mutates_args=())
 def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool) -> Tensor:
-    """Return `x` (N, C, H, W), or relu(x), times λ, `scale` (N, C), and with its windows zeroed, in its memory order.
+    """Return `x` (N, C, H, W), or relu(x), times λ, `scale` (N, C), and with its windows zeroed, in its memory format.
 
     `centres` (N, C) are flat positions, -1 where a channel has no window; `radius` is (k - 1) / 2.
     """
@@ -267,7 +267,7 @@ def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool) -> 
 
 @triton_op("tdbench::relu_drop_backward", mutates_args=())
 def relu_drop_backward(grad: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """Return the gradient of `drop` with `relu`, from its result `out`, in the memory order of `out`."""
+    """Return the gradient of `drop` with `relu`, from its result `out`, in the memory format of `out`."""
     grad = grad.contiguous(memory_format=memory_format_of(out))
     grid, block = blocks_of(out)
     result = torch.empty_like(out)
@@ -290,7 +290,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
 
 
 drop.register_autograd(_backward, setup_context=_save)
-# It is linear in the gradient and its own adjoint; the signs of `out` have no slope.
+# It is linear in the gradient and its own adjoint; the signs of `out` have no gradient.
 relu_drop_backward.register_autograd(
     lambda ctx, grad: (relu_drop_backward(grad, *ctx.saved_tensors), None, None),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:]),

@@ -1,4 +1,4 @@
-"""TargetDrop2d, the layer; the declaration says what it does."""
+"""The TargetDrop2d layer; the package's docstring describes the method."""
 
 from typing import get_args
 
@@ -41,13 +41,13 @@ def target_drop2d(
     rescale: Rescale = "channel",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Drop the target regions of a feature map; always, whatever the mode of the caller.
+    """Drop the target regions of a feature map; there is no evaluation mode.
 
     Args:
         x: Feature map (N, C, H, W), floating point, in any memory format, which is kept.
-        scores: Attention (N, C), larger is more attended; logits will do. No gradient flows into it.
+        scores: Attention (N, C), larger is more attended; logits suffice. No gradient flows into it.
         drop_ratio: γ in [0, 1]; K = floor(γ·C) channels of each sample are dropped in, at least one when γ > 0.
-        block_size: k, the odd side of the dropped window in pixels; what reaches over the border is cut off.
+        block_size: k, the odd side of the dropped window in pixels; it is clipped at the border.
         target_fraction: ρ in [γ, 1]; the K channels are drawn from the top ρ·C. None: ρ = γ, nothing is drawn.
         region: `peak` centres the window on the channel's maximum, `random` anywhere in the map.
         rescale: `channel` scales each dropped channel by H·W / kept, `layer` the whole sample by C·H·W / kept,
@@ -147,7 +147,6 @@ class TargetDrop2d(Regularizer):
                 self.register_buffer(name, weight)
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the feature map with its target regions dropped, and the number of units dropped."""
         if x.dim() != 4 or x.shape[1] != self.channels or not x.is_floating_point():
             rule = f"a floating-point tensor (N, {self.channels}, H, W)"
             raise ValueError(f"x must be {rule}, got {x.dtype} {tuple(x.shape)}")
@@ -168,12 +167,12 @@ class TargetDrop2d(Regularizer):
         return out, windows.area.sum()
 
     def after_relu(self, x: Tensor) -> Tensor:
-        """Return the layer of relu(x), without ever writing relu(x) where the kernels can do so.
+        """Return the layer's output for relu(x), fused with the ReLU where kernels support it.
 
-        Then, as with a ReLU's, nobody must change the result in place before backward.
+        Then, as for a ReLU's, the result must not be changed in place before backward.
         """
         drop_ratio = self.drop_ratio * self.strength
-        acts = self.training and drop_ratio > 0 and not has_hooks(self)  # their owner wants to see relu(x)
+        acts = self.training and drop_ratio > 0 and not has_hooks(self)  # hooks must get relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
         fuses = acts and fits and not (self._is_trained() or torch.compiler.is_compiling())
         fused = self._drop_by_kernels(x, drop_ratio, relu=True) if fuses else None
@@ -190,17 +189,17 @@ class TargetDrop2d(Regularizer):
         return excite(channel_means(x), weights) if scores is None else scores
 
     def _attention(self, x: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-        """Return the scores (N, C) that need no means, or the weights that make them of the means, if there are any."""
+        """Return scores (N, C) that need no channel means, or else the weights that map means to scores, if any."""
         if self.attention == "random":
             return uniform(x.shape[:2], self.generator, x.device), None
         return None, None if self.fc1 is None or self.fc2 is None else (self.fc1, self.fc2)
 
     def _is_trained(self) -> bool:
-        """Return whether the attention's weights want a gradient."""
+        """Return whether the attention's weights need a gradient."""
         return any(weight is not None and weight.requires_grad for weight in (self.fc1, self.fc2))
 
     def _drop_by_kernels(self, x: Tensor, drop_ratio: float, relu: bool = False) -> tuple[Tensor, Tensor] | None:
-        """Return what kernels make of `x`, or None: they know nothing of a subclass, and do not take everything."""
+        """Return the result of compiled kernels, or None where they do not apply; a subclass may differ from them."""
         is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
         fused = fused_form(x, chooses_plainly=not (is_drawn or self._is_trained()))
         if fused is None or type(self) is not TargetDrop2d:
@@ -216,7 +215,6 @@ class TargetDrop2d(Regularizer):
         return share_of(self.drop_ratio, shape[0]) / shape[0] * mean_extents[0] * mean_extents[1]
 
     def block(self) -> int:
-        """Return the side of a window."""
         return self.block_size
 
     def remarks(self) -> list[str]:
@@ -228,7 +226,6 @@ class TargetDrop2d(Regularizer):
         ]
 
     def extra_repr(self) -> str:
-        """Name the knobs where the module is printed."""
         knobs = ("drop_ratio", "block_size", "target_fraction", "reduction", "attention", "region", "rescale")
         return ", ".join([str(self.channels), *(f"{knob}={getattr(self, knob)!r}" for knob in knobs)])
 

@@ -27,7 +27,7 @@ def channel_means(x: Tensor) -> Tensor:
 
 
 def fan_out_normal(shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
-    """Return a Kaiming-normal weight (fan-out), drawn where the generator lives."""
+    """Return a Kaiming-normal weight (fan-out), drawn on the generator's device."""
     weight = torch.empty(shape, device=None if generator is None else generator.device)
     return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
 
@@ -46,7 +46,7 @@ def excite(means: Tensor, weights: tuple[Tensor, Tensor] | None) -> Tensor:
 
 
 def draws(num_channels: int, drop_ratio: float, target_fraction: float | None, region: Region) -> bool:
-    """Return whether a step draws anything: which of more than K targets are dropped in, or where the windows lie."""
+    """Return whether a step draws random numbers: to choose K of more targets, or to place the windows."""
     return region == "random" or share_of(target_fraction or drop_ratio, num_channels) > share_of(
         drop_ratio, num_channels
     )
@@ -68,7 +68,7 @@ def choose_windows(
         x: Feature map.
         scores: Attention (N, C).
         drop_ratio, block_size, target_fraction, region, generator: As in `target_drop2d`; γ > 0.
-        known_peaks: The flat position of the peak of every channel (N, C); None: they are sought in `x`.
+        known_peaks: The flat position of the peak of every channel (N, C); None: they are found in `x`.
     """
     num_samples, num_channels, height, width = x.shape
     num_dropped = share_of(drop_ratio, num_channels)
@@ -89,12 +89,12 @@ def top_channels(scores: Tensor, num_channels: int) -> Tensor:
     """Return the channels (N, num_channels) with the largest `scores` (N, C), the lowest first where scores tie.
 
     `topk` leaves the order of ties open and a stable sort takes five times as long. So where there may be ties, each
-    fp32 score becomes an integer that no other channel has: its bits, which rise with it, then the channel, from high
-    to low. NaN is +inf.
+    fp32 score becomes a unique integer key: its bits, in an order that rises with it, then the channel, descending. NaN
+    is +inf.
     """
     if scores.device.type == "cpu" and not torch.compiler.is_compiling():
         values, channels = scores.topk(min(num_channels + 1, scores.shape[1]), dim=1)
-        if (values[:, :-1] > values[:, 1:]).all():  # no ties and no NaN; on a CPU this question costs nothing
+        if (values[:, :-1] > values[:, 1:]).all():  # no ties and no NaN; on a CPU the check needs no synchronisation
             return channels[:, :num_channels]
     scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) + 0.0  # -0.0 and 0.0 tie
     if scores.dtype == torch.float64:
@@ -111,6 +111,6 @@ def share_of(ratio: float, num_channels: int) -> int:
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Return uniform numbers of [0, 1), drawn where the generator lives."""
+    """Return fp32 numbers uniform in [0, 1), drawn on the generator's device."""
     source = device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=source, dtype=torch.float32).to(device)

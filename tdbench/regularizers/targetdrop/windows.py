@@ -2,7 +2,7 @@
 
 A dense mask would cost several passes over the map. The windows are a few per cent of its units, so that they are
 written one by one at their positions in memory, after one pass that multiplies each channel by its scale. On a CPU the
-rest is dozens of small operations, each as dear as a few thousand units, hence the care for their number.
+rest is dozens of small operations, each as expensive as a few thousand units, so their number is kept low.
 """
 
 import math
@@ -17,7 +17,7 @@ from tdbench.regularizers.targetdrop import Rescale
 
 
 class Windows(NamedTuple):
-    """The K windows of each sample: whose they are, where they are centred, and how much they cover."""
+    """The K windows of each sample: their channels, centres and areas."""
 
     channels: Tensor  # (N, K) int64, distinct within a sample
     rows: Tensor  # (N, K) int64, centre
@@ -27,7 +27,7 @@ class Windows(NamedTuple):
 
 
 def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) -> Windows:
-    """Return the windows of the chosen channels (N, K) round flat positions (N, K) of `x`."""
+    """Return the windows of the chosen channels (N, K) around flat positions (N, K) of `x`."""
     height, width = x.shape[2:]
     rows, cols = centres.div(width, rounding_mode="floor"), centres.remainder(width)
     radius = radius_of(block_size, x)
@@ -35,8 +35,8 @@ def windows_at(x: Tensor, channels: Tensor, centres: Tensor, block_size: int) ->
 
 
 def extent(centres: Tensor, radius: int, length: int) -> Tensor:
-    """Return how many positions each window covers: clipped at the border, it shrinks and does not shift."""
-    # min(at + radius, length - 1) - max(at - radius, 0) + 1, in fewer steps
+    """Return the number of positions that each window covers: at the border it is clipped, not shifted."""
+    # min(at + radius, length - 1) - max(at - radius, 0) + 1, in fewer operations
     return centres.clamp(max=radius).sub_(centres.clamp(min=length - 1 - radius)).add_(length)
 
 
@@ -47,16 +47,15 @@ def mean_extent(block_size: int, length: int) -> float:
 
 
 def radius_of(block_size: int, x: Tensor) -> int:
-    """Return (k - 1) / 2, at most a side of `x`: more than the map makes no difference."""
+    """Return (k - 1) / 2, at most the longer side of `x`, beyond which it makes no difference."""
     return min(block_size // 2, max(x.shape[2], x.shape[3]))
 
 
 def peaks(x: Tensor, channels: Tensor) -> Tensor:
     """Return the flat position (N, K) of the first maximum of each chosen channel (N, K) of `x`.
 
-    NaN counts as -inf, so that a diverging map is not hidden under its own window. On the CPU
-    max pooling over the whole map finds it 4 to 25 times as fast as arg-max; where a channel is one piece of memory
-    only the chosen ones are read.
+    NaN counts as -inf, so that a diverging map is not hidden under its own window. On a CPU, max pooling over the whole
+    map is 4 to 25 times as fast as argmax; where channels are contiguous in memory, only the chosen ones are read.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return argmax_ignoring_nan(x.flatten(2)).gather(1, channels)
@@ -67,7 +66,7 @@ def peaks(x: Tensor, channels: Tensor) -> Tensor:
     else:
         maxima, positions = F.max_pool2d(x, x.shape[2:], return_indices=True)
         positions = positions.flatten(1).gather(1, channels)
-    if math.isnan(maxima.sum()):  # on a CPU this question costs nothing; where it is a false alarm, nothing changes
+    if math.isnan(maxima.sum()):  # on a CPU without synchronisation; a false alarm changes nothing
         planes = x.flatten(0, 1).index_select(0, plane_numbers(x, channels))
         positions = argmax_ignoring_nan(planes.flatten(1)).view(channels.shape)
     return positions
@@ -85,7 +84,7 @@ def argmax_ignoring_nan(values: Tensor) -> Tensor:
 
 
 def scales(x: Tensor, windows: Windows, rescale: Rescale) -> Tensor:
-    """Return λ (N, C) in fp32 or wider; 1 where nothing is kept, and so nothing is left to scale."""
+    """Return λ (N, C) in fp32 or wider; 1 where nothing is kept."""
     num_samples, num_channels, height, width = x.shape
     ones = torch.ones(num_samples, num_channels, device=x.device, dtype=wide_dtype(x))
     if rescale == "none":
@@ -105,7 +104,7 @@ def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
     if torch.compiler.is_compiling():
         return drop_dense(x, centres_by_channel(x, windows), scale, windows.radius)
-    strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory order of x
+    strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory format of x
     samples, channels, rows, cols = indices(x, windows)
     positions = rows * strides[2] + (cols * strides[3] + (samples * strides[0] + channels * strides[1]))
     return zero_and_scale(x, scale[:, :, None, None], positions.flatten(), strides)
@@ -114,7 +113,7 @@ def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
 def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return four index tensors that broadcast to (rows, columns, N, K): every unit of every window of `x`.
 
-    Positions over the border repeat the border's own, which belongs to the window anyway. The windows come last because
+    Positions beyond the border are clamped onto it, which belongs to the window anyway. The windows come last because
     there are many of them, and the CPU is fast along a long last dimension.
     """
     samples = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
@@ -123,7 +122,7 @@ def indices(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def reach(centres: Tensor, radius: int, length: int) -> Tensor:
-    """Return the positions (2r + 1, N, K) round `centres` (N, K) along a side, each moved onto the map."""
+    """Return the positions (2r + 1, N, K) around `centres` (N, K) along a side, each clamped to the map."""
     radius = min(radius, length - 1)
     offsets = torch.arange(-radius, radius + 1, device=centres.device).view(-1, 1, 1)
     return (centres + offsets).clamp_(0, length - 1)
@@ -154,7 +153,7 @@ def centres_by_channel(x: Tensor, windows: Windows) -> Tensor:
 
 
 def every_channel(x: Tensor) -> Tensor:
-    """Return the number of each channel, for each sample (N, C)."""
+    """Return the indices of all channels, for each sample (N, C)."""
     return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
 
 
@@ -164,8 +163,9 @@ def straight_through(
     """Return `out` unchanged, with a gradient for `attention` M (N, C) as if the hard choice T were M itself.
 
     out_c = U_c · (1 - T_c · W_c) · λ_c, with W_c the window of channel c (where it is not dropped and `centres` (N, C)
-    has -1, round its peak) and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through
-    estimate hands it to M_c. Ours: the paper trains nothing here. The map's own gradient stays what it is with `se`.
+    has -1, around its peak) and λ held constant, so that d out_c / d T_c = -U_c · W_c · λ_c; the straight-through
+    estimate hands it to M_c. Not in the paper, which trains nothing here. The map's own gradient stays what it is with
+    `se`.
     """
     windows = windows_at(x, every_channel(x), torch.where(centres < 0, all_peaks, centres), 2 * radius + 1)
     return _StraightThrough.apply(out, attention, x, scale, *indices(x, windows))
@@ -183,7 +183,7 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, scale, *unit = ctx.saved_tensors
         _, _, rows, cols = unit
-        # A position over the border repeats the border's own: count each row and column once.
+        # Positions beyond the border were clamped onto it: count each row and column once.
         once = first_of_each(rows) & first_of_each(cols)
         terms = (grad[tuple(unit)] * x[tuple(unit)]).to(scale.dtype) * once
         return grad, -scale * terms.sum(dim=(0, 1)), None, None, None, None, None, None

@@ -3,7 +3,7 @@
 Hou & Wang, "Weighted Channel Dropout for Regularization of Deep Convolutional Neural Network", AAAI 2019: the score
 of a channel is its global average; weighted random selection takes the share `ratio` of the channels with the largest
 keys u^(1/score), u uniform; each of them is kept with probability `keep`; what is kept is scaled by the sum of all
-scores over the sum of the kept ones. Scores must be positive, as after a ReLU; others count as next to nothing.
+scores over the sum of the kept ones. Scores must be positive, as after a ReLU; others are clamped to nearly 0.
 """
 
 from typing import Literal
@@ -34,5 +34,5 @@ class WeightedChannelDropoutConfig(RegularizerConfig):
     )
 
     def strength_range(self) -> tuple[float, float]:
-        """Return shares of the channels above 0, which is none."""
+        """Return bounds without 0, which is out of range."""
         return 1e-3, 1.0

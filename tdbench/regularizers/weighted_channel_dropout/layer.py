@@ -1,4 +1,4 @@
-"""WeightedChannelDropout, the layer; the declaration says what it does."""
+"""The WeightedChannelDropout layer; the package's docstring describes the method."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ class WeightedChannelDropout(Regularizer):
         self.ratio, self.keep = ratio, keep
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, C, H, W) with channels dropped, and the number of units dropped."""
         ratio, keep = (1 - (1 - share) * self.strength for share in (self.ratio, self.keep))
         if ratio == keep == 1:
             return self.untouched(x)
@@ -42,10 +41,10 @@ class WeightedChannelDropout(Regularizer):
         scale = scores.sum(dim=1, keepdim=True) / (scores * kept).sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
         scale = scale.clamp(
             max=min(torch.finfo(dtype).max for dtype in (x.dtype, scale.dtype))
-        )  # of channels that are all but dead, in fp16
+        )  # nearly dead channels would overflow fp16
         out = x * (kept * scale).to(x.dtype)[:, :, None, None]
         return out, (~kept).sum() * height * width
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
-        """Return 1 - the share of channels that are kept."""
+        """Return 1 - the expected share of channels that are kept."""
         return 1 - max(1, round(self.ratio * shape[0])) / shape[0] * self.keep
