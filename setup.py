@@ -8,7 +8,11 @@ from setuptools import Extension, find_packages, setup
 setup(
     packages=[*find_packages(include=["tdbench", "tdbench.*"]), "tdbench.ablations"],
     package_dir={"tdbench.ablations": "ablations"},
-    package_data={"tdbench.ablations": ["*.yaml"]},
+    package_data={
+        "tdbench": ["py.typed"],
+        "tdbench.regularizers.targetdrop": ["*.pyi"],
+        "tdbench.ablations": ["*.yaml"],
+    },
     ext_modules=[
         Extension(
             "tdbench.regularizers.targetdrop._cpu",

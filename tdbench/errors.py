@@ -101,11 +101,19 @@ class OutOfRange(ValueError):
         return f"must be {self.rule}, got {got}{nearest(str(self.got), self.known)}"
 
 
-def line_of(error: BaseException) -> str:
-    """Return any exception in one line: our own message, or the type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, TdbenchError):
-        return lines[0] if lines else type(error).__name__
+def line_of(error: BaseException, *, with_type: bool = True) -> str:
+    """Return any exception in one line.
+
+    Args:
+        error: Of ours, the first line of its message; of others, the type and the first line.
+        with_type: False, where the sentence around it says what failed: the system's words for an OSError, or the last
+            line, where libraries put the cause.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if isinstance(error, TdbenchError) and lines:
+        return lines[0]
+    if not with_type:
+        return getattr(error, "strerror", None) or (lines[-1] if lines else type(error).__name__)
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 

@@ -52,7 +52,6 @@ def audit_command(
 
 
 def audit_line(audited: "Audit") -> str:
-    """Return the outcome in one line."""
     num_faults = len(audited.faults)
     num_notes = len(audited.findings) - num_faults
     verdict = "does what its configuration says" if not num_faults else "does not do what its configuration says"

@@ -39,7 +39,6 @@ def list_command(
 
 
 def methods() -> list[dict[str, Any]]:
-    """Return a row per method."""
     from tdbench.regularizers.registry import find_method, method_names
 
     return [
@@ -86,14 +85,12 @@ def settings() -> list[dict[str, Any]]:
 
 
 def models() -> list[dict[str, Any]]:
-    """Return a row per network."""
     from tdbench.config.networks import NETWORKS
 
     return [{"model": name, "what it is": network.title} for name, network in NETWORKS.items()]
 
 
 def data_sets() -> list[dict[str, Any]]:
-    """Return a row per data set."""
     from tdbench.config.data_sets import DATA_SETS
 
     return [

@@ -40,7 +40,6 @@ def show(profile: "Profile", folder: Path, took_s: float, *, quiet: bool, json: 
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Print a table, as wide as the terminal."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in rows[0]:

@@ -55,16 +55,15 @@ def print_plan(sweep: Sweep, missing: list[str], left_s: float | None, *, quiet:
 
 
 def show_summary(sweep: Sweep, tables: Tables, *, quiet: bool, json: bool) -> None:
-    """Print what came out."""
     if json:
         say(json_module.dumps([row.cells() for row in tables.summary], indent=2, ensure_ascii=False))
     elif quiet:
         say(sweep_line(sweep, tables))
     else:
-        print_summary(sweep, tables)
+        print_outcome(sweep, tables)
 
 
-def print_summary(sweep: Sweep, tables: Tables) -> None:
+def print_outcome(sweep: Sweep, tables: Tables) -> None:
     """Print the closing table, what failed, and where the files are."""
     print_summary(tables.summary, sweep.plan.keys)
     unfinished, named = sweep.unfinished(), trial_names(sweep.plan)
@@ -125,7 +124,6 @@ def least_width(column: Column, rows: Sequence[SummaryRow]) -> int:
 
 
 def words(cells: Sequence[str]) -> list[str]:
-    """Return all words of some cells."""
     return [word for cell in cells for word in cell.split()]
 
 

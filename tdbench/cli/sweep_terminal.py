@@ -43,19 +43,15 @@ class SilentSweep(SweepObserver):
         self.started = time.monotonic()
 
     def began(self, num_trials: int) -> None:
-        """Note when, and how many trials are to be run."""
         self.started, self.num_left = time.monotonic(), num_trials
 
     def trial_began(self, digest: str) -> None:
-        """Note a trial that runs."""
         self.running[digest] = None
 
     def trial_progressed(self, digest: str, progress: Progress) -> None:
-        """Note how far it is."""
         self.running[digest] = progress
 
     def trial_ended(self, digest: str, result: RunResult) -> None:
-        """Note its end."""
         self.running.pop(digest, None)
         self.num_left -= 1
         self.num_ended += 1
@@ -87,18 +83,15 @@ class PlainSweep(SilentSweep):
         self._printed = time.monotonic()
 
     def began(self, num_trials: int) -> None:
-        """Print what there is to do."""
         super().began(num_trials)
         say(heading(self.sweep, self.num_left, self.num_slots))
 
     def trial_ended(self, digest: str, result: RunResult) -> None:
-        """Print how it ended."""
         super().trial_ended(digest, result)
         say(f"{self.names[digest]}: {self.outcome(digest, result)}  ({self.counts()})")
         self._printed = time.monotonic()
 
     def looked(self) -> None:
-        """Print how far the running trials are, unless the last line is recent."""
         if time.monotonic() - self._printed < LINE_EVERY_S:
             return
         self._printed = time.monotonic()
@@ -116,19 +109,16 @@ class LiveSweep(SilentSweep):
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
 
     def began(self, num_trials: int) -> None:
-        """Begin to draw."""
         super().began(num_trials)
         self._console.print(heading(self.sweep, self.num_left, self.num_slots), style="dim")
         self._live.start()
 
     def trial_ended(self, digest: str, result: RunResult) -> None:
-        """Print how it ended, above what is drawn."""
         super().trial_ended(digest, result)
         style = "" if result.is_done else "red"
         self._console.print(Text(f"{self.names[digest]}: {self.outcome(digest, result)}", style=style))
 
     def looked(self) -> None:
-        """Draw anew."""
         grid = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 1, None):  # the bar takes what the words leave
             grid.add_column(ratio=ratio, no_wrap=True)
@@ -183,7 +173,6 @@ def heading(sweep: Sweep, num_missing: int, num_at_once: int) -> str:
 
 
 def position(progress: Progress) -> str:
-    """Return how far a trial is."""
     return (
         f"epoch {progress.epoch}/{progress.num_epochs}  {describe(progress)}  {progress.train_img_per_s:,.0f} images/s"
     )

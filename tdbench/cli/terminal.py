@@ -56,7 +56,6 @@ class SilentObserver(Observer):
         self._on_start = on_start
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        """Note that the run began."""
         self.has_started = True
         self._on_start()
 
@@ -69,7 +68,6 @@ class PlainObserver(SilentObserver):
         self._printed = time.monotonic()
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        """Print what runs where."""
         super().started(facts, step, num_steps)
         for name, fact in facts.items():
             say(f"{name:<12} {fact}")
@@ -77,7 +75,6 @@ class PlainObserver(SilentObserver):
             say(f"resuming after step {step} of {num_steps}")
 
     def progressed(self, progress: RunProgress) -> None:
-        """Print where the run is, unless the last line is recent."""
         if time.monotonic() - self._printed < LINE_EVERY_S:
             return
         self._printed = time.monotonic()
@@ -88,11 +85,9 @@ class PlainObserver(SilentObserver):
         )
 
     def evaluating(self, progress: RunProgress) -> None:
-        """Print where the run is before it falls silent for an evaluation, unless the last line is recent."""
         self.progressed(progress)
 
     def slowed(self, times: float) -> None:
-        """Say so, and what helps."""
         say(slowed_line(times))
 
 
@@ -115,7 +110,6 @@ class LiveObserver(SilentObserver):
         self._task = self._bar.add_task("", start=False, total=1, epoch="", figures="")
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        """Print what runs where, and draw the bar."""
         super().started(facts, step, num_steps)
         grid = Table.grid(padding=(0, 2))
         for name, fact in facts.items():
@@ -128,7 +122,6 @@ class LiveObserver(SilentObserver):
         self._bar.start_task(self._task)
 
     def progressed(self, progress: RunProgress) -> None:
-        """Move the bar."""
         self._bar.update(
             self._task,
             completed=progress.step,
@@ -137,11 +130,9 @@ class LiveObserver(SilentObserver):
         )
 
     def evaluating(self, progress: RunProgress) -> None:
-        """Say so in the bar."""
         self._bar.update(self._task, figures="evaluating")
 
     def slowed(self, times: float) -> None:
-        """Say so above the bar, and what helps."""
         self._console.print(Text(slowed_line(times), style="yellow"))
 
     def stop(self) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from tdbench.config import DataConfig
-from tdbench.data.images import FolderImages, ImageSet, decoded, open_root, reason
-from tdbench.errors import DataError
+from tdbench.data.images import FolderImages, ImageSet, decoded, open_root
+from tdbench.errors import DataError, line_of
 
 
 def read_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
@@ -43,7 +43,7 @@ def list_images(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
             return [], []
         listed = ImageFolder(folder, allow_empty=True)
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {reason(error)}") from error
+        raise DataError(f"{folder} cannot be read: {line_of(error, with_type=False)}") from error
     return listed.samples, listed.classes
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tdbench.config import DataConfig
-from tdbench.errors import DataError
+from tdbench.errors import DataError, line_of
 
 
 class BrokenImage(DataError):
@@ -48,7 +48,9 @@ class FolderImages(Dataset[Tensor]):
             with Image.open(path) as image:
                 resized = functional.resize(image.convert("RGB"), [self.image_size], antialias=True)
         except Exception as error:  # Pillow's decoders raise errors of many types
-            raise BrokenImage(f"image {path} cannot be decoded: {reason(error)}; repair or remove it") from error
+            raise BrokenImage(
+                f"image {path} cannot be decoded: {line_of(error, with_type=False)}; repair or remove it"
+            ) from error
         return functional.pil_to_tensor(functional.center_crop(resized, [self.image_size, self.image_size]))
 
     def select(self, indices: Iterable[int]) -> "FolderImages":
@@ -89,12 +91,6 @@ def decoded(images: FolderImages, num_workers: int, batch_size: int = 16) -> Ite
         raise
 
 
-def reason(error: BaseException) -> str:
-    """Return the last line of a library's error message; the error's type where it has none."""
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
-
-
 def open_root(config: DataConfig) -> Path:
     """Return the folder of the data set's files, which may not exist yet.
 
@@ -108,5 +104,7 @@ def open_root(config: DataConfig) -> Path:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        raise DataError(f"data.root must be a folder that can be read, got {root}: {reason(error)}") from error
+        raise DataError(
+            f"data.root must be a folder that can be read, got {root}: {line_of(error, with_type=False)}"
+        ) from error
     return root

@@ -19,15 +19,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from tdbench.config import DataConfig
-from tdbench.data.images import ImageSet, open_root, reason
-from tdbench.errors import DataError
+from tdbench.data.images import ImageSet, open_root
+from tdbench.errors import DataError, line_of
 
 LOCK = ".tdbench-download.lock"
-
-
 IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
@@ -69,7 +65,11 @@ class Published:
         except DataError:
             raise
         except Exception as error:  # urllib, tarfile, zlib and the disk raise many types
-            why = "a downloaded file has the wrong checksum" if "corrupted" in str(error) else reason(error)
+            why = (
+                "a downloaded file has the wrong checksum"
+                if "corrupted" in str(error)
+                else line_of(error, with_type=False)
+            )
             raise DataError(
                 f"data set {self.name} is not in data.root {self.root} and cannot be downloaded into it: {why}; check "
                 f"the network and the folder, or put {', '.join(self.archives or self.files)} there by hand"
@@ -127,7 +127,7 @@ def matches(path: Path, md5: str | None) -> bool:
     try:
         return check_integrity(path, md5)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {reason(error)}") from error
+        raise DataError(f"{path} cannot be read: {line_of(error, with_type=False)}") from error
 
 
 def read_published(
@@ -142,7 +142,9 @@ def read_published(
         train, test = to_images(open_split(True)), open_split(False)
         return train, to_images(test), test
     except Exception as error:  # no permission, or torchvision's reader fails
-        raise DataError(f"data set {published.name} in {published.root} cannot be read: {reason(error)}") from error
+        raise DataError(
+            f"data set {published.name} in {published.root} cannot be read: {line_of(error, with_type=False)}"
+        ) from error
 
 
 def contiguous_set(images: Any, labels: Any) -> ImageSet:
@@ -274,7 +276,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...]) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {reason(error)}") from error
+        raise DataError(f"{path} cannot be read: {line_of(error, with_type=False)}") from error
     num_dims = 1 + len(item_shape)
     start = 4 + 4 * num_dims
     if content[:4] != bytes([0, 0, 8, num_dims])[: len(content)]:

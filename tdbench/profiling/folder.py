@@ -43,7 +43,7 @@ def default_folder(
         f"batch{profile.batch_size}",
         profile.hardware.precision,
         profile.hardware.device.type,
-        *settings(profile),
+        *changed_settings(profile),
         *(["largest-batch"] if find_batch_size else []),
     ]
     whole = "-".join(parts)
@@ -54,7 +54,7 @@ def default_folder(
     return Path("runs") / name
 
 
-def settings(profile: Profile) -> list[str]:
+def changed_settings(profile: Profile) -> list[str]:
     """Return the settings that differ from their defaults, in a word each, without those in NAMED_KEYS."""
     words: dict[str, str] = {}
     for config in profile.configs.values():

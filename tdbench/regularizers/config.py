@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_orig
 
 from pydantic import create_model, field_validator, model_validator
 
-from tdbench.errors import OutOfRange
+from tdbench.errors import ConfigError, OutOfRange
 from tdbench.knobs import Section, about, bounds, knob
 from tdbench.user_code import absolute
 
@@ -55,7 +55,12 @@ class RegularizerConfig(Section):
         Args:
             channels: C of the feature map.
             depth: Position of the site in the network's order, as a share in (0, 1].
+
+        Raises:
+            ConfigError: The class names no layer.
         """
+        if not self.layer_class:
+            raise ConfigError(f"{type(self).__name__} must name its layer, a class in layer.py, as `layer_class`")
         layer = getattr(import_module(f"{type(self).__module__}.layer"), self.layer_class)
         return layer(**self.arguments(channels, depth))
 

@@ -106,11 +106,11 @@ def user_method(name: str) -> type[RegularizerConfig]:
     Raises:
         ConfigError: The file does not import, lacks the name, or the object is not a layer class.
     """
-    return config_of(absolute(name), file_digest(name))
+    return versioned_config(absolute(name), file_digest(name))
 
 
 @cache
-def config_of(name: str, digest: str) -> type[RegularizerConfig]:
+def versioned_config(name: str, digest: str) -> type[RegularizerConfig]:
     """Return the configuration class of one version of the user's file."""
     return config_for(load_object(name), name)
 
@@ -160,7 +160,7 @@ def configured(
     if isinstance(method, type):
         kind = config_for(method, method.__name__)
         given = knobs if issubclass(method, RegularizerConfig) else {"name": method.__name__, **knobs}
-        return validated(kind, given)
+        return configure(kind, given)
     if knobs:
         raise ConfigError(f"{', '.join(knobs)} must not be given beside {type(method).__name__}, which has its knobs")
     if isinstance(method, RegularizerConfig):
@@ -175,7 +175,7 @@ def configured(
     return one_module(name=type(method).__name__)
 
 
-def validated(kind: type[RegularizerConfig], given: dict[str, Any]) -> RegularizerConfig:
+def configure(kind: type[RegularizerConfig], given: dict[str, Any]) -> RegularizerConfig:
     """Return a configuration of this class.
 
     Raises:

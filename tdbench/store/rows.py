@@ -75,7 +75,6 @@ class RunResult:
 
     @property
     def is_done(self) -> bool:
-        """Whether it came to its end."""
         return self.status is TrialState.DONE
 
     @classmethod
@@ -92,7 +91,6 @@ class RunResult:
         return cls(**known | {"status": TrialState(tree["status"])})
 
     def to_tree(self) -> dict[str, Any]:
-        """Return plain types."""
         return asdict(self) | {"status": self.status.value}
 
 
@@ -113,7 +111,6 @@ class TrialRow:
         return ["trial", "status", "seed", *keys, *rest]
 
     def cells(self) -> dict[str, Any]:
-        """Return the row by column."""
         return self.result.to_tree() | {
             "trial": self.trial,
             "status": self.status.value,
@@ -167,7 +164,6 @@ class SummaryRow:
         return [*keys, *columns(SummaryRow)]
 
     def cells(self) -> dict[str, Any]:
-        """Return the row by column."""
         return {**self.values, **{name: getattr(self, name) for name in columns(SummaryRow)}}
 
 

@@ -40,7 +40,6 @@ def joined_by(word: str, *figures: float | None, form: str = ".2f") -> str:
 
 
 def probability(x: float | None) -> str:
-    """Return a p-value."""
     return "<0.001" if x is not None and x < 0.001 else number(x, ".3f")
 
 

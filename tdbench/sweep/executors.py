@@ -61,18 +61,15 @@ class LocalExecutor:
 
     @property
     def num_free(self) -> int:
-        """How many more trials can be submitted now."""
         return len(self._slots)
 
     def submit(self, assignment: Assignment) -> None:
-        """Begin a trial in a process of its own."""
         slot = self._slots.pop(0)
         assignment = replace(assignment, environment=assignment.environment | slot)
         process, link = lab.start_process("tdbench.sweep.worker:work", assignment)
         self._running[assignment.digest] = RunningTrial(assignment, process, link, slot)
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """Return what has happened, within the time."""
         handles = [handle for run in self._running.values() for handle in (run.link, run.process.sentinel)]
         if not handles:
             return []
@@ -80,7 +77,6 @@ class LocalExecutor:
         return [event for run in list(self._running.values()) for event in self._news(run)]
 
     def _news(self, run: RunningTrial) -> list[Event]:
-        """Return what one trial has reported, and its end if it is over."""
         events: list[Event] = []
         alive = run.process.is_alive()  # asked first: whatever a dead process said has arrived by then
         with suppress(EOFError, OSError):
@@ -112,7 +108,6 @@ class LocalExecutor:
                 run.link.send("stop")
 
     def close(self) -> None:
-        """End whatever still runs."""
         for run in list(self._running.values()):
             self._release(run)
 

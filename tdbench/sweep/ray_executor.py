@@ -32,16 +32,13 @@ class RayExecutor:
 
     @property
     def num_free(self) -> int:
-        """How many more trials the cluster, as large as it was last seen, can run at once."""
         return max(0, self._num_free - (self._num_submitted - self._num_seen))
 
     def submit(self, assignment: Assignment) -> None:
-        """Begin a trial as a task."""
         self._num_submitted += 1
         self._link.send(assignment)
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """Return what has happened, within the time."""
         if self._link.poll(timeout_s):
             self._hear(self._link)
         news, self._news = self._news, []
@@ -69,7 +66,6 @@ class RayExecutor:
         self._link.send("stop")
 
     def close(self) -> None:
-        """End whatever still runs, and leave the cluster."""
         with suppress(OSError):
             self._link.send("close")
         self._process.join(GRACE_S)

@@ -71,7 +71,9 @@ def _summary(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping
         return "No trial was planned."
     columns = telling(rows)
     headings = [*keys, *(column.heading.replace("\n", " ") for column in columns)]
-    cells = [[*(_escaped(as_text(row.values[key])) for key in keys), *(one.cell(row) for one in columns)] for row in rows]
+    cells = [
+        [*(_escaped(as_text(row.values[key])) for key in keys), *(one.cell(row) for one in columns)] for row in rows
+    ]
     aligned = ["left"] * len(keys) + ["right" if column.is_figure else "left" for column in columns]
     if published is not None:
         headings, aligned = [*headings, "published error %"], [*aligned, "right"]
@@ -88,10 +90,10 @@ def _unfinished(trials: Sequence[TrialRow]) -> list[str]:
     unfinished = [trial for trial in trials if not trial.result.is_done]
     if not unfinished:
         return []
-    lines = [
-        f"- {_named(trial.values)}, seed {trial.seed}: {_escaped(why_without_result(trial.result))} (trial {trial.trial})"
-        for trial in unfinished
-    ]
+    lines = []
+    for trial in unfinished:
+        why = _escaped(why_without_result(trial.result))
+        lines.append(f"- {_named(trial.values)}, seed {trial.seed}: {why} (trial {trial.trial})")
     return [f"## Without a result: {len(unfinished)} of {_counted(len(trials), 'trial')}", "\n".join(lines)]
 
 

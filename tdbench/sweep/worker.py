@@ -33,19 +33,15 @@ class TrialObserver(Observer):
         self._digest, self._send, self._other = digest, send, other
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        """Pass it on."""
         self._other.started(facts, step, num_steps)
 
     def progressed(self, progress: Progress) -> None:
-        """Report how far the trial is."""
         self._send(Progressed(self._digest, progress))
 
     def evaluating(self, progress: Progress) -> None:
-        """Report how far the trial is."""
         self._send(Progressed(self._digest, progress))
 
     def epoch_ended(self, row: EpochRow) -> None:
-        """Pass it on."""
         self._other.epoch_ended(row)
 
 

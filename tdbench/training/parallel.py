@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tdbench.errors import ConfigError, TdbenchError
+from tdbench.errors import ConfigError, TdbenchError, line_of
 
 if TYPE_CHECKING:  # at run time only several processes import torch; a single one reports errors without it
     import torch
@@ -65,7 +65,7 @@ class Processes:
 
     def first_failure(self, error: BaseException) -> tuple[int, str]:
         """Record why this process fails; return the rank of the first process that failed, and its reason."""
-        return self.rank, reason_of(error)
+        return self.rank, line_of(error)
 
 
 ALONE = Processes()
@@ -126,7 +126,7 @@ class _Joined(Processes):
             self._dist.broadcast(buffer, src=0)
 
     def first_failure(self, error: BaseException) -> tuple[int, str]:
-        reason = "another process of it ended without a word" if is_loss(error) else reason_of(error)
+        reason = "another process of it ended without a word" if is_loss(error) else line_of(error)
         try:
             told = self._store.compare_set("failure", "", f"{self.rank} {reason}").decode()
         except RuntimeError:  # the store ended with torchrun, or with process 0 before this one failed
@@ -177,12 +177,6 @@ def joined() -> Iterator[Processes]:
     processes.leave()
 
 
-def reason_of(error: BaseException) -> str:
-    """Return an error's type and message in one line; of a TdbenchError, the message alone."""
-    text = str(error) if isinstance(error, TdbenchError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0]
-
-
 def is_loss(error: BaseException) -> bool:
     """Return whether an error of torch means that another process can no longer be reached."""
     import torch.distributed as dist
@@ -197,6 +191,6 @@ def _attempt(do: Callable[[], T]) -> tuple[T | None, TdbenchError | None]:
     except TdbenchError as error:
         return None, error
     except Exception as error:
-        travelling = TdbenchError(reason_of(error))
+        travelling = TdbenchError(line_of(error))
         travelling.__cause__ = error
         return None, travelling

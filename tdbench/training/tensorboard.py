@@ -27,7 +27,6 @@ class TensorBoard(Observer):
         self._folder, self._config = folder / FOLDER, config
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        """Write the hyperparameters."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
