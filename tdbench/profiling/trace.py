@@ -134,10 +134,11 @@ def room_to_compile(num_modules: int) -> AbstractContextManager[None]:
 
     After its usual 8 specialisations it would run the others uncompiled, with only a warning.
     """
-    limit, total = torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit
-    return torch._dynamo.config.patch(
-        recompile_limit=limit * num_modules, accumulated_recompile_limit=total * num_modules
-    )
+    config = torch._dynamo.config
+    # torch 2.6 calls it the limit of a cache's size; from 2.7 on that is a second name.
+    kind = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    raised = {name: getattr(config, name) * num_modules for name in (kind, f"accumulated_{kind}")}
+    return config.patch(raised)
 
 
 def graph_breaks(layer: nn.Module, x: Tensor) -> int | None:

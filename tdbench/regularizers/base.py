@@ -108,7 +108,15 @@ class Regularizer(nn.Module):
 def has_hooks(module: nn.Module) -> bool:
     """Return whether forward or backward hooks are registered, on the module or globally."""
     own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(own) or torch.nn.modules.module._has_any_global_hook()
+    # torch has no public name for those of all modules. These it has from 2.6 to 2.15; its own function over them is
+    # missing in 2.6.
+    every = torch.nn.modules.module
+    return any(own) or bool(
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    )
 
 
 def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:

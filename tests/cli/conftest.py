@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from tdbench.cli import main
+from tdbench.store.files import LOCK
 
 TIMINGS = {"train_img_per_s", "epoch_s", "wall_s", "peak_mem_mib"}
 SURROUNDINGS = ("TDBENCH_DEBUG", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -97,10 +98,14 @@ class Cli:
 
     @staticmethod
     def snapshot(folder: Path) -> dict[str, tuple[int, bytes | None]]:
-        """Return the time of change and the content of everything in a folder."""
+        """Return the time of change and the content of everything in a folder; of a lock the content alone."""
+
+        def changed_ns(path: Path) -> int:
+            return 0 if path.name == LOCK else path.stat().st_mtime_ns  # filelock 3 truncates it at each try to lock
+
         paths = sorted(folder.rglob("*"))
         return {
-            str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+            str(path.relative_to(folder)): (changed_ns(path), path.read_bytes() if path.is_file() else None)
             for path in paths
         }
 

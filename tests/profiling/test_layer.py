@@ -3,6 +3,7 @@
 import platform
 import resource
 from functools import partial
+from statistics import median
 
 import pytest
 import torch
@@ -144,11 +145,14 @@ def test_what_a_layer_meets_is_what_its_row_says(monkeypatch):
 def test_the_floor_is_not_that_of_the_system_giving_memory():
     keep_freed_memory(CPU)
     x = torch.ones(2**23)  # 32 MiB, which glibc would give back to the system each time
-    for _ in range(3):
+    page_faults = []
+    for _ in range(30):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         x * 1.5
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    x * 1.5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000  # of 8192 pages
+        page_faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    # Some of the first calls still grow the heap: a freed map with a small block behind it is too short for the next
+    # aligned one. What is reported is a median too.
+    assert median(page_faults) < 1000  # of 8192 pages
 
 
 def test_an_error_of_a_layer_s_own_is_not_taken_for_the_end_of_memory():

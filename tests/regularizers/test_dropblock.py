@@ -138,7 +138,8 @@ def test_each_unit_is_dropped_as_often_as_the_oracle_expects_even_where_torchvis
 
 def test_torchvision_refuses_an_even_block_and_a_block_cut_to_an_even_map():
     for size in (4, 5):
-        with pytest.raises(ValueError, match="odd"):
+        # torchvision 0.21 does not ask, and fails at the mask, which is two pixels too wide.
+        with pytest.raises((ValueError, RuntimeError), match=r"odd|must match the size"):
             torchvision.ops.drop_block2d(torch.ones(1, 1, 4, 4), 0.1, size)
 
 

@@ -212,6 +212,12 @@ def blocks_of(x: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
     return grid, block
 
 
+def traceable(kernel: Any) -> Any:
+    """Return a kernel as torch's compilers can follow its launch; one that Triton's interpreter runs, as it is."""
+    # torch 2.6 refuses the interpreter's kernels; 2.15 gives them back.
+    return wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
+
+
 @triton_op("tdbench::squeeze", mutates_args=())
 def squeeze(x: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
     """Return the mean of each channel of `x` (N, C, H, W), fp32 (N, C), and its first maximum, int32 (N, C).
@@ -221,7 +227,7 @@ def squeeze(x: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
     grid, block = blocks_of(x)
     means = torch.empty(x.shape[:2], device=x.device, dtype=torch.float32)
     peaks = torch.empty(x.shape[:2], device=x.device, dtype=torch.int32)
-    wrap_triton(_squeeze_kernel)[grid[:1]](x, means, peaks, x.shape[1], x.shape[2] * x.shape[3], RELU=relu, **block)
+    traceable(_squeeze_kernel)[grid[:1]](x, means, peaks, x.shape[1], x.shape[2] * x.shape[3], RELU=relu, **block)
     return means, peaks
 
 
@@ -243,7 +249,7 @@ def choose(
     scale = torch.empty(scores.shape, device=scores.device, dtype=torch.float32)
     area = torch.empty(num_samples, device=scores.device, dtype=torch.int64)
     block_c = triton.next_power_of_2(int(num_channels))
-    wrap_triton(_choose_kernel)[(num_samples,)](
+    traceable(_choose_kernel)[(num_samples,)](
         *(scores, peaks, centres, scale, area, num_channels, num_targets, height, width, radius),
         RESCALE=rescale,
         BLOCK_C=block_c,
@@ -261,7 +267,7 @@ def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool) -> 
     grid, block = blocks_of(x)
     out = torch.empty_like(x)
     sizes = x.shape[1], x.shape[2] * x.shape[3], radius
-    wrap_triton(_drop_kernel)[grid](x, centres, scale, out, *sizes, WIDTH=int(x.shape[3]), RELU=relu, **block)
+    traceable(_drop_kernel)[grid](x, centres, scale, out, *sizes, WIDTH=int(x.shape[3]), RELU=relu, **block)
     return out
 
 
@@ -271,7 +277,7 @@ def relu_drop_backward(grad: Tensor, out: Tensor, scale: Tensor) -> Tensor:
     grad = grad.contiguous(memory_format=memory_format_of(out))
     grid, block = blocks_of(out)
     result = torch.empty_like(out)
-    wrap_triton(_relu_backward_kernel)[grid](grad, out, scale, result, out.shape[1], out.shape[2:].numel(), **block)
+    traceable(_relu_backward_kernel)[grid](grad, out, scale, result, out.shape[1], out.shape[2:].numel(), **block)
     return result
 
 
