@@ -112,10 +112,13 @@ class MyDrop(nn.Module):
 
 
 class MyConfig(tdbench.RegularizerConfig):
+    layer_class = nn.Dropout
+
     p: float = tdbench.knob(0.2, "how much is dropped", ge=0, le=1)
 
-    def build(self, channels, depth=1.0):
-        return nn.Dropout(self.p)
+
+class WithoutALayer(tdbench.RegularizerConfig):
+    layer_class = "MyDrop"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,34 @@ def test_insert_takes_a_configuration_or_its_class():
         sites = tdbench.insert(build("resnet8", 10, 1), given, "stage1", image_shape=(1, 32, 32), **knobs)
         assert sites.layers["stage1"].module.p == 0.3
         sites.remove()
+
+
+def test_a_configuration_without_its_layer_says_what_it_must_give():
+    with pytest.raises(ConfigError, match=r"WithoutALayer must give its layer as `layer_class`: .*, got 'MyDrop'"):
+        tdbench.insert(build("resnet8", 10, 1), WithoutALayer, "stage1", image_shape=(1, 32, 32))
+
+
+def test_a_configuration_in_a_file_is_a_method_of_every_command(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import tdbench\n"
+        "from torch import nn\n\n"
+        "class Mine(tdbench.RegularizerConfig):\n"
+        "    layer_class, strength_knob = nn.Dropout, 'p'\n"
+        "    p: float = tdbench.knob(0.2, 'how much is dropped', ge=0, le=1)\n"
+    )
+    result = tdbench.train(regularizer="mine.py:Mine", p=0.4, out="run", **TINY)
+    assert result.dropped_pct == pytest.approx(40, abs=2)
+    assert tdbench.train("run/config.yaml", "run") == result
+    with pytest.raises(ConfigError, match=r"regularizer.p must be between 0 and 1, got 3"):
+        tdbench.train(regularizer="mine.py:Mine", p=3)
+    sweep = tdbench.ablate(param={"p": [0.1, 0.4]}, regularizer="mine.py:Mine", seeds=1, out="sweep", jobs=1, **TINY)
+    assert list(sweep.trials["status"]) == ["done"] * 3
+
+
+@pytest.mark.parametrize("wrong", [{"jobs": 0}, {"per_gpu": 0}, {"trial_timeout": 0}])
+def test_ablate_refuses_what_the_command_refuses(wrong):
+    with pytest.raises(ConfigError, match="must be more than 0, got 0"):
+        tdbench.ablate(param={"block_size": [3]}, **wrong, **TINY)
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,15 @@ class RegularizerConfig(Section):
     """What all methods share; a method's folder declares a subclass with its own knobs and its name as a Literal.
 
     Attributes:
-        layer_class: Name of the layer's class in `layer.py`, beside the declaration.
+        layer_class: The layer's class in `layer.py`, beside the declaration, by its name; or, where the declaration may
+            import torch, as a user's may, the class itself.
         strength_knob: The knob that `match` solves; None: the method has none.
         share_is_proportional: The dropped share is proportional to that knob.
         placement: Where the method belongs, which is also its default site: a feature map, the images, or each
             residual branch.
     """
 
-    layer_class: ClassVar[str] = ""
+    layer_class: ClassVar[str | type] = ""
     strength_knob: ClassVar[str | None] = None
     share_is_proportional: ClassVar[bool] = False
     placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
@@ -57,11 +58,18 @@ class RegularizerConfig(Section):
             depth: Position of the site in the network's order, as a share in (0, 1].
 
         Raises:
-            ConfigError: The class names no layer.
+            ConfigError: There is no such class.
         """
-        if not self.layer_class:
-            raise ConfigError(f"{type(self).__name__} must name its layer, a class in layer.py, as `layer_class`")
-        layer = getattr(import_module(f"{type(self).__module__}.layer"), self.layer_class)
+        layer = self.layer_class
+        if not isinstance(layer, type):
+            module = f"{type(self).__module__}.layer"
+            try:
+                layer = getattr(import_module(module), layer)
+            except ModuleNotFoundError as error:
+                if error.name != module:
+                    raise
+                rule = "must give its layer as `layer_class`: the class itself, or its name in a layer.py beside it"
+                raise ConfigError(f"{type(self).__name__} {rule}, got {layer!r}") from error
         return layer(**self.arguments(channels, depth))
 
     def arguments(self, channels: int, depth: float) -> dict[str, Any]:

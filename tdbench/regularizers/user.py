@@ -122,7 +122,7 @@ def config_for(entry: Any, name: str) -> type[RegularizerConfig]:
         ConfigError: It is neither, or its constructor has parameters that a configuration cannot hold.
     """
     if isinstance(entry, type) and issubclass(entry, RegularizerConfig):
-        return entry
+        return entry if name == entry.__name__ else named(entry)
     if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
         what = f"class {entry.__name__}" if isinstance(entry, type) else type(entry).__name__
         raise ConfigError(f"{name} must be a subclass of nn.Module, got {what}")
@@ -131,6 +131,12 @@ def config_for(entry: Any, name: str) -> type[RegularizerConfig]:
     made: type[UserConfig] = create_model(entry.__name__, __base__=UserConfig, **fields)
     made.entry, made.strength_knob = entry, strength
     return made
+
+
+def named(entry: type[RegularizerConfig]) -> type[RegularizerConfig]:
+    """Return a configuration class of the user's whose name is `file.py:NAME`, not one of tdbench's own methods."""
+    name: Any = (str, knob("", "the user's own method, file.py:NAME"))
+    return create_model(entry.__name__, __base__=entry, __module__=entry.__module__, name=name)
 
 
 class ModuleConfig(RegularizerConfig):

@@ -61,6 +61,9 @@ class Execution:
     log: str | None = None
 
     def __post_init__(self) -> None:
+        for flag, number in {"jobs": self.jobs, "per-gpu": self.per_gpu, "trial-timeout": self.trial_timeout}.items():
+            if number is not None and not number > 0:
+                raise ConfigError(f"--{flag} must be more than 0, got {number}")
         if self.executor not in EXECUTORS:
             raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
         if self.ray_address is not None and self.executor != "ray":
