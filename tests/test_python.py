@@ -42,6 +42,16 @@ def test_train_returns_what_the_command_writes_and_read_run_reads_it(tmp_path):
     assert tdbench.train("python/config.yaml", "python") == result  # finished: told from its folder
 
 
+def test_a_finished_run_and_sweep_leave_no_figure_empty():
+    tdbench.train(out="run", regularizer="dropblock", **TINY | {"max_steps": 10})
+    run = tdbench.read_run("run")
+    assert [name for name, value in run.result.to_tree().items() if value is None] == ["error"]
+    assert list(run.metrics.columns[run.metrics.isna().any()]) == []
+    sweep = tdbench.ablate(param={"block_size": [3, 5]}, seeds=3, out="sweep", jobs=1, **TINY)
+    assert list(sweep.trials.columns[sweep.trials.isna().any()]) == ["error"]
+    assert list(sweep.summary.columns[sweep.summary.iloc[1:].isna().all()]) == []
+
+
 def test_train_takes_a_configuration_a_tree_and_a_file():
     tree = {"data": {"train_fraction": 0.1}, "training": {"max_steps": 2, "batch_size": 32}}
     ends = [

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdbench import load_config
+from tdbench.config.loading import own_knobs
 from tdbench.regularizers.base import DropMeter
 from tdbench.regularizers.registry import find_method, method_names
+from tdbench.sweep.keys import default_sweep
 
 METHODS = method_names()
 RANDOM = [name for name in METHODS if name not in ("none", "targetdrop", "max_dropout")]
@@ -25,6 +27,14 @@ ZERO = {
     "spatial_dropout": {"p": 0},
     "targetdrop": {"drop_ratio": 0},
     "weighted_channel_dropout": {"ratio": 1, "keep": 1},
+}
+
+# Of knobs without a declared sweep: values that make a difference.
+VALUES = {
+    ("attentiondrop", "threshold"): (0.5, 0.9),
+    ("focused_dropout", "high"): (0.7, 0.9),
+    ("focused_dropout", "low"): (0.1, 0.6),
+    ("targetdrop", "reduction"): (1, 4),
 }
 
 
@@ -58,6 +68,18 @@ def test_a_schedule_that_has_not_risen_yet_is_the_identity(name):
     layer, x = layer_of(name), feature_map()
     layer.strength = 0.0
     assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize(("name", "knob"), [(name, knob) for name in METHODS for knob in own_knobs(name)])
+def test_every_knob_changes_what_the_layer_does(name, knob):
+    x, outs = feature_map((4, 16, 9, 9)), []
+    for value in VALUES.get((name, knob)) or default_sweep(
+        f"regularizer.{knob}", load_config(overrides={"regularizer": name})
+    ):
+        layer = layer_of(name, 16, **{knob: value})
+        torch.manual_seed(3)
+        outs.append(torch.stack([layer(x) for _ in range(30)]))
+    assert any(not torch.equal(out, outs[0]) for out in outs[1:])
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])

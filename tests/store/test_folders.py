@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,13 @@ def test_the_columns_are_the_fixed_ones():
         "block_size,n,test_error_pct_mean,test_error_pct_std,ci95_low,ci95_high,delta_vs_baseline,delta_ci95_low,"
         "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable"
     )
+
+
+def test_the_columns_are_those_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs/design.md").read_text()
+    swept = SummaryRow.columns([])
+    for names in (columns(EpochRow), columns(RunResult), swept):
+        assert f"`{','.join(names)}`" in text
 
 
 def test_a_result_is_read_back_as_it_was_written_and_later_fields_are_left_out(tmp_path):
