@@ -42,6 +42,12 @@ def outcome(method: str) -> list[float]:
     return [int(num_dropped), round(float((out.double() * places).sum()), 1)]
 
 
+def torch_keeps() -> int:
+    """Return how many of 1000 units torch's own dropout keeps: other ones in 2.6 than in 2.15, from the same seed."""
+    torch.manual_seed(0)
+    return int(torch.native_dropout(torch.ones(1000), 0.5, True)[1].sum())
+
+
 def test_a_default_that_changes_raises_the_version():
     snapshot = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
     assert snapshot["version"] == RESULTS_VERSION, "write the snapshot anew"
@@ -55,8 +61,11 @@ def test_a_default_that_changes_raises_the_version():
 
 @pytest.mark.parametrize("method", method_names())
 def test_an_algorithm_that_changes_raises_the_version(method):
-    known = json.loads(SNAPSHOT.read_text(encoding="utf-8"))["outcomes"]
+    snapshot = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    known = snapshot["outcomes"]
     assert method in known, "a new method, which changes no results: write the snapshot anew"
+    if method == "dropout" and torch_keeps() != snapshot["torch_keeps"]:
+        pytest.skip(f"the dropout of torch {torch.__version__} draws other units than that of the snapshot's torch")
     assert outcome(method) == pytest.approx(known.get(method), rel=1e-4), ADVICE
 
 
@@ -103,6 +112,7 @@ def test_a_folder_is_named_by_its_place_even_where_that_is_the_default():
 if __name__ == "__main__":
     content = {
         "version": RESULTS_VERSION,
+        "torch_keeps": torch_keeps(),
         "defaults": defaults(),
         "outcomes": {name: outcome(name) for name in method_names()},
     }
