@@ -49,7 +49,11 @@ def audit(
 
         if insertion is None or batches is None:
             raise TypeError("audit of a network needs what tdbench.insert returned, and batches")
+        if settings:
+            raise TypeError(f"audit of a network takes no settings of a run, got {', '.join(settings)}")
         return audit_network(config, insertion, batches, num_batches=num_batches, num_draws=num_draws, seed=seed or 0)
+    if insertion is not None or batches is not None or (num_batches, num_draws) != (8, 4):
+        raise TypeError("insertion, batches, num_batches and num_draws go with a network, not with a run")
     from tdbench.audit.command import audit_run
 
     return audit_run(config, settings if seed is None else {"seed": seed, **settings})

@@ -38,7 +38,7 @@ class Start:
         By default they spin, which is fastest on an idle machine; on a busy one it takes the time of everybody else,
         and of the thread that they wait for. What the user has set stays.
         """
-        num_cores = os.cpu_count() or 1
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         others = self.others_busy()
         is_shared = others > BUSY and others + (threads or num_cores) > num_cores + BUSY
         if is_shared and not any(name in os.environ for name in _CHOSEN_BY_USER):

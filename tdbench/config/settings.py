@@ -10,7 +10,8 @@ from typing import Any
 
 from tdbench.config.loading import build_config, read_yaml, resolve_key
 from tdbench.config.tree import RunConfig
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, UnknownKey
+from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method
 
 
@@ -26,11 +27,11 @@ def settings_of(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, d
     """
     settings: dict[str, dict[str, Any]] = {name: {} for name in methods}
     for key, value in given.items():
-        refused: list[ConfigError] = []
+        refused: list[UnknownKey] = []
         for name in methods:
             try:
                 resolved = resolve_key(key, find_method(name))
-            except ConfigError as error:
+            except UnknownKey as error:
                 refused.append(error)
                 continue
             if resolved == "regularizer.name":
@@ -53,7 +54,20 @@ def configs_of(path: Path | None, methods: Sequence[str], given: Mapping[str, An
         ConfigError: The file, a method, a key or a value is wrong.
     """
     base = read_yaml(path) if path is not None else {}
+    knobs: dict[str, Any] = {}
+    if len(methods) > 1:
+        base, knobs = without_knobs(base)
     return {
         name: build_config(deepcopy(base), {"regularizer.name": name, **own}, path)
-        for name, own in settings_of(methods, given).items()
+        for name, own in settings_of(methods, knobs | dict(given)).items()
     }
+
+
+def without_knobs(base: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a base without the knobs that it gives to no method by name, and those knobs."""
+    section = base.get("regularizer")
+    if not isinstance(section, dict) or "name" in section:
+        return deepcopy(base), {}
+    knobs = {key: value for key, value in section.items() if key not in RegularizerConfig.model_fields}
+    rest = {key: value for key, value in section.items() if key in RegularizerConfig.model_fields}
+    return deepcopy(base) | {"regularizer": rest}, knobs

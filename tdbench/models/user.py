@@ -35,7 +35,7 @@ def build_user(name: str, num_classes: int, in_channels: int) -> nn.Module:
         given = {key: given[key] for key in given if key in {parameter.name for parameter in parameters}}
     try:
         network = factory(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{name} cannot be built: {line_of(error)}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} must return an nn.Module, got {type(network).__name__}")

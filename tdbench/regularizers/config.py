@@ -88,6 +88,15 @@ class RegularizerConfig(Section):
         """Return the strength in [0, 1] after the share `progress` of the training steps."""
         return 1.0 if self.schedule == "constant" else min(1.0, progress / self.ramp)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _always_names_its_method(cls, data: Any) -> Any:
+        """Set the name, so that a tree without defaults has it; a class that declares none is called by its own."""
+        if not isinstance(data, dict) or "name" in data or cls is RegularizerConfig:
+            return data
+        field = cls.model_fields["name"]
+        return data | {"name": cls.__name__ if field is RegularizerConfig.model_fields["name"] else field.default}
+
     @field_validator("name")
     @classmethod
     def _same_from_everywhere(cls, value: str) -> str:

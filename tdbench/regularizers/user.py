@@ -95,7 +95,7 @@ class UserConfig(RegularizerConfig):
         known = {"channels": channels} if "channels" in inspect.signature(self.entry).parameters else {}
         try:
             layer = self.entry(**known, **self.knobs())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{self.name} cannot be built: {line_of(error)}") from error
         return as_layer(layer)
 

@@ -38,6 +38,8 @@ class RunRecord:
         return RunFolder(self.path).read_environment()
 
     def _repr_html_(self) -> str:
+        if not (self.path / METRICS).exists():
+            return "<p>no epoch is finished</p>"
         return self.metrics.to_html(index=False)
 
 
@@ -68,6 +70,8 @@ class SweepRecord:
         return read_run(SweepFolder(self.path).trial(trial).path)
 
     def _repr_html_(self) -> str:
+        if not (self.path / SUMMARY_TABLE).exists():
+            return "<p>no table is written yet</p>"
         return self.summary.to_html(index=False)
 
 
@@ -106,6 +110,6 @@ def read_table(path: Path) -> "pandas.DataFrame":
     import pandas
 
     try:
-        return pandas.read_csv(path, keep_default_na=False, na_values=[""])
+        return pandas.read_csv(path, keep_default_na=False, na_values=[""], dtype={"trial": str, "digest": str})
     except (OSError, ValueError) as error:
         raise FolderError(f"{path} cannot be read: {error}") from error

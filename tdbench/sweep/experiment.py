@@ -1,7 +1,7 @@
 """An experiment: what a sweep varies, over which seeds, against which baseline; from flags or from a file."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +12,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from tdbench.config import RunConfig, build_config, known_keys, parse_yaml
 from tdbench.config.loading import explain, read_yaml
-from tdbench.config.settings import settings_of
+from tdbench.config.settings import settings_of, without_knobs
 from tdbench.errors import ConfigError, OutOfRange, nearest
 from tdbench.knobs import Section, knob
 from tdbench.regularizers.config import RegularizerConfig
@@ -159,7 +159,7 @@ def parse_params(
         ConfigError: Keys and values do not fit together.
     """
     if isinstance(param, Mapping):
-        return {key: tuple(given or ()) for key, given in param.items()}
+        return {key: () if given is None else listed(key, given) for key, given in param.items()}
     params = [param] if isinstance(param, str) else param
     if values and len(values) != len(params):
         raise ConfigError(f"--values must be given once for each --param, got {len(values)} for {len(params)}")
@@ -168,6 +168,21 @@ def parse_params(
         raise ConfigError("--param KEY=VALUES has its values already; leave --values out")
     texts = values or [text for _, text in pairs]
     return {key: parse_values(text) if text else () for (key, _), text in zip(pairs, texts, strict=True)}
+
+
+def listed(key: str, values: Any) -> tuple[Any, ...]:
+    """Return the values of a key as plain numbers and text, be they in a list, an array or a table's column.
+
+    Raises:
+        ConfigError: They are no list, or there are none.
+    """
+    plain = getattr(values, "tolist", lambda: values)()
+    if isinstance(plain, (str, bytes, Mapping)) or not isinstance(plain, Iterable):
+        raise ConfigError(f"param must have a list of values for {key}, or None for its own, got {values!r}")
+    found = tuple(getattr(value, "item", lambda value=value: value)() for value in plain)
+    if not found:
+        raise ConfigError(f"param must have a value or more for {key}, or None for its own, got {values!r}")
+    return found
 
 
 def parse_seeds(text: str) -> int | tuple[int, ...]:
@@ -251,13 +266,3 @@ def with_settings(experiment: Experiment, given: dict[str, Any], path: Path | No
         settings_of(methods, knobs)
     tree = build_config(tree, rest, path).model_dump(mode="json", exclude_unset=True)
     return experiment.model_copy(update={"base": tree, "settings": knobs})
-
-
-def without_knobs(base: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a base without the knobs that it gives to no method by name, and those knobs."""
-    section = base.get("regularizer")
-    if not isinstance(section, dict) or "name" in section:
-        return deepcopy(base), {}
-    knobs = {key: value for key, value in section.items() if key not in RegularizerConfig.model_fields}
-    rest = {key: value for key, value in section.items() if key in RegularizerConfig.model_fields}
-    return deepcopy(base) | {"regularizer": rest}, knobs

@@ -122,11 +122,10 @@ def main_module_hidden() -> Iterator[None]:
     It reads `__main__.__file__` and `__main__.__spec__` for that, and has no switch.
     """
     main = sys.modules["__main__"]
-    saved = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    saved: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     try:
         for name in saved:
             setattr(main, name, None)
         yield
     finally:
-        for name, value in saved.items():
-            setattr(main, name, value)
+        vars(main).update(saved)

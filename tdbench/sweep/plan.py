@@ -17,7 +17,7 @@ from typing import Any
 from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
 from tdbench.config.settings import settings_of
 from tdbench.config.tree import foreign_method
-from tdbench.errors import ConfigError, FolderError, TdbenchError, unknown
+from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
 from tdbench.knobs import about
 from tdbench.store.folders import CONFIG, SWEEP, SweepFolder
 from tdbench.store.rows import Value
@@ -115,7 +115,7 @@ def point_config(experiment: Experiment, base: RunConfig, overrides: dict[str, A
     method = str(next((overrides[key] for key in ("regularizer", METHOD) if key in overrides), base.regularizer.name))
     shared: dict[str, Any] = {}
     for key, value in experiment.settings.items():
-        with suppress(ConfigError):
+        with suppress(UnknownKey):
             shared |= settings_of([method], {key: value})[method]
     return build_config(copy.deepcopy(experiment.base), {**shared, **overrides})
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig, build_config, load_config
 from tdbench.config.tree import foreign_method
 from tdbench.errors import FolderError, TdbenchError
+from tdbench.regularizers.registry import find_method
 from tdbench.store.folders import RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
@@ -70,9 +72,10 @@ def run_config(config: RunConfig | Mapping[str, Any] | str | Path | None, settin
         ConfigError: A key or value is wrong.
     """
     if isinstance(config, RunConfig):
+        find_method(config.regularizer.name)  # by which the run folder will know it
         return build_config(config.model_dump(mode="json", exclude_unset=True), settings) if settings else config
     if isinstance(config, Mapping):
-        return build_config(dict(config), settings)
+        return build_config(deepcopy(dict(config)), settings)
     return load_config(config, settings)
 
 

@@ -183,7 +183,7 @@ def test_threads_count_together_what_they_drop(cpp):
 def test_vectors_of_every_width_give_the_same_bits(cpp, monkeypatch, tmp_path):
     """The binary that pip built takes the widest that the machine has; here is one for the narrowest alone."""
     source, include = Path(cpp.__file__).with_suffix(".cpp"), sysconfig.get_paths()["include"]
-    narrow = tmp_path / "_targetdrop_cpu.so"
+    narrow = tmp_path / "_cpu.so"
     flags = [
         "-std=c++17",
         "-O3",
@@ -195,8 +195,8 @@ def test_vectors_of_every_width_give_the_same_bits(cpp, monkeypatch, tmp_path):
         f"-I{include}",
     ]
     subprocess.run(["g++", *flags, f"-I{include}", str(source), "-o", str(narrow)], check=True)
-    loader = ExtensionFileLoader("_targetdrop_cpu", str(narrow))
-    module = module_from_spec(spec_from_file_location("_targetdrop_cpu", narrow, loader=loader))
+    loader = ExtensionFileLoader("_cpu", str(narrow))
+    module = module_from_spec(spec_from_file_location("_cpu", narrow, loader=loader))
     for dtype in (torch.float32, torch.bfloat16):
         for memory_format in FORMATS.values():
             layer = TargetDrop2d(70, 0.3)
