@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,10 @@ import tdbench
 from tdbench.cli import main
 from tdbench.errors import ConfigError, FolderError
 from tdbench.models.build import build
+from tdbench.regularizers.registry import find_method
 from tdbench.store.rows import TrialState
+from tdbench.sweep.experiment import parse_params
+from tdbench.training.train import run_config
 
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}
 FLAGS = ["--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--threads", "1"]
@@ -216,3 +220,45 @@ def test_a_sweep_without_tables_yet_says_so(tmp_path):
     (tmp_path / "sweep.yaml").write_text(json.dumps({"sweep": {"block_size": [3]}}))
     with pytest.raises(FolderError, match=r"summary\.csv cannot be read"):
         _ = tdbench.read_sweep(tmp_path).summary
+
+
+class Unnamed(tdbench.RegularizerConfig):
+    layer_class = nn.Identity
+
+
+def test_a_configuration_without_a_name_of_its_own_is_no_other_method():
+    assert Unnamed().name == "Unnamed"
+    with pytest.raises(ConfigError, match="unknown regularizer 'Unnamed'"):
+        tdbench.train(tdbench.RunConfig(regularizer=Unnamed()))
+
+
+def test_a_setting_on_top_of_a_configuration_keeps_its_method():
+    config = tdbench.RunConfig(regularizer=find_method("dropblock")(block_size=5))
+    changed = run_config(config, {"epochs": 1})
+    assert (changed.regularizer.name, changed.regularizer.block_size, changed.training.epochs) == ("dropblock", 5, 1)
+
+
+def test_the_callers_tree_is_left_as_it_was():
+    tree = {"training": {"epochs": 3}}
+    run_config(tree, {"max_steps": 2})
+    assert tree == {"training": {"epochs": 3}}
+
+
+@pytest.mark.parametrize("values", [5, "3", [], {"a": 1}])
+def test_values_of_a_sweep_are_a_list_of_one_or_more(values):
+    with pytest.raises(ConfigError, match="param must have a "):
+        tdbench.ablate(param={"block_size": values}, **TINY)
+
+
+def test_values_of_a_sweep_may_be_an_array():
+    assert parse_params({"block_size": np.array([3, 5])}, ()) == {"block_size": (3, 5)}
+    assert all(type(value) is int for value in parse_params({"block_size": [np.int64(3)]}, ())["block_size"])
+
+
+def test_audit_refuses_what_it_would_ignore():
+    with pytest.raises(TypeError, match="go with a network"):
+        tdbench.audit(num_batches=2)
+    network = build("resnet8", 10, 1)
+    sites = tdbench.insert(network, "dropout", "stage1", image_shape=(1, 32, 32))
+    with pytest.raises(TypeError, match="takes no settings of a run, got blok_size"):
+        tdbench.audit(network, sites, [], blok_size=7)

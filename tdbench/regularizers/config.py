@@ -94,8 +94,9 @@ class RegularizerConfig(Section):
         """Set the name, so that a tree without defaults has it; a class that declares none is called by its own."""
         if not isinstance(data, dict) or "name" in data or cls is RegularizerConfig:
             return data
-        field = cls.model_fields["name"]
-        return data | {"name": cls.__name__ if field is RegularizerConfig.model_fields["name"] else field.default}
+        field, inherited = cls.model_fields["name"], RegularizerConfig.model_fields["name"]
+        has_none = (field.annotation, field.default) == (inherited.annotation, inherited.default)
+        return data | {"name": cls.__name__ if has_none else field.default}
 
     @field_validator("name")
     @classmethod

@@ -86,3 +86,9 @@ def test_a_sweep_s_file_repeats_it_with_the_settings_of_all_methods(tmp_path):
     assert again.digest == plan.digest
     other = plan_sweep(None, [f"regularizer={','.join(THREE)}"], [], "1", None, {"block_size": 5, "epochs": 2})
     assert other.digest != plan.digest
+
+
+def test_a_knob_of_a_file_that_names_no_method_goes_to_every_method_that_has_it(tmp_path):
+    (tmp_path / "run.yaml").write_text("regularizer: {block_size: 3}\n")
+    configs = configs_of(tmp_path / "run.yaml", ["dropblock", "targetdrop", "dropout"], {})
+    assert [configs[name].regularizer.block_size for name in ("dropblock", "targetdrop")] == [3, 3]
