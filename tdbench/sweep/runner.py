@@ -17,7 +17,6 @@ from tdbench.store.folders import RESULT, SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, SummaryRow, TrialRow, TrialState
 from tdbench.sweep.executors import Executor
-from tdbench.sweep.inference import summarise
 from tdbench.sweep.plan import Plan, Point
 
 LOOK_EVERY_S = 0.2
@@ -147,6 +146,8 @@ class Sweep:
 
     def tables(self) -> Tables:
         """Return the tables as things stand, the baselines first."""
+        from tdbench.sweep.inference import summarise  # numpy and scipy: half a second, which a dry run has no use for
+
         trials = [
             TrialRow(digest, self.records[digest].status, seed, point.values, self.records[digest])
             for point in self.plan.points
