@@ -17,7 +17,7 @@ def shared(monkeypatch):
     """Let a test say how many cores others keep busy, on a machine of four, with nothing set and torch not loaded."""
     for name in starting._CHOSEN_BY_USER:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
     monkeypatch.delitem(sys.modules, "torch")
 
     def busy(cores):
