@@ -16,6 +16,7 @@ from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
 from tdbench.errors import TdbenchError, line_of
+from tdbench.training.parallel import end
 
 app = typer.Typer(
     name="tdbench",
@@ -53,6 +54,15 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one message on stderr."""
+    try:
+        return end(_run(arguments))
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            end(stop.code)
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks × should show ?, not end the run
             stream.reconfigure(errors="replace")

@@ -98,7 +98,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
         processes.first_failure(failure)
         raise
     except Exception as failure:
-        _, error = processes.first_failure(failure)
+        error = processes.first_failure(failure).reason
         if processes.rank == 0:
             with suppress(FolderError):  # the reason that counts is the failure's
                 folder.write_result(run.result(TrialState.FAILED, error))

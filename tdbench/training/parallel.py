@@ -5,10 +5,14 @@ Only process 0 prints and writes. A single process has the same interface, which
 processes go from host to host through gloo, so that no GPU waits for them; only gradients and buffers use NCCL.
 """
 
+import atexit
+import json
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tdbench.errors import ConfigError, TdbenchError, line_of
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:  # at run time only several processes import torch; a single o
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(seconds=5)
 _TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -63,16 +68,32 @@ class Processes:
     def unify_buffers(self, model: "nn.Module") -> None:
         """Broadcast the network's buffers from process 0, such as the running statistics of batch norm."""
 
-    def first_failure(self, error: BaseException) -> tuple[int, str]:
-        """Record why this process fails; return the rank of the first process that failed, and its reason."""
-        return self.rank, line_of(error)
+    def first_failure(self, error: BaseException) -> "Failure":
+        """Record why this process fails; return what the first process that failed recorded."""
+        return Failure(self.rank, exit_code_of(error), line_of(error))
 
 
 ALONE = Processes()
 
 
+class Failure(NamedTuple):
+    """Why a run of several processes ends.
+
+    Attributes:
+        rank: The process that failed first, which tells the user.
+        exit_code: The exit code of all processes.
+        reason: The error's line.
+    """
+
+    rank: int
+    exit_code: int
+    reason: str
+
+
 class _Joined(Processes):
     """Several processes, joined by torch.distributed."""
+
+    here: "_Joined | None" = None  # what this process has joined, until its end
 
     def __init__(self) -> None:
         import torch
@@ -83,6 +104,7 @@ class _Joined(Processes):
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
         self._dist, self._store = dist, dist.PrefixStore("tdbench", store)
+        _Joined.here = self
 
     def first(self, do: Callable[[], T]) -> T:
         answer: list[Any] = list(_attempt(do)) if self.rank == 0 else [None, None]
@@ -125,14 +147,24 @@ class _Joined(Processes):
         for buffer in model.buffers():
             self._dist.broadcast(buffer, src=0)
 
-    def first_failure(self, error: BaseException) -> tuple[int, str]:
+    def first_failure(self, error: BaseException) -> Failure:
         reason = "another process of it ended without a word" if is_loss(error) else line_of(error)
+        own = Failure(self.rank, exit_code_of(error), reason)
         try:
-            told = self._store.compare_set("failure", "", f"{self.rank} {reason}").decode()
+            told = self._store.compare_set("failure", "", json.dumps(own))
         except RuntimeError:  # the store ended with torchrun, or with process 0 before this one failed
-            return 0, reason
-        rank, _, first = told.partition(" ")
-        return int(rank), first
+            return own._replace(rank=0)
+        return Failure(*json.loads(told))
+
+    def has_told(self) -> None:
+        """Let the others end, now that this process, if it was the first that failed, has told the user why."""
+        with suppress(RuntimeError):  # the store may have ended
+            self._store.set("told", "")
+
+    def wait_until_told(self) -> None:
+        """Wait for the process that failed first: torchrun ends all others as soon as one has ended."""
+        with suppress(RuntimeError):
+            self._store.wait(["told"], _PATIENCE)
 
     def leave(self) -> None:
         """Leave the process group, once all processes are ready to."""
@@ -167,14 +199,36 @@ def joined() -> Iterator[Processes]:
     try:
         yield processes
     except (Exception, KeyboardInterrupt) as error:
-        rank, reason = processes.first_failure(error)
-        if rank == processes.rank or os.environ.get("TDBENCH_DEBUG") == "1":
+        first = processes.first_failure(error)
+        if first.rank == processes.rank or os.environ.get("TDBENCH_DEBUG") == "1":
             if is_loss(error):
-                raise TdbenchError(f"the run failed: {reason}; the same command tries again") from error
+                raise TdbenchError(f"the run failed: {first.reason}; the same command tries again") from error
             raise
-        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-        raise SystemExit(code) from None
+        processes.wait_until_told()
+        raise SystemExit(first.exit_code) from None
     processes.leave()
+
+
+def end(code: int) -> int:
+    """Return the exit code of a single process; end one of several here and now, without the interpreter's teardown.
+
+    A thread of gloo lets go of a message's tensors some time after the message has arrived, and takes the interpreter's
+    lock for it. Where the interpreter is being torn down by then, the thread is ended inside a destructor, and the
+    process aborts after all its work is done (pytorch/pytorch#179291 and #190489).
+    """
+    if _Joined.here is not None:
+        atexit._run_exitfuncs()  # these end the processes that read images
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+        _Joined.here.has_told()
+        os._exit(code)
+    return code
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code for an error."""
+    return 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
 def is_loss(error: BaseException) -> bool:

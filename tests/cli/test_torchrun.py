@@ -46,6 +46,36 @@ def make_model(num_classes, in_channels):
     return Halves(num_classes, in_channels)
 """
 
+LATE = """
+import atexit, sys, time
+
+@atexit.register  # registered first, it runs last: no other thread gets the interpreter's lock before the teardown
+def keep_the_lock(now=time.monotonic):
+    sys.setswitchinterval(1000)
+    until = now() + 2
+    while now() < until:
+        pass
+
+class LetsGo:
+    def __del__(self, sleep=time.sleep):  # in the teardown
+        sleep(0.5)
+
+kept = LetsGo()
+
+import torch
+import torch.distributed as dist
+from tdbench.cli import main
+from tdbench.training.parallel import _Joined
+
+def leave(self):  # a message that arrives in process 0 in the two seconds above
+    time.sleep(self.rank)
+    dist.all_gather([torch.empty(8), torch.empty(8)], torch.ones(8), async_op=True)
+    time.sleep(2 * self.rank)
+
+_Joined.leave = leave
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 class Torchrun:
     """Calls `tdbench train` in two processes."""
@@ -54,15 +84,17 @@ class Torchrun:
         self.cli = cli
         self.agents: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: object, number: int = 2, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, number: int = 2, program: tuple[str, ...] = ("-m", "tdbench"), **variables: str
+    ) -> subprocess.Popen[str]:
         command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number))
-        command += ("-m", "tdbench", "train", *map(str, arguments))
+        command += (*program, "train", *map(str, arguments))
         agent = self.cli.start_python(*command, env=self.cli.environment(**variables))
         self.agents.append(agent)
         return agent
 
-    def __call__(self, *arguments: object, **variables: str):
-        return self.cli.finish(self.start(*arguments, **variables))
+    def __call__(self, *arguments: object, **options):
+        return self.cli.finish(self.start(*arguments, **options))
 
     @staticmethod
     def workers(agent: subprocess.Popen[str]) -> list[int]:
@@ -281,3 +313,10 @@ def test_options_that_work_in_one_process_work_in_two(cli, torchrun, tmp_path, o
     assert result["dropped_pct"] > 0
     if "--match" in options:
         assert result["dropped_pct"] == pytest.approx(1, rel=0.1)
+
+
+def test_a_message_that_is_let_go_of_late_does_not_abort_a_process_at_its_end(torchrun, tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    done = torchrun("--max-steps", "1", "--out", "run", program=("late.py",))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "done"

@@ -119,7 +119,7 @@ with joined() as processes:
         if number == rank:
             processes.first_failure(ConfigError(f"by process {rank}"))
         processes.gather(None)
-    assert processes.first_failure(ConfigError("too late")) == (0, "by process 0")
+    assert processes.first_failure(ConfigError("too late")) == (0, 2, "by process 0")
 """
 
 
