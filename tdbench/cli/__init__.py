@@ -16,7 +16,6 @@ from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
 from tdbench.errors import TdbenchError, line_of
-from tdbench.training.parallel import end
 
 app = typer.Typer(
     name="tdbench",
@@ -54,6 +53,8 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one message on stderr."""
+    from tdbench.training.parallel import end
+
     try:
         return end(_run(arguments))
     except SystemExit as stop:

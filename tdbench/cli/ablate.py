@@ -118,10 +118,10 @@ def ablate_command(
 
 def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool) -> None:
     """Run what is missing and print what came out; after an interruption, what there is."""
+    from tdbench.cli.output import say
     from tdbench.cli.signals import stop_signals
     from tdbench.cli.sweep_tables import show_summary
     from tdbench.cli.sweep_terminal import watch_sweep
-    from tdbench.cli.terminal import say
     from tdbench.errors import Interrupted
     from tdbench.sweep.ablate import run_missing
 

@@ -25,7 +25,7 @@ def audit_command(
     It builds the network of `tdbench train` and measures in fp32, at full strength, what the masks really drop; --set
     reaches every setting of a run. The exit code is 1 where the regularizer is not doing what its configuration says.
     """
-    from tdbench.cli.terminal import say
+    from tdbench.cli.output import say
     from tdbench.config import load_config
     from tdbench.store.files import make_folder, to_csv, to_json, write_atomically
 
@@ -72,7 +72,7 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
     from tabulate import tabulate
 
-    from tdbench.cli.terminal import say
+    from tdbench.cli.output import say
 
     for name in ("model", "data", "regularizer"):
         say(f"{name:<12} {audited.facts[name]}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tdbench.cli.terminal import say
+from tdbench.cli.output import say
 
 if TYPE_CHECKING:
     from tdbench.profiling.measuring import Profile

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from tdbench.cli.terminal import LINE_EVERY_S, clock, say
+from tdbench.cli.output import say
+from tdbench.cli.terminal import LINE_EVERY_S, clock
 from tdbench.store.progress import TellProgress
 
 

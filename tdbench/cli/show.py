@@ -71,7 +71,7 @@ def show_command(
 
 def print_gallery(summary: dict[str, Any], folder: Path, files: list[str], quiet: bool, as_json: bool) -> None:
     """Print what was drawn, and where the files are."""
-    from tdbench.cli.terminal import say
+    from tdbench.cli.output import say
     from tdbench.store.files import to_json
 
     if as_json:

@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-from tdbench.cli.terminal import say
+from tdbench.cli.output import say
 
 BUSY = 0.5  # cores that others keep busy, from where on they count
 LEAST_S = 0.1  # over which that is measured
+SPINS = "40000"  # turns that a waiting thread spins for before it sleeps: about half a millisecond
 _CHOSEN_BY_USER = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
@@ -33,16 +34,17 @@ class Start:
         self.spare_cpu(threads)
 
     def spare_cpu(self, threads: int | None) -> None:
-        """Let OpenMP's threads sleep while they wait, where others want the cores; before torch is loaded.
+        """Let OpenMP's threads wait for a short time only before they sleep, where others want the cores.
 
-        By default they spin, which is fastest on an idle machine; on a busy one it takes the time of everybody else,
-        and of the thread that they wait for. What the user has set stays.
+        By default they spin for several milliseconds, which on a busy machine takes the time of everybody else, and of
+        the thread that they wait for; threads that sleep at once wake too late for the many short operations of a step
+        (benchmarks/results/load_cpu.csv). It must be set before torch is loaded. What the user has set stays.
         """
-        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_cores = len(cores())
         others = self.others_busy()
         is_shared = others > BUSY and others + (threads or num_cores) > num_cores + BUSY
         if is_shared and not any(name in os.environ for name in _CHOSEN_BY_USER):
-            os.environ["GOMP_SPINCOUNT"] = "0"
+            os.environ["GOMP_SPINCOUNT"] = SPINS
 
     def others_busy(self) -> float:
         """Return how many cores other processes have kept busy since the start; 0 where the system does not say."""
@@ -53,12 +55,21 @@ class Start:
         return (now_s - self._busy_s) / (time.perf_counter() - self._wall_s)
 
 
+def cores() -> set[int]:
+    """Return the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def others_s() -> float | None:
-    """Return the CPU seconds that all processes but this one have used since the system's start; None: unknown."""
+    """Return the seconds that others kept this process's cores busy since the system's start; None: unknown."""
+    names = {f"cpu{number}" for number in cores()}
+    busy = 0
     try:
-        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
-        ticks = list(map(int, fields))
-        idle = ticks[3] + ticks[4]  # idle, and waiting for a disk
-        return (sum(ticks[:8]) - idle) / os.sysconf("SC_CLK_TCK") - time.process_time()
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+            name, *fields = line.split()
+            if name in names:
+                ticks = list(map(int, fields[:8]))
+                busy += sum(ticks) - ticks[3] - ticks[4]  # idle, and waiting for a disk
+        return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
     except (OSError, ValueError, IndexError):
         return None

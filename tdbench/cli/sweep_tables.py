@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tdbench.cli.output import say
 from tdbench.cli.sweep_terminal import trial_names
-from tdbench.cli.terminal import clock, is_off_target, say
+from tdbench.cli.terminal import clock, is_off_target
 from tdbench.store.files import as_text
 from tdbench.store.folders import LOG, PLOT_PNG, PLOT_SVG, SUMMARY_TABLE, SUMMARY_TEXT, SWEEP, TRIALS_TABLE
 from tdbench.store.rows import Decision, SummaryRow, TrialState

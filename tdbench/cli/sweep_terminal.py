@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tdbench.cli.terminal import LINE_EVERY_S, clock, describe, say
+from tdbench.cli.output import say
+from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
 from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.plan import Plan

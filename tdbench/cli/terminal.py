@@ -1,6 +1,5 @@
 """What a run looks like: a live progress bar on a terminal, plain lines elsewhere, nothing where silence is asked."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from tdbench.cli.output import say
 from tdbench.store.files import to_json
 from tdbench.store.folders import TRACE, RunFolder
 from tdbench.store.progress import Observer
@@ -38,14 +37,6 @@ _SHOWN = {
 def is_off_target(match: float | None, dropped_pct: float | None) -> bool:
     """Return whether a dropped share is far from the one that a method's strength was solved for."""
     return match is not None and dropped_pct is not None and abs(dropped_pct - match) > NEAR_MATCH * match
-
-
-def say(text: str) -> None:
-    """Print a line; where the reader of a pipe has gone, fall silent and let the run go on."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class SilentObserver(Observer):
@@ -95,6 +86,8 @@ class LiveObserver(SilentObserver):
     """Draws a progress bar."""
 
     def __init__(self, on_start: Callable[[], None], console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         super().__init__(on_start)
         self._console = console
         self._bar = Progress(
@@ -174,7 +167,7 @@ def slowed_line(times: float) -> str:
     """Return what helps where steps take so many times as long as they did."""
     return (
         f"note: a step takes {times:.1f} times as long as this run's fastest did; if others use this machine too, "
-        "--threads 1 or GOMP_SPINCOUNT=0 helps: stop this run (Ctrl-C saves it), and start it again so"
+        "stop this run (Ctrl-C saves it) and start it again: it then sees them; --threads 1 helps too"
     )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from tdbench.errors import FolderError
 
@@ -72,6 +71,8 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
     Raises:
         FolderError: It is a file, cannot be written, or another process holds it.
     """
+    from filelock import FileLock, Timeout  # what refuses or only looks needs no lock
+
     lock = FileLock(folder / LOCK, timeout=patience_s)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The run folder and the sweep folder: their files, by name, and what is in them."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -7,14 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tdbench import __version__
 from tdbench.errors import FolderError
 from tdbench.store.files import read_tree, temporary, to_csv, to_json, to_yaml, write_atomically, write_if_new
-from tdbench.store.rows import EpochRow, RunResult, SummaryRow, TrialRow, columns
+from tdbench.store.rows import Decision, EpochRow, RunResult, SummaryRow, TrialRow, columns
 
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
 CHECKPOINT = "checkpoint.pt"
 SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv", "summary.csv"
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
+REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
 LOG = "log.txt"  # of a trial: what its process printed
 
@@ -49,6 +52,28 @@ class SweepFolder:
         """Write `summary.csv`; return whether the table is new."""
         text = to_csv((row.cells() for row in rows), SummaryRow.columns(keys))
         return write_if_new(self / SUMMARY_TABLE, text.encode())
+
+    def remember_summary(self, trials: Any, rows: Iterable[SummaryRow]) -> None:
+        """Keep the summary with all digits, so that a finished sweep needs no statistics to print it again.
+
+        Args:
+            trials: What the rows follow from, as plain data.
+            rows: The summary.
+        """
+        trees = [asdict(row) for row in rows]
+        write_if_new(self / REMEMBERED_SUMMARY, to_json({"seal": _seal(trials, trees), "rows": trees}).encode())
+
+    def recall_summary(self, trials: Any) -> tuple[SummaryRow, ...] | None:
+        """Return the summary that was kept for exactly these trials by this release; None where there is none."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads((self / REMEMBERED_SUMMARY).read_text(encoding="utf-8"))
+            if kept["seal"] == _seal(trials, kept["rows"]):
+                return tuple(SummaryRow(**tree | {"decision": Decision(tree["decision"])}) for tree in kept["rows"])
+        return None
+
+
+def _seal(trials: Any, rows: Any) -> str:
+    return hashlib.sha256(json.dumps([__version__, trials, rows]).encode()).hexdigest()
 
 
 class RunFolder:

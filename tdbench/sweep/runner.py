@@ -9,7 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.assignment import Assignment, Ended, Progressed
@@ -146,16 +147,32 @@ class Sweep:
 
     def tables(self) -> Tables:
         """Return the tables as things stand, the baselines first."""
-        from tdbench.sweep.inference import summarise  # numpy and scipy: half a second, which a dry run has no use for
-
         trials = [
             TrialRow(digest, self.records[digest].status, seed, point.values, self.records[digest])
             for point in self.plan.points
             for seed, digest in point.trials.items()
         ]
+        return Tables(tuple(trials), self.folder.recall_summary(self._evidence()) or self._summary())
+
+    def _evidence(self) -> list[Any]:
+        """Return all that the summary follows from, as plain data."""
+        number = {point: number for number, point in enumerate(self.plan.points)}
+        done = self.done()
+        return [
+            [
+                dict(point.values),
+                None if point.baseline is None else number[point.baseline],
+                [[seed, asdict(done[digest])] for seed, digest in point.trials.items() if digest in done],
+            ]
+            for point in self.plan.points
+        ]
+
+    def _summary(self) -> tuple[SummaryRow, ...]:
+        from tdbench.sweep.inference import summarise  # numpy and scipy: half a second, for which few calls have a use
+
         errors = {point: self.test_errors(point) for point in self.plan.points}
         baselines = {point: point.baseline for point in self.plan.points if point.baseline is not None}
-        summary = [
+        return tuple(
             replace(
                 row,
                 values=point.values,
@@ -163,8 +180,7 @@ class Sweep:
                 train_img_per_s=self._mean(point, "train_img_per_s"),
             )
             for point, row in summarise(errors, baselines).items()
-        ]
-        return Tables(tuple(trials), tuple(summary))
+        )
 
     def test_errors(self, point: Point) -> dict[int, float]:
         """Return seed to the last epoch's test error, in per cent, of the trials that are done."""
@@ -187,4 +203,5 @@ class Sweep:
             FolderError: One cannot be written; the trials are intact.
         """
         trials = self.folder.write_trials(self.plan.keys, tables.trials)
+        self.folder.remember_summary(self._evidence(), tables.summary)
         return self.folder.write_summary(self.plan.keys, tables.summary) or trials

@@ -1,5 +1,6 @@
 """The door to the lab: a sweep's driver never knows torch, whatever the sweep, and hears what went wrong there."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,12 +41,12 @@ def network(num_classes):
 """
 
 
-def drive(*arguments, cwd, code=0):
+def drive(*arguments, cwd, code=0, heavy=HEAVY):
     """Call the command line in a fresh interpreter; return its output and the heavy modules that it loads."""
     script = (
         "import sys; from tdbench.cli import main\n"
         f"code = main({list(map(str, arguments))!r})\n"
-        f"print('loaded', *sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+        f"print('loaded', *sorted({heavy!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -61,6 +62,25 @@ def test_the_driver_of_a_sweep_never_imports_torch(tmp_path):
     for more in (("--dry-run",), (), (), ("--dry-run",), ("--json",), ("--param", "gamma")):
         _, _, loaded = drive(*command, *more, cwd=tmp_path, code=2 if "gamma" in more else 0)
         assert loaded == [], more
+
+
+def test_a_finished_sweep_is_told_without_statistics_and_from_nothing_but_its_trials(tmp_path):
+    command = ("ablate", "--param", "k=3,5", "--seeds", "3", *TINY, "--out", "sweep")
+    told, _, _ = drive(*command, "--json", cwd=tmp_path)
+    again, _, loaded = drive(*command, "--json", cwd=tmp_path, heavy={*HEAVY, "numpy", "scipy"})
+    assert (again, loaded) == (told, [])
+
+    folder = tmp_path / "sweep"
+    kept, table = folder / ".summary.json", (folder / "summary.csv").read_bytes()
+    kept.write_text(kept.read_text().replace('"n": 3', '"n": 4'))
+    (folder / "summary.csv").write_bytes(table[:-9])
+    assert drive(*command, "--json", cwd=tmp_path)[0] == told
+    assert (folder / "summary.csv").read_bytes() == table
+
+    result = next((folder / "trials").glob("*/result.json"))  # what it came to changes with a trial
+    tree = json.loads(result.read_text())
+    result.write_text(json.dumps(tree | {"test_error_pct": tree["test_error_pct"] / 2}))
+    assert drive(*command, "--json", cwd=tmp_path)[0] != told
 
 
 def test_a_sweep_over_the_user_s_own_method_and_network_does_not_either(tmp_path):
