@@ -1,7 +1,7 @@
 """What a sweep costs beside its training: planning and resuming, the overhead of a trial, and what `--jobs` gains.
 
     python benchmarks/sweep.py --out benchmarks/results/sweep_cpu.csv
-    python benchmarks/sweep.py --epochs 0 --out benchmarks/results/sweep_cpu_build.csv    # with torch's CPU build
+    python benchmarks/sweep.py --epochs 0 --out benchmarks/results/sweep_large.csv    # the large sweep alone
 
 Each figure is of whole processes. The sweep of 10,000 finished trials is made of copies of one result.
 """
