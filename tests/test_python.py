@@ -11,12 +11,12 @@ from torch import nn
 
 import tdbench
 from tdbench.cli import main
+from tdbench.config import load_config
 from tdbench.errors import ConfigError, FolderError
 from tdbench.models.build import build
 from tdbench.regularizers.registry import find_method
 from tdbench.store.rows import TrialState
 from tdbench.sweep.experiment import parse_params
-from tdbench.training.train import run_config
 
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}
 FLAGS = ["--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--threads", "1"]
@@ -234,13 +234,13 @@ def test_a_configuration_without_a_name_of_its_own_is_no_other_method():
 
 def test_a_setting_on_top_of_a_configuration_keeps_its_method():
     config = tdbench.RunConfig(regularizer=find_method("dropblock")(block_size=5))
-    changed = run_config(config, {"epochs": 1})
+    changed = load_config(config, {"epochs": 1})
     assert (changed.regularizer.name, changed.regularizer.block_size, changed.training.epochs) == ("dropblock", 5, 1)
 
 
 def test_the_callers_tree_is_left_as_it_was():
     tree = {"training": {"epochs": 3}}
-    run_config(tree, {"max_steps": 2})
+    load_config(tree, {"max_steps": 2})
     assert tree == {"training": {"epochs": 3}}
 
 

@@ -5,7 +5,6 @@ The package is callable: `tdbench.audit(...)` is `tdbench.audit.audit(...)`.
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tdbench.audit.network import Audit
+    from tdbench.config import Given
     from tdbench.models.sites import Insertion
 
 __all__ = ["audit"]
 
 
 def audit(
-    config: "nn.Module | str | Path | None" = None,
+    config: "nn.Module | Given" = None,
     insertion: "Insertion | None" = None,
     batches: "Iterable[tuple[Tensor, Tensor]] | None" = None,
     *,
@@ -31,7 +31,8 @@ def audit(
     """Check a regularizer against its configuration: that of a run, as `tdbench audit` does, or of your own network.
 
     Args:
-        config: A run's configuration as a YAML file, or None; or a network, with `insertion` and `batches`.
+        config: A run's configuration, or None: a YAML file, a tree of keys, or a configuration. Or a
+            network, with `insertion` and `batches`.
         insertion: What `tdbench.insert` returned for the network.
         batches: Images (N, C, H, W) with labels (N,), on the network's device.
         num_batches, num_draws: See `audit_network`.

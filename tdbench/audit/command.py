@@ -1,13 +1,12 @@
 """`audit` of a run's configuration: the network is built and measured on a few real batches; nothing is trained."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tdbench.audit.network import Audit, audit_network
-from tdbench.config import load_config
+from tdbench.config import Given, load_config
 from tdbench.data.batches import TrainBatches
 from tdbench.training.facts import facts_of
 from tdbench.training.matching import solve_match
@@ -16,11 +15,11 @@ from tdbench.training.setup import Setup
 NUM_BATCHES = 8
 
 
-def audit_run(config: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Audit:
+def audit_run(config: Given = None, settings: Mapping[str, Any] | None = None) -> Audit:
     """Check the regularizer of a run against its configuration, in fp32 and at full strength.
 
     Args:
-        config: A run's configuration as a YAML file, or None.
+        config: A run's configuration, or None: a YAML file, a tree of keys, or a configuration.
         settings: Keys as flags and `--set` take them, each with a value.
 
     Raises:

@@ -47,12 +47,14 @@ def show_command(
     from tdbench.errors import ConfigError
     from tdbench.show.choice import shown_runs
     from tdbench.store.files import make_folder, to_csv, write_atomically
-    from tdbench.store.folders import CONFIG
+    from tdbench.store.folders import CONFIG, RunFolder
 
     start, methods = Start(), options.methods_in(given)
     if run is not None and config is not None:
         raise ConfigError(f"give CONFIG.yaml or --run, not both: {run} has a configuration of its own")
-    if run is None and not options.names_user_method(given, methods):
+    if run is not None:
+        RunFolder(run).check_has_trained()
+    elif not options.names_user_method(given, methods):
         shown_runs(config, methods, given)  # what is wrong should not wait for torch
     start.announce("torch, the data and the network", quiet or json, given.get("threads"))
     from tdbench.show.gallery import ROW_COLUMNS, collect

@@ -1,6 +1,6 @@
 """The configuration of a run: the typed tree, and how its parts are put together."""
 
-from tdbench.config.loading import FLAGS, build_config, load_config, parse_yaml, resolve_key
+from tdbench.config.loading import FLAGS, Given, build_config, load_config, parse_yaml, resolve_key
 from tdbench.config.tree import (
     AugmentConfig,
     DataConfig,
@@ -18,6 +18,7 @@ __all__ = [
     "FLAGS",
     "AugmentConfig",
     "DataConfig",
+    "Given",
     "HardwareConfig",
     "ModelConfig",
     "OptimizerConfig",

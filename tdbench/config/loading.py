@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,11 +12,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tdbench.config.tree import RunConfig, known_keys
-from tdbench.errors import ConfigError, OutOfRange, UnknownKey, nearest
+from tdbench.errors import ConfigError, OutOfRange, UnknownKey, line_of, nearest
 from tdbench.knobs import about, bounds
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method, method_names
 from tdbench.user_code import absolute
+
+Given = RunConfig | Mapping[str, Any] | str | Path | None  # how a configuration is given
 
 # Flags of the command line that stand for a key; `--set` takes every key.
 FLAGS = {
@@ -77,17 +80,43 @@ def own_knobs(method: str) -> dict[str, FieldInfo]:
     return {name: field for name, field in fields.items() if name not in RegularizerConfig.model_fields}
 
 
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Build the configuration of a run: defaults < YAML < overrides.
+def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Build the configuration of a run: defaults < what is given < overrides.
 
     Args:
-        path: A YAML file, complete or partial, or None.
+        config: A YAML file or a tree of keys, complete or partial; a configuration; or None.
         overrides: Dotted keys, flag names or aliases, each with a value.
 
     Raises:
         ConfigError: The file cannot be read, or a key or value is unknown, of the wrong type or out of range.
     """
-    return build_config(read_yaml(Path(path)) if path is not None else {}, overrides, path)
+    if isinstance(config, RunConfig) and not overrides:
+        find_method(config.regularizer.name)  # by which the run folder will know it
+        return config
+    return build_config(tree_of(config), overrides, path_of(config))
+
+
+def tree_of(config: Given) -> dict[str, Any]:
+    """Return a tree of keys of its own: what a YAML file holds, or what was set of a configuration.
+
+    Raises:
+        ConfigError: The file cannot be read, or it is none of these.
+    """
+    if config is None:
+        return {}
+    if isinstance(config, RunConfig):
+        find_method(config.regularizer.name)
+        return config.model_dump(mode="json", exclude_unset=True)
+    if isinstance(config, Mapping):
+        return deepcopy(dict(config))
+    if isinstance(config, (str, Path)):
+        return read_yaml(Path(config))
+    raise ConfigError(f"config must be a YAML file, a tree of keys or a configuration, got {type(config).__name__}")
+
+
+def path_of(config: Given) -> str | Path | None:
+    """Return the file that a configuration stands in, for messages."""
+    return config if isinstance(config, (str, Path)) else None
 
 
 def build_config(
@@ -155,7 +184,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        what = getattr(error, "problem", None) or line_of(error)
         raise ConfigError(f"config file {path} is not YAML: {where}{what}") from error
     if tree is None:
         raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")

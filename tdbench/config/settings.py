@@ -5,10 +5,9 @@ A setting goes to every method that has it; one that none of them has is an erro
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
-from tdbench.config.loading import build_config, read_yaml, resolve_key
+from tdbench.config.loading import Given, build_config, path_of, resolve_key, tree_of
 from tdbench.config.tree import RunConfig
 from tdbench.errors import ConfigError, UnknownKey
 from tdbench.regularizers.config import RegularizerConfig
@@ -42,23 +41,23 @@ def settings_of(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, d
     return settings
 
 
-def configs_of(path: Path | None, methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, RunConfig]:
+def configs_of(config: Given, methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, RunConfig]:
     """Return a run for each method; they differ by their regularizers alone.
 
     Args:
-        path: The configuration that they share, or None.
+        config: The configuration that they share, or None: a YAML file, a tree of keys, or a configuration.
         methods: Names; the file's own regularizer, with its knobs, where it is one of them.
         given: Settings on top of it, as `settings_of` takes them.
 
     Raises:
         ConfigError: The file, a method, a key or a value is wrong.
     """
-    base = read_yaml(path) if path is not None else {}
+    base = tree_of(config)
     knobs: dict[str, Any] = {}
     if len(methods) > 1:
         base, knobs = without_knobs(base)
     return {
-        name: build_config(deepcopy(base), {"regularizer.name": name, **own}, path)
+        name: build_config(deepcopy(base), {"regularizer.name": name, **own}, path_of(config))
         for name, own in settings_of(methods, knobs | dict(given)).items()
     }
 

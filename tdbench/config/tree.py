@@ -240,12 +240,13 @@ def as_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level of dotted keys."""
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree of a run as one level of dotted keys; a knob may itself be a table, and is one value."""
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+    for section, value in tree.items():
+        flat |= (
+            {f"{section}.{key}": leaf for key, leaf in value.items()}
+            if isinstance(value, Mapping)
+            else {section: value}
+        )
     return flat

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tdbench.config import Given
 from tdbench.config.settings import configs_of
 from tdbench.errors import ConfigError
 from tdbench.profiling.folder import check_folder, default_folder
@@ -19,7 +20,7 @@ SEARCH_SECONDS = 120.0  # for the largest batch size of each method
 
 
 def profile(
-    config: str | Path | None = None,
+    config: Given = None,
     regularizer: str | Sequence[str] | None = None,
     shape: Sequence[Shape] = (),
     *,
@@ -35,7 +36,7 @@ def profile(
     Configures the process for the run; nothing else should run on the machine meanwhile.
 
     Args:
-        config: A run's configuration as a YAML file, or None.
+        config: A run's configuration, or None: a YAML file, a tree of keys, or a configuration.
         regularizer: Methods; None: all that the network has a site for.
         shape: Feature maps (N, C, H, W) for the layer alone; empty: those at the network's sites.
         seconds: Time for each cell of a table.
@@ -52,7 +53,7 @@ def profile(
     named = [regularizer] if isinstance(regularizer, str) else None if regularizer is None else list(regularizer)
     if find_batch_size and named is None:
         named = ["targetdrop"]
-    asked = prepare(None if config is None else Path(config), settings, named, list(shape))
+    asked = prepare(config, settings, named, list(shape))
     given = named if regularizer is not None else None
     folder = default_folder(asked, given, shape, find_batch_size) if out is None else Path(out)
     check_folder(folder, find_batch_size)
@@ -66,11 +67,11 @@ def profile(
     return asked
 
 
-def prepare(path: Path | None, given: Mapping[str, Any], named: list[str] | None, shapes: list[Shape]) -> Profile:
+def prepare(config: Given, given: Mapping[str, Any], named: list[str] | None, shapes: list[Shape]) -> Profile:
     """Return what is to be measured, and configure the process for it.
 
     Args:
-        path: A run's configuration, or None.
+        config: A run's configuration, or None.
         given: Settings that override it.
         named: The methods that were asked for; None: all that the network has a site for.
         shapes: Feature maps of the layer table; empty: those at the default sites of the network.
@@ -79,7 +80,7 @@ def prepare(path: Path | None, given: Mapping[str, Any], named: list[str] | None
         TdbenchError: An option is wrong, or the network has no site for a method that was asked for.
     """
     methods = named or method_names()
-    configs = configs_of(path, list(dict.fromkeys([BASELINE, *methods])), given)
+    configs = configs_of(config, list(dict.fromkeys([BASELINE, *methods])), given)
     baseline = configs[BASELINE]
     probe = Setup(with_batch(without_compilation(baseline), 1))
     insertion = probe.insert()

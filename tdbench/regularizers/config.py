@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import create_model, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from tdbench.errors import ConfigError, OutOfRange
 from tdbench.knobs import Section, about, bounds, knob
@@ -152,7 +153,7 @@ def declaration_of(method: type[RegularizerConfig]) -> Declaration:
     fields = {
         name: (
             plain_type(field.annotation),
-            ... if field.is_required() else field.get_default(call_default_factory=True),
+            ... if field.is_required() else plain(field.get_default(call_default_factory=True)),
             field.description or "",
             dict(bounds(field)) | dict(about(field)),
         )
@@ -162,7 +163,7 @@ def declaration_of(method: type[RegularizerConfig]) -> Declaration:
 
 
 def declared(declaration: Declaration, base: type[RegularizerConfig]) -> type[RegularizerConfig]:
-    """Return a configuration class built from a declaration, for planning where the method cannot be imported."""
+    """Return a configuration class built from a declaration, for planning where the method is not to be imported."""
     fields: dict[str, Any] = {
         name: (annotation, knob(default, description, **extra))
         for name, (annotation, default, description, extra) in declaration.fields.items()
@@ -171,6 +172,11 @@ def declared(declaration: Declaration, base: type[RegularizerConfig]) -> type[Re
     for name, value in declaration.facts.items():
         setattr(made, name, value)
     return made
+
+
+def plain(value: Any) -> Any:
+    """Return a value that any process can unpack: of other types than those of YAML, what JSON makes of it."""
+    return value if isinstance(value, (int, float, str, tuple, list)) else to_jsonable_python(value, fallback=str)
 
 
 def plain_type(annotation: Any) -> Any:

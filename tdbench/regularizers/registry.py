@@ -7,6 +7,7 @@ user's methods from `declare` beforehand.
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from tdbench.errors import ConfigError, unknown
 from tdbench.regularizers.config import RegularizerConfig
@@ -20,6 +21,24 @@ _declared: dict[str, type[RegularizerConfig]] = {}
 def method_names() -> list[str]:
     """Return the names of the methods: the folders of `regularizers/`."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
+
+
+class StandIn(RegularizerConfig):
+    """A user's method in a process that has not imported its file: the knobs that it declares, without its validators.
+
+    What needs more than the knobs imports the file, and torch with it.
+    """
+
+    def itself(self) -> RegularizerConfig:
+        """Return the configuration of the method itself."""
+        method = import_module(READER_OF_USER_METHODS).user_method(self.name)
+        return method.model_validate(self.model_dump(exclude_unset=True))
+
+    def build(self, channels: int, depth: float = 1.0) -> Any:
+        return self.itself().build(channels, depth)
+
+    def strength_range(self) -> tuple[float, float]:
+        return self.itself().strength_range()
 
 
 def find_method(name: str) -> type[RegularizerConfig]:

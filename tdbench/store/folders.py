@@ -94,6 +94,17 @@ class RunFolder:
         """Return whether there are files here that only a run with a `config.yaml` should have left."""
         return any(name != CONFIG for name in self.files())
 
+    def check_has_trained(self) -> None:
+        """Check that this is a run whose network can be loaded.
+
+        Raises:
+            FolderError: It lacks the configuration or the checkpoint.
+        """
+        lacks = " and ".join(name for name in (CONFIG, CHECKPOINT) if not (self / name).is_file())
+        if lacks:
+            what = "must be a run folder of `tdbench train`, and lacks"
+            raise FolderError(f"{self.path} {what} {lacks}; name another folder")
+
     def clear(self) -> None:
         """Delete the files of a run, and nothing else that may lie there."""
         for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):

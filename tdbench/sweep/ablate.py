@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tdbench.config.loading import read_yaml
+from tdbench.config.loading import Given, path_of, tree_of
 from tdbench.errors import ConfigError, Interrupted, unknown
 from tdbench.store.files import held
 from tdbench.store.folders import SweepFolder
@@ -93,7 +93,7 @@ def unwatched(sweep: Sweep, slots: Slots) -> Iterator[SweepObserver]:
 
 
 def ablate(
-    config: str | Path | None = None,
+    config: Given = None,
     param: str | Sequence[str] | Mapping[str, Sequence[Any] | None] = (),
     values: Sequence[str] = (),
     *,
@@ -101,7 +101,7 @@ def ablate(
     baseline: str | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
-    gpus: Sequence[str] | None = None,
+    gpus: str | Sequence[str] | None = None,
     per_gpu: int = 1,
     trial_timeout: float | None = None,
     retry_failed: bool = False,
@@ -116,7 +116,7 @@ def ablate(
     The arguments are those of `tdbench ablate`. A trial that fails is a row with its reason, and no exception.
 
     Args:
-        config: An experiment or a run's configuration as a YAML file, or None.
+        config: An experiment or a run's configuration, or None: a YAML file, a tree of keys, or a configuration.
         param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
         values: VALUES as text, for each KEY of `param` that has none.
         seeds: How many, or which.
@@ -128,18 +128,19 @@ def ablate(
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
+    named = gpus.split(",") if isinstance(gpus, str) else gpus
     execution = Execution(
-        *(jobs, None if gpus is None else tuple(gpus), per_gpu, trial_timeout, retry_failed, fresh),
+        *(jobs, None if named is None else tuple(named), per_gpu, trial_timeout, retry_failed, fresh),
         *(executor, ray_address, log),
     )
-    plan = plan_sweep(None if config is None else Path(config), param, values, seeds, baseline, settings)
+    plan = plan_sweep(config, param, values, seeds, baseline, settings)
     sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
     run_missing(sweep, execution)
     return read_sweep(sweep.folder.path)
 
 
 def plan_sweep(
-    path: Path | None,
+    config: Given,
     param: str | Sequence[str] | Mapping[str, Sequence[Any] | None],
     values: Sequence[str],
     seeds: int | Sequence[int] | str | None,
@@ -154,11 +155,11 @@ def plan_sweep(
     given = dict(settings)
     if "seed" in given:
         raise ConfigError(f"seed must be left out: --seeds says which seeds run, got {given['seed']}")
-    experiment = read_experiment(path) if path is not None else None
-    base = experiment.base if experiment is not None else read_yaml(path) if path is not None else {}
+    experiment = read_experiment(config)
+    base = experiment.base if experiment is not None else tree_of(config)
     asked = from_flags(experiment, base, param, values, seeds, baseline)
     lab.declare_user_methods(methods_named(asked, given))
-    return make_plan(with_settings(asked, given, path))
+    return make_plan(with_settings(asked, given, path_of(config)))
 
 
 def methods_named(asked: Experiment, given: Mapping[str, Any]) -> Iterator[Any]:

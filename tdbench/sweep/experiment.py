@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
-from tdbench.config import RunConfig, build_config, known_keys, parse_yaml
-from tdbench.config.loading import explain, read_yaml
+from tdbench.config import Given, RunConfig, build_config, known_keys, parse_yaml
+from tdbench.config.loading import explain, path_of, read_yaml, tree_of
 from tdbench.config.settings import settings_of, without_knobs
 from tdbench.errors import ConfigError, OutOfRange, nearest
 from tdbench.knobs import Section, knob
@@ -68,20 +68,30 @@ class Experiment(Section):
         return self
 
 
-def read_experiment(path: Path) -> Experiment | None:
-    """Return the experiment in a YAML file, or None where the file is the configuration of one run.
+def read_experiment(config: Given) -> Experiment | None:
+    """Return the experiment in a YAML file or a tree, or None where that is the configuration of one run.
 
     Raises:
         ConfigError: The file cannot be read, or is an experiment with an unknown or unsuitable key.
+    """
+    path = path_of(config)
+    tree = tree_of(config) if path is None else read_yaml(readable(Path(path)))
+    if not {"sweep", "arms"} & set(tree):
+        return None
+    return experiment_of(tree, "" if path is None else f"{path}: ")
+
+
+def readable(path: Path) -> Path:
+    """Return the path of an experiment, which may come with tdbench.
+
+    Raises:
+        ConfigError: There is none of this name.
     """
     found = packaged(path)
     if not found.exists() and may_be_ready(path):
         ready = sorted({file.name for file in ready_experiments()})
         raise ConfigError(f"config file {path} does not exist{nearest(path.name, ready)} (ready: {', '.join(ready)})")
-    tree = read_yaml(found)
-    if not {"sweep", "arms"} & set(tree):
-        return None
-    return experiment_of(tree, f"{path}: ")
+    return found
 
 
 def packaged(path: Path) -> Path:
@@ -233,7 +243,7 @@ def methods_of(experiment: Experiment, base: RunConfig) -> list[str]:
     return list(dict.fromkeys(named or [own]))
 
 
-def with_settings(experiment: Experiment, given: dict[str, Any], path: Path | None) -> Experiment:
+def with_settings(experiment: Experiment, given: dict[str, Any], path: str | Path | None) -> Experiment:
     """Return an experiment with settings of the command line on top of its base.
 
     The base keeps only what was set, so that defaults stay a method's. Where the values of the sweep differ in their

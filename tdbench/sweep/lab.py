@@ -6,12 +6,11 @@ that its imports overlap with the planning of a sweep.
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import forkserver
@@ -20,9 +19,10 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tdbench.errors import TdbenchError
-from tdbench.regularizers.config import RegularizerConfig, declared
-from tdbench.regularizers.registry import declare
+from tdbench.config import RunConfig
+from tdbench.errors import TdbenchError, line_of
+from tdbench.regularizers.config import declared
+from tdbench.regularizers.registry import StandIn, declare
 from tdbench.user_code import is_user_code
 
 PRELOADED = "tdbench.sweep.worker"
@@ -56,19 +56,36 @@ def ask(target: str, *arguments: Any) -> Any:
     Raises:
         TdbenchError: The function raises it, or its process was killed.
     """
-    with main_module_hidden(), ProcessPoolExecutor(1, mp_context=context(), initializer=begin) as pool:
-        try:
-            return pool.submit(call, target, *arguments).result()
-        except BrokenProcessPool as error:
-            raise TdbenchError(
-                "the process that looks at the sweep's trials was killed; is the memory full?"
-            ) from error
+    process, link = start_process(f"{__name__}:answer", target, *arguments)
+    try:
+        value, error = link.recv()
+    except EOFError:
+        raise TdbenchError("the process that looks at the sweep's trials was killed; is the memory full?") from None
+    finally:  # an interruption too: nobody waits for the answer any more
+        process.kill()
+        process.join()
+        link.close()
+    if error is not None:
+        raise error
+    return value
 
 
-def begin() -> None:
-    """Make a process end with its parent, and keep what the user's code prints out of what the command prints."""
-    watch_parent()
+def answer(target: str, *arguments: Any) -> None:
+    """Send what `module:function` returns, or raises, over the line that is the last argument.
+
+    What the user's code prints meanwhile is kept out of what the command prints.
+    """
+    *arguments, link = arguments  # type: ignore[assignment]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        said: tuple[Any, BaseException | None] = call(target, *arguments), None
+    except (Exception, SystemExit) as error:
+        said = None, error
+    try:
+        pickle.loads(pickle.dumps(said))  # an exception of the user's may be packed, and not unpacked
+    except Exception as error:
+        said = None, TdbenchError(line_of(said[1] or error))
+    link.send(said)
 
 
 def start_process(target: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
@@ -112,7 +129,29 @@ def declare_user_methods(names: Iterable[Any]) -> None:
     theirs = sorted({name for name in names if isinstance(name, str) and is_user_code(name)})
     if theirs:
         for name, declaration in ask("tdbench.training.ahead:declarations", theirs).items():
-            declare(name, declared(declaration, RegularizerConfig))
+            declare(name, declared(declaration, StandIn))
+
+
+def understood(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Return configurations as the user's methods themselves read them: their validators may refuse and change values.
+
+    Raises:
+        ConfigError: A value is refused.
+    """
+    trees = {id(one): one.regularizer.model_dump(mode="json") for one in configs if is_stand_in(one)}
+    if not trees:
+        return list(configs)
+    read = dict(zip(trees, ask("tdbench.training.ahead:read_methods", list(trees.values())), strict=True))
+    return [
+        one.model_copy(update={"regularizer": type(one.regularizer).model_validate(read[id(one)])})
+        if id(one) in read
+        else one
+        for one in configs
+    ]
+
+
+def is_stand_in(config: RunConfig) -> bool:
+    return isinstance(config.regularizer, StandIn)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, u
 from tdbench.knobs import about
 from tdbench.store.folders import CONFIG, SWEEP, SweepFolder
 from tdbench.store.rows import Value
+from tdbench.sweep import lab
 from tdbench.sweep.experiment import MOST_TRIALS, Experiment
 from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
 
@@ -97,6 +98,7 @@ def make_plan(experiment: Experiment) -> Plan:
     if complaints:
         more = len(complaints) - MOST_COMPLAINTS
         raise ConfigError("\n".join(complaints[:MOST_COMPLAINTS] + [f"... and {more} more"] * (more > 0)))
+    configs = lab.understood(configs)
     trials: dict[str, RunConfig] = {}
     distinct: dict[tuple[Any, ...], tuple[dict[str, Any], RunConfig]] = {}
     for (values, overrides), config in zip(settings, configs, strict=True):

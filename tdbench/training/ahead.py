@@ -10,6 +10,7 @@ from tdbench.data.sources import LoadedData, load_data
 from tdbench.models.build import check_network
 from tdbench.regularizers.config import Declaration, declaration_of
 from tdbench.regularizers.registry import find_method
+from tdbench.regularizers.user import configure
 from tdbench.training.hardware import find_device, num_gpus
 from tdbench.training.matching import solve_match
 from tdbench.training.run import Run
@@ -68,6 +69,15 @@ def device(tree: dict[str, Any]) -> tuple[str, int]:
         DeviceError: There is no such device.
     """
     return find_device(HardwareConfig.model_validate(tree).device).type, num_gpus()
+
+
+def read_methods(trees: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the trees of some methods with the values that the methods themselves make of them.
+
+    Raises:
+        ConfigError: A value is refused.
+    """
+    return [configure(find_method(tree["name"]), tree).model_dump(mode="json") for tree in trees]
 
 
 def declarations(names: list[str]) -> dict[str, Declaration]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tdbench.errors import FolderError
+from tdbench.errors import FolderError, line_of
 from tdbench.store.files import write_atomically
 from tdbench.store.rows import EpochRow
 from tdbench.training.run import Run
@@ -44,8 +44,7 @@ def load_checkpoint(
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises half a dozen kinds, pickle's own among them
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FolderError(f"{path} is cut short or damaged ({reason[:120]}); {hint}") from error
+        raise FolderError(f"{path} is cut short or damaged ({line_of(error)[:120]}); {hint}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FolderError(f"{path} is no checkpoint of this version of tdbench; {hint}")
     if content["digest"] != digest:

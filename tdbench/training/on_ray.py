@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, line_of
 from tdbench.store.files import write_atomically
 from tdbench.store.folders import RESULT, SWEEP, RunFolder
 
@@ -99,8 +99,7 @@ class RayTasks:
         try:
             ended, files = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
-            return assignment, None, f"its worker was lost {MAX_RETRIES + 1} times: {reason}"
+            return assignment, None, f"its worker was lost {MAX_RETRIES + 1} times: {line_of(error)}"
         if files:
             assignment.folder.mkdir(parents=True, exist_ok=True)
             for name in sorted(files, key=lambda name: name == RESULT):  # what says that it is over comes last

@@ -1,15 +1,13 @@
 """`train`: one run, in a folder. A run that is finished already is told from its folder, before torch is imported."""
 
 import re
-from collections.abc import Callable, Mapping
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tdbench.config import RunConfig, build_config, load_config
+from tdbench.config import Given, RunConfig, load_config
 from tdbench.config.tree import foreign_method
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.regularizers.registry import find_method
 from tdbench.store.folders import RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
@@ -18,7 +16,7 @@ from tdbench.user_code import short_name
 
 
 def train(
-    config: RunConfig | Mapping[str, Any] | str | Path | None = None,
+    config: Given = None,
     out: str | Path | None = None,
     *,
     fresh: bool = False,
@@ -54,7 +52,7 @@ def train(
     Raises:
         TdbenchError: Something the user can act on; what was saved before is intact.
     """
-    config = run_config(config, settings)
+    config = load_config(config, settings)
     folder = RunFolder(default_folder(config) if out is None else Path(out))
     finished = processes.first(lambda: finished_result(folder, config, fresh))
     if finished is not None:
@@ -63,20 +61,6 @@ def train(
     from tdbench.training.loop import run_to_end
 
     return run_to_end(config, folder, fresh, observer or Observer(), should_stop, patience_s, processes, trace)
-
-
-def run_config(config: RunConfig | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a run, with settings on top.
-
-    Raises:
-        ConfigError: A key or value is wrong.
-    """
-    if isinstance(config, RunConfig):
-        find_method(config.regularizer.name)  # by which the run folder will know it
-        return build_config(config.model_dump(mode="json", exclude_unset=True), settings) if settings else config
-    if isinstance(config, Mapping):
-        return build_config(deepcopy(dict(config)), settings)
-    return load_config(config, settings)
 
 
 def default_folder(config: RunConfig) -> Path:

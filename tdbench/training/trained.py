@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.config import RunConfig, load_config
-from tdbench.errors import ConfigError, FolderError
+from tdbench.errors import ConfigError, line_of
 from tdbench.models.sites import Insertion
-from tdbench.store.folders import CHECKPOINT, CONFIG
+from tdbench.store.folders import CHECKPOINT, CONFIG, RunFolder
 from tdbench.training.checkpoint import load_checkpoint, rows_of
 
 
@@ -47,7 +47,7 @@ class TrainedRun:
         try:
             model.load_state_dict(self.state["model"])
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+            reason = line_of(error, with_type=False)
             raise ConfigError(f"the weights in {self.path} do not fit this network and data set: {reason}") from error
 
     def load_regularizer(self, insertion: Insertion, method: str) -> bool:
@@ -73,10 +73,7 @@ def open_run(path: Path) -> TrainedRun:
         FolderError: The folder holds no run, or no checkpoint, or a damaged one.
         ConfigError: Its configuration is not valid.
     """
-    missing = [name for name in (CONFIG, CHECKPOINT) if not (path / name).is_file()]
-    if missing:
-        lacks = " and ".join(missing)
-        raise FolderError(f"{path} must be a run folder of `tdbench train`, and lacks {lacks}; name another folder")
+    RunFolder(path).check_has_trained()
     config = load_config(path / CONFIG)
     state = load_checkpoint(path / CHECKPOINT, config.digest(), hint="name another run folder")
     assert state is not None, "the file is there"

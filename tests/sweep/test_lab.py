@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tdbench import load_config
+from tdbench.config.tree import default_values
 from tdbench.errors import ConfigError, TdbenchError
 from tdbench.regularizers import registry
 from tdbench.regularizers.config import RegularizerConfig, declaration_of, declared
@@ -126,9 +128,16 @@ def test_a_command_shows_life_before_it_loads_torch(command, tmp_path):
     assert out == ""
 
 
+def test_a_folder_that_holds_no_run_is_refused_before_torch_is_loaded(tmp_path):
+    out, told, loaded = drive("show", "--run", "nowhere", cwd=tmp_path, code=2)
+    assert (out, loaded) == ("", [])
+    assert "nowhere must be a run folder" in told
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_a_declaration_that_travelled_makes_the_same_digests(method):
     made = declared(declaration_of(find_method(method)), RegularizerConfig)
+    assert default_values(made) == default_values(find_method(method))
     assert {name: field.default for name, field in made.model_fields.items()} == {
         name: field.default for name, field in find_method(method).model_fields.items()
     }
@@ -151,8 +160,20 @@ def test_a_user_s_method_has_one_digest_in_the_driver_and_in_the_lab(tmp_path, m
     assert not hasattr(find_method(given[0]["regularizer"]), "entry"), "the driver has the user's class"
 
 
+class Hidden(Exception):
+    """An exception that can be packed, and not unpacked."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
 def fail(kind, *arguments):
-    raise {"ours": TdbenchError, "config": ConfigError, "theirs": ValueError}[kind](*arguments)
+    kinds = {"ours": TdbenchError, "config": ConfigError, "theirs": ValueError, "hidden": Hidden}
+    raise kinds[kind](*arguments)
+
+
+def unsendable():
+    return lambda: None
 
 
 def test_what_the_lab_raises_comes_back_as_it_was():
@@ -163,6 +184,87 @@ def test_what_the_lab_raises_comes_back_as_it_was():
         lab.ask("tests.sweep.test_lab:fail", "theirs", "odd")
     with pytest.raises(TdbenchError, match="was killed; is the memory full"):
         lab.ask("os:_exit", 9)
+    with pytest.raises(TdbenchError, match=r"^Hidden: what is in it$"):
+        lab.ask("tests.sweep.test_lab:fail", "hidden", "what is in it")
+    with pytest.raises(TdbenchError, match=r"pickle"):
+        lab.ask("tests.sweep.test_lab:unsendable")
+    with pytest.raises(SystemExit):
+        lab.ask("sys:exit", 3)
+
+
+def test_an_interruption_does_not_wait_for_the_lab(monkeypatch):
+    class Line:
+        def recv(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    begin = lab.start_process
+
+    def interrupted(*arguments):
+        started.append(begin(*arguments)[0])
+        return started[0], Line()
+
+    started = []
+    monkeypatch.setattr(lab, "start_process", interrupted)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        lab.ask("time:sleep", 60)
+    assert time.monotonic() - begun < 30
+    assert not started[0].is_alive()
+
+
+STRICT = """
+from pydantic import field_validator
+from torch import nn
+import tdbench
+
+class Layer(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+    def forward(self, x):
+        return x
+
+class Even(tdbench.RegularizerConfig):
+    layer_class = Layer
+    size: int = tdbench.knob(2, "made even", ge=1)
+    table: dict[str, int] = tdbench.knob({"a": 1}, "a knob that is a table")
+
+    @field_validator("size")
+    @classmethod
+    def _even(cls, value):
+        if value > 8:
+            raise ValueError("size must not be above 8")
+        return value + value % 2
+
+    def build(self, channels, depth=1.0):
+        from tdbench.regularizers.user import as_layer
+        return as_layer(Layer(self.size))
+"""
+
+
+def test_a_sweep_reads_values_as_the_user_s_own_validators_do(tmp_path):
+    (tmp_path / "strict.py").write_text(STRICT)
+    command = ("ablate", "--regularizer", "strict.py:Even", *TINY, "--jobs", "1", "--quiet", "--out", "sweep")
+    _, told, loaded = drive(*command, "--param", "size=3,5", "--set", "table={a: 2}", cwd=tmp_path)
+    assert (told, loaded) == ("", [])
+    _, told, _ = drive(*command, "--param", "size=3,9", cwd=tmp_path, code=2)
+    assert "size must not be above 8" in told
+
+
+def test_after_a_sweep_the_same_process_trains_and_audits_the_user_s_method(tmp_path):
+    (tmp_path / "strict.py").write_text(STRICT)
+    code = """
+import tdbench, tempfile
+tiny = dict(train_fraction=0.1, max_steps=1, batch_size=32, threads=1, regularizer="strict.py:Even")
+table = tdbench.ablate(param={"size": [4]}, seeds=1, jobs=1, out="sweep", gpus=None, **tiny)
+result = tdbench.train(out="run", **tiny)
+assert result.is_done, result
+assert tdbench.audit(tdbench.load_config(overrides=tiny)).findings
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_the_user_s_code_prints_there_stays_out_of_what_the_command_prints(tmp_path):
