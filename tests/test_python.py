@@ -12,10 +12,12 @@ from torch import nn
 import tdbench
 from tdbench.cli import main
 from tdbench.config import load_config
+from tdbench.config.settings import configs_of
 from tdbench.errors import ConfigError, FolderError
 from tdbench.models.build import build
 from tdbench.regularizers.registry import find_method
 from tdbench.store.rows import TrialState
+from tdbench.sweep.ablate import plan_sweep
 from tdbench.sweep.experiment import parse_params
 
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}
@@ -242,6 +244,41 @@ def test_the_callers_tree_is_left_as_it_was():
     tree = {"training": {"epochs": 3}}
     load_config(tree, {"max_steps": 2})
     assert tree == {"training": {"epochs": 3}}
+
+
+RUN = {"data": {"train_fraction": 0.5}, "regularizer": {"name": "dropblock", "block_size": 3}}
+
+
+@pytest.mark.parametrize("given", [RUN, tdbench.RunConfig.model_validate(RUN)], ids=["tree", "configuration"])
+def test_every_function_takes_a_tree_of_keys_or_a_configuration(given):
+    config = load_config(given, {"epochs": 2})
+    plan = plan_sweep(given, {"p": [0.1, 0.2]}, (), 2, None, {"epochs": 2})
+    assert {one.data.train_fraction for one in plan.trials.values()} == {0.5}
+    assert {one.regularizer.block_size for one in plan.trials.values() if one.regularizer.name == "dropblock"} == {3}
+    assert plan.base == config
+    assert configs_of(given, ["dropblock"], {"epochs": 2})["dropblock"] == config
+    checked = tdbench.audit(given, sites="stage3", train_fraction=0.2)
+    assert {site.claims.method for site in checked.sites} == {"dropblock"}
+
+
+def test_an_experiment_may_be_a_tree():
+    plan = plan_sweep({"sweep": {"block_size": [3, 5]}, "seeds": 2, "base": RUN}, (), (), None, None, {})
+    assert [point.values.get("block_size") for point in plan.points] == ["none", 3, 5]
+
+
+def test_what_is_no_configuration_is_refused():
+    for function in (tdbench.train, tdbench.audit, tdbench.profile, tdbench.ablate):
+        with pytest.raises(ConfigError, match="config must be a YAML file, a tree of keys or a configuration, got int"):
+            function(3)
+
+
+def test_gpus_may_be_text_as_on_the_command_line(monkeypatch):
+    given = []
+    monkeypatch.setattr("tdbench.sweep.ablate.Execution", lambda *arguments: given.append(arguments[1]))
+    for gpus in ("0,1", ("0", "1"), None):
+        with pytest.raises(ConfigError):
+            tdbench.ablate(3, gpus=gpus)
+    assert given == [("0", "1"), ("0", "1"), None]
 
 
 @pytest.mark.parametrize("values", [5, "3", [], {"a": 1}])
