@@ -107,9 +107,9 @@ def test_kineto_tells_allocations_with_their_time_and_size():
 
 def test_the_limit_on_compiling_anew_has_the_name_that_is_changed():
     """profiling/trace.py: every method's layer is compiled by the same code of ours, which torch counts together."""
-    from tdbench.profiling.trace import room_to_compile
+    from tdbench.profiling.trace import raised_recompile_limit
 
-    with room_to_compile(50):
+    with raised_recompile_limit(50):
         limits = [
             value
             for name in ("recompile_limit", "cache_size_limit")

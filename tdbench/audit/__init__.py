@@ -60,11 +60,11 @@ def audit(
     return audit_run(config, settings if seed is None else {"seed": seed, **settings})
 
 
-class _Room(ModuleType):
+class _CallableModule(ModuleType):
     """A callable module, since package and function share the name `tdbench.audit`."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> "Audit":
         return audit(*arguments, **settings)
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _CallableModule

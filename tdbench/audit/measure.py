@@ -74,7 +74,7 @@ def observe(
             loss.backward()
         for name, noted in calls.items():
             if noted:
-                x = portion(noted[0].x)
+                x = subset(noted[0].x)
                 seen[name].calls_train, seen[name].x = noted, x
                 draw_masks(seen[name], layers[name], x, num_draws)
     called = [(site, layers[name], site.x) for name, site in seen.items() if site.x is not None]
@@ -140,7 +140,7 @@ def is_off(layer: nn.Module, x: Tensor) -> bool:
     return all(same(layer(few.clone()), few) for _ in range(NUM_TRIES))
 
 
-def portion(x: Tensor) -> Tensor:
+def subset(x: Tensor) -> Tensor:
     """Return the first samples of a batch, at least two where there are two, with at most about MOST_UNITS units."""
     return x[: max(2, MOST_UNITS // max(1, x[0].numel()))]
 

@@ -93,7 +93,7 @@ def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None
     if isinstance(config, RunConfig) and not overrides:
         find_method(config.regularizer.name)  # by which the run folder will know it
         return config
-    return build_config(tree_of(config), overrides, path_of(config))
+    return build_config(tree_of(config), overrides, file_given(config))
 
 
 def tree_of(config: Given) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def tree_of(config: Given) -> dict[str, Any]:
     raise ConfigError(f"config must be a YAML file, a tree of keys or a configuration, got {type(config).__name__}")
 
 
-def path_of(config: Given) -> str | Path | None:
+def file_given(config: Given) -> str | Path | None:
     """Return the file that a configuration stands in, for messages."""
     return config if isinstance(config, (str, Path)) else None
 

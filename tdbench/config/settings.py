@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from tdbench.config.loading import Given, build_config, path_of, resolve_key, tree_of
+from tdbench.config.loading import Given, build_config, file_given, resolve_key, tree_of
 from tdbench.config.tree import RunConfig
 from tdbench.errors import ConfigError, UnknownKey
 from tdbench.regularizers.config import RegularizerConfig
@@ -57,7 +57,7 @@ def configs_of(config: Given, methods: Sequence[str], given: Mapping[str, Any]) 
     if len(methods) > 1:
         base, knobs = without_knobs(base)
     return {
-        name: build_config(deepcopy(base), {"regularizer.name": name, **own}, path_of(config))
+        name: build_config(deepcopy(base), {"regularizer.name": name, **own}, file_given(config))
         for name, own in settings_of(methods, knobs | dict(given)).items()
     }
 

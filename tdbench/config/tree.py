@@ -121,7 +121,7 @@ class ScheduleConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How long, and in which portions."""
+    """How long, and in batches of which size."""
 
     epochs: int = knob(20, "passes over the training images", ge=1, sweep=(5, 10, 20, 40))
     max_steps: int | None = knob(None, "stop after this many optimizer steps, the schedules scaled to it", ge=1)

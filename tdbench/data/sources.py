@@ -60,7 +60,7 @@ def load_data(config: DataConfig, seed: int) -> LoadedData:
     module, _, function = source.reader.partition(":")
     train, test, classes = getattr(import_module(f"{__package__}.{module}"), function)(config)
     # The statistics are of the full training set, so that runs on a part of it see the same pixels.
-    mean, std = statistics(portions(train.images, config.num_workers))
+    mean, std = statistics(chunks(train.images, config.num_workers))
     if config.train_fraction < 1:
         train = train.select(balanced_subset(train.labels, config.train_fraction, seed))
     return LoadedData(source, train, test, classes, mean, std)
@@ -78,13 +78,13 @@ def balanced_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of portions of uint8 images (n, C, H, W), scaled to [0, 1].
+    """Return mean and standard deviation per channel of chunks of uint8 images (n, C, H, W), scaled to [0, 1].
 
     Both are exact, from a histogram of the 256 values. The deviation of a constant channel is given as 1.
     """
     counts = sum(
-        torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in portion.unbind(1)])
-        for portion in images
+        torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in chunk.unbind(1)])
+        for chunk in images
     )
     assert isinstance(counts, Tensor), "a data set without images does not get here"
     share = counts.double() / counts.sum(dim=1, keepdim=True)
@@ -95,8 +95,8 @@ def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float
     return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
 
 
-def portions(images: Tensor | FolderImages, num_workers: int) -> Iterable[Tensor]:
-    """Return all images in portions; of a streamed set, an evenly spaced sample."""
+def chunks(images: Tensor | FolderImages, num_workers: int) -> Iterable[Tensor]:
+    """Return all images in chunks; of a streamed set, an evenly spaced sample."""
     if isinstance(images, Tensor):
         return images.split(4096)
     num_sampled = min(len(images), STREAMED_SAMPLE)

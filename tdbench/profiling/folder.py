@@ -63,11 +63,11 @@ def changed_settings(profile: Profile) -> list[str]:
             del fields["data.root"]
         for key, value in flatten(config.model_dump()).items():
             if key in fields and key not in NAMED_KEYS and value != fields[key].get_default(call_default_factory=True):
-                words[key] = in_a_word(key.rpartition(".")[2], value)
+                words[key] = folder_part(key.rpartition(".")[2], value)
     return list(words.values())
 
 
-def in_a_word(name: str, value: Any) -> str:
+def folder_part(name: str, value: Any) -> str:
     """Return a setting as a part of a file name: `compile`, `cifar10`, `stage1-stage2`, `block_size3`."""
     if value is True:
         return name

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tdbench.profiling.memory import OOM, attempt, available_bytes, keep_freed_memory, last_cache_bytes, memory_limit
 from tdbench.profiling.timing import TURNS, Call, measuring, paired_ratio, silent, spread, take_turns
-from tdbench.profiling.trace import graph_breaks, profiled, room_to_compile
+from tdbench.profiling.trace import graph_breaks, profiled, raised_recompile_limit
 from tdbench.store.progress import TellProgress
 
 FLOOR = "floor"
@@ -197,7 +197,7 @@ def profile_layers(
     device = setting.device
     torch.manual_seed(setting.seed)
     keep_freed_memory(device)
-    with memory_limit(device), room_to_compile(len(every)):
+    with memory_limit(device), raised_recompile_limit(len(every)):
         inputs = attempt(partial(_Inputs, shape, setting), device)
         if inputs is None:
             return [LayerCost(method, OOM) for method in every]

@@ -12,7 +12,7 @@ import torch
 
 from tdbench.profiling.memory import OOM, attempt, keep_freed_memory, memory_limit, release
 from tdbench.profiling.timing import TURNS, measuring, median_interval, median_ms, silent, take_turns
-from tdbench.profiling.trace import profiled, room_to_compile
+from tdbench.profiling.trace import profiled, raised_recompile_limit
 from tdbench.store.progress import TellProgress
 
 STEP_COLUMNS = (
@@ -112,7 +112,7 @@ def profile_steps(
     builders = {_REFERENCE: baseline, BASELINE: baseline}
     builders |= {name: build for name, build in methods.items() if name != BASELINE}
     keep_freed_memory(device)  # as for the layers, so that their costs compare with these
-    with memory_limit(device), room_to_compile(len(builders)):
+    with memory_limit(device), raised_recompile_limit(len(builders)):
         steps = {}
         for number, (name, build) in enumerate(builders.items()):
             report(0.1 * number / len(builders), name)

@@ -13,12 +13,12 @@ UNSTEADY_PCT = 10.0
 Row = Mapping[str, Any]
 Table = list[dict[str, str]]
 
-_ABOUT_STEP = (
+_STEP_NOTE = (
     "Overhead is the median over n turns of what a step takes longer than the baseline's in the same turn, with its "
     "95 % interval. `none` is a second baseline, measured like a method: what it seems to cost is the noise. Peak "
     "memory is weights, gradients, optimizer state and batch, and the most that a step holds beyond them."
 )
-_ABOUT_LAYER = (
+_LAYER_NOTE = (
     f"`{FLOOR}` multiplies by a scalar, in the same turns: no layer that returns a new map can move less memory. GB/s "
     "counts the useful bytes, a map read and written forward and again backward. Peak memory is what forward and "
     "backward hold beyond their input. Off CUDA, launches are the operators that touch memory, and syncs the values "
@@ -103,11 +103,11 @@ def markdown(
     """Return the text of `profile.md`."""
     parts = ["# What regularizers cost", _table([{"": name, " ": fact} for name, fact in facts.items()])]
     if step:
-        parts += ["## The training step", _table(step_table(step)), _ABOUT_STEP, *filter(None, [unsteady_line(step)])]
+        parts += ["## The training step", _table(step_table(step)), _STEP_NOTE, *filter(None, [unsteady_line(step)])]
     for title, table in layer_tables(layer).items():
         parts += [f"## {title}", _table(table)]
     if layer:
-        parts.append(_ABOUT_LAYER)
+        parts.append(_LAYER_NOTE)
     if machine:
         parts += ["## The machine", " ".join(machine_lines(machine))]
     return "\n\n".join(parts) + "\n"

@@ -129,7 +129,7 @@ class _Traffic(TorchDispatchMode):
         return out
 
 
-def room_to_compile(num_modules: int) -> AbstractContextManager[None]:
+def raised_recompile_limit(num_modules: int) -> AbstractContextManager[None]:
     """Raise torch.compile's limits so that it specialises shared code for each of `num_modules` modules.
 
     After its usual 8 specialisations it would run the others uncompiled, with only a warning.

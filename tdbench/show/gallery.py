@@ -142,7 +142,7 @@ class Gallery:
     def notes(self) -> list[str]:
         """Return notes on methods that dropped nothing and on tied scores, in sentences."""
         notes = [
-            f"{drops.method} dropped nothing: it is off, or sat this step out (another --seed draws anew)"
+            f"{drops.method} dropped nothing: it is off, or by chance (another --seed draws again)"
             for drops in self.drops
             if drops.dropped_pct == 0 and drops.config.regularizer.knobs()
         ]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tdbench.config.loading import Given, path_of, tree_of
+from tdbench.config.loading import Given, file_given, tree_of
 from tdbench.errors import ConfigError, Interrupted, unknown
 from tdbench.store.files import held
 from tdbench.store.folders import SweepFolder
@@ -159,7 +159,7 @@ def plan_sweep(
     base = experiment.base if experiment is not None else tree_of(config)
     asked = from_flags(experiment, base, param, values, seeds, baseline)
     lab.declare_user_methods(methods_named(asked, given))
-    return make_plan(with_settings(asked, given, path_of(config)))
+    return make_plan(with_settings(asked, given, file_given(config)))
 
 
 def methods_named(asked: Experiment, given: Mapping[str, Any]) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from tdbench.config import Given, RunConfig, build_config, known_keys, parse_yaml
-from tdbench.config.loading import explain, path_of, read_yaml, tree_of
+from tdbench.config.loading import explain, file_given, read_yaml, tree_of
 from tdbench.config.settings import settings_of, without_knobs
 from tdbench.errors import ConfigError, OutOfRange, nearest
 from tdbench.knobs import Section, knob
@@ -74,14 +74,14 @@ def read_experiment(config: Given) -> Experiment | None:
     Raises:
         ConfigError: The file cannot be read, or is an experiment with an unknown or unsuitable key.
     """
-    path = path_of(config)
-    tree = tree_of(config) if path is None else read_yaml(readable(Path(path)))
+    path = file_given(config)
+    tree = tree_of(config) if path is None else read_yaml(found_file(Path(path)))
     if not {"sweep", "arms"} & set(tree):
         return None
     return experiment_of(tree, "" if path is None else f"{path}: ")
 
 
-def readable(path: Path) -> Path:
+def found_file(path: Path) -> Path:
     """Return the path of an experiment, which may come with tdbench.
 
     Raises:

@@ -148,7 +148,7 @@ class _Joined(Processes):
             self._dist.broadcast(buffer, src=0)
 
     def first_failure(self, error: BaseException) -> Failure:
-        reason = "another process of it ended without a word" if is_loss(error) else line_of(error)
+        reason = "another of its processes ended without saying why" if is_loss(error) else line_of(error)
         own = Failure(self.rank, exit_code_of(error), reason)
         try:
             told = self._store.compare_set("failure", "", json.dumps(own))

@@ -213,7 +213,9 @@ def test_kill_9_of_one_process_ends_the_other_with_one_message_and_the_run_goes_
     ended = cli.finish(agent)
     assert ended.code != 0
     (message,) = said(ended)
-    assert re.search(r"run failed in epoch [23]: another process of it ended without a word; the same command", message)
+    assert re.search(
+        r"run failed in epoch [23]: another of its processes ended without saying why; the same command", message
+    )
     resumed = torchrun(*LONG, "--out", "run")
     assert resumed.code == 0
     assert "resuming after step" in resumed.out

@@ -56,7 +56,7 @@ def main() -> None:
         assert machine_code(gpu._relu_backward_kernel, "fp16", **layout)
     for rescale in ("channel", "layer"):
         assert machine_code(gpu._choose_kernel, "", RESCALE=rescale, BLOCK_C=16, BLOCK_RIVALS=16)
-    layer_module.fused_form = lambda x, chooses_plainly: fused.by_triton
+    layer_module.fused_form = lambda x, is_deterministic: fused.by_triton
     operators = trace(TargetDrop2d(8), torch.randn(2, 8, 6, 5, requires_grad=True))
     assert sum("triton_kernel_wrapper" in operator for operator in operators) == 2, operators  # squeeze and choose
 

@@ -45,11 +45,11 @@ def switch(monkeypatch):
         if form is not None:
             pytest.importorskip("triton" if form is fused.by_triton else "tdbench.regularizers.targetdrop.cpu")
 
-        def fused_form(x: Tensor, chooses_plainly: bool):
-            takes = form is fused.by_triton or (chooses_plainly and x.dtype in fused.CPU_DTYPES)
+        def fused_form(x: Tensor, is_deterministic: bool):
+            takes = form is fused.by_triton or (is_deterministic and x.dtype in fused.CPU_DTYPES)
             return form if takes else None
 
-        monkeypatch.setattr(layer, "fused_form", fused_form if form else lambda x, chooses_plainly: None)
+        monkeypatch.setattr(layer, "fused_form", fused_form if form else lambda x, is_deterministic: None)
 
     return switch
 

@@ -86,7 +86,7 @@ def test_a_row_per_image_method_and_map(gallery):
 def test_what_a_picture_would_leave_unexplained_is_noted():
     gallery = collect([*configs_of("none", "targetdrop", "dropout"), *configs_of("dropblock", p=0)], 2)
     scores = gallery.drops[1].scores.copy_(torch.rand(2, 16))
-    assert gallery.notes() == ["dropblock dropped nothing: it is off, or sat this step out (another --seed draws anew)"]
+    assert gallery.notes() == ["dropblock dropped nothing: it is off, or by chance (another --seed draws again)"]
     scores[1] = 0.0
     assert f"alike in image {gallery.numbers[1]};" in gallery.notes()[1]
 

@@ -39,12 +39,12 @@ Weights = tuple[Tensor, Tensor]  # W1 (hidden, C) and W2 (C, hidden) of the atte
 Form = Callable[[Tensor, Tensor | None, Weights | None, Knobs, bool], tuple[Tensor, Tensor]]
 
 
-def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
+def fused_form(x: Tensor, is_deterministic: bool) -> Form | None:
     """Return the form whose kernels support the device, dtype, memory format and size of `x`, or None.
 
     Args:
         x: Feature map (N, C, H, W).
-        chooses_plainly: Nothing is drawn at random, and the scores are at most fp32 and need no gradient; the CPU form
+        is_deterministic: Nothing is drawn at random, and the scores are at most fp32 and need no gradient; the CPU form
             supports nothing else.
     """
     if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
@@ -61,7 +61,7 @@ def fused_form(x: Tensor, chooses_plainly: bool) -> Form | None:
     # Compilers, tracers and tensor subclasses can only follow torch operators: they get the plain form.
     followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter)
     fits = x.device.type == "cpu" and x.dtype in CPU_DTYPES and num_positions < 2**31
-    return by_cpp if fits and chooses_plainly and not followed and runs_cpp() else None
+    return by_cpp if fits and is_deterministic and not followed and runs_cpp() else None
 
 
 def runs_triton(device: torch.device) -> bool:

@@ -69,7 +69,7 @@ def target_drop2d(
         return x
     scores = scores.detach()
     is_drawn = draws(x.shape[1], drop_ratio, target_fraction, region)
-    fused = fused_form(x, chooses_plainly=not is_drawn and scores.dtype in NARROW_DTYPES)
+    fused = fused_form(x, is_deterministic=not is_drawn and scores.dtype in NARROW_DTYPES)
     if fused is not None:
         knobs = Knobs(drop_ratio, block_size, target_fraction, region, rescale, generator)
         return fused(x, scores, None, knobs, False)[0]
@@ -201,7 +201,7 @@ class TargetDrop2d(Regularizer):
     def _drop_by_kernels(self, x: Tensor, drop_ratio: float, relu: bool = False) -> tuple[Tensor, Tensor] | None:
         """Return the result of compiled kernels, or None where they do not apply; a subclass may differ from them."""
         is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
-        fused = fused_form(x, chooses_plainly=not (is_drawn or self._is_trained()))
+        fused = fused_form(x, is_deterministic=not (is_drawn or self._is_trained()))
         if fused is None or type(self) is not TargetDrop2d:
             return None
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator

@@ -9,7 +9,7 @@ from tdbench.regularizers.masking import wide_dtype
 from tdbench.regularizers.targetdrop import Region
 from tdbench.regularizers.targetdrop.windows import Windows, peaks, windows_at
 
-PORTION_UNITS = 2**20  # 4 MiB in fp32
+CHUNK_UNITS = 2**20  # 4 MiB in fp32
 
 
 def channel_means(x: Tensor) -> Tensor:
@@ -17,12 +17,12 @@ def channel_means(x: Tensor) -> Tensor:
     wide = wide_dtype(x)
     if x.dtype == wide or x.device.type != "cpu" or torch.compiler.is_compiling():
         return x.mean(dim=(2, 3), dtype=wide)
-    # The CPU widens half types into a copy before it adds them up; portion by portion, that copy stays in the cache.
+    # The CPU widens half types into a copy before it adds them up; chunk by chunk, that copy stays in the cache.
     sums = torch.empty(x.shape[:2], dtype=wide)
-    portions = x.split(max(1, PORTION_UNITS // x[0].numel()))
-    widened = torch.empty_like(portions[0], dtype=wide)
-    for portion, part in zip(portions, sums.split(len(portions[0])), strict=True):
-        torch.sum(widened[: len(portion)].copy_(portion), dim=(2, 3), out=part)
+    chunks = x.split(max(1, CHUNK_UNITS // x[0].numel()))
+    widened = torch.empty_like(chunks[0], dtype=wide)
+    for chunk, part in zip(chunks, sums.split(len(chunks[0])), strict=True):
+        torch.sum(widened[: len(chunk)].copy_(chunk), dim=(2, 3), out=part)
     return sums.div_(x.shape[2] * x.shape[3])
 
 
