@@ -3,9 +3,10 @@
 import math
 import os
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from tdbench.config import DataConfig
 from tdbench.errors import DataError, line_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SIXTEEN_BITS = ("PNG", "PPM")  # formats of which some versions of Pillow open 16-bit grey with mode I
+_WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 class BrokenImage(DataError):
@@ -24,7 +31,7 @@ class BrokenImage(DataError):
 
 
 class FolderImages(Dataset[Tensor]):
-    """Image files, decoded on demand to uint8 (3, image_size, image_size).
+    """Image files, decoded on demand to uint8 (3, image_size, image_size); see `upright_rgb`.
 
     The shorter side is resized to `image_size`, antialiased, and the longer one cropped at its centre.
 
@@ -46,7 +53,7 @@ class FolderImages(Dataset[Tensor]):
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                resized = functional.resize(image.convert("RGB"), [self.image_size], antialias=True)
+                resized = functional.resize(upright_rgb(image), [self.image_size], antialias=True)
         except Exception as error:  # Pillow's decoders raise errors of many types
             raise BrokenImage(
                 f"image {path} cannot be decoded: {line_of(error, with_type=False)}; repair or remove it"
@@ -58,12 +65,42 @@ class FolderImages(Dataset[Tensor]):
         return FolderImages([self.paths[index] for index in indices], self.image_size)
 
 
+def upright_rgb(image: "Image.Image") -> "Image.Image":
+    """Return an image as every viewer shows it: upright, in 8-bit RGB, and on white where it is transparent.
+
+    16-bit grey, as depth maps, microscopes and X-rays have it, keeps its upper 8 bits.
+
+    Raises:
+        ValueError: Its values have no known range: 32-bit integers and floats.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    is_sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
+    image = ImageOps.exif_transpose(image)
+    if is_sixteen_bit:
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = Image.fromarray(grey.astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have no known range (Pillow's mode {image.mode}); convert it to 8 or 16 bits")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images and their classes: a uint8 tensor (N, C, H, W) or files decoded on demand, with int64 labels (N,)."""
+    """Images and their classes: a uint8 tensor (N, C, H, W) or files decoded on demand, with int64 labels (N,).
+
+    Attributes:
+        left_out: Why files beside them do not count, to how many.
+    """
 
     images: Tensor | FolderImages
     labels: Tensor
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,8 +108,8 @@ class ImageSet:
     def select(self, indices: Tensor) -> "ImageSet":
         """Return the items at `indices` (int64), in that order."""
         if isinstance(self.images, FolderImages):
-            return ImageSet(self.images.select(indices.tolist()), self.labels[indices])
-        return ImageSet(self.images[indices], self.labels[indices])
+            return replace(self, images=self.images.select(indices.tolist()), labels=self.labels[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 def decoded(images: FolderImages, num_workers: int, batch_size: int = 16) -> Iterator[Tensor]:

@@ -1,6 +1,9 @@
 """The facts of a run, a line each, for display."""
 
+from collections import Counter
+
 from tdbench.config.networks import find_network
+from tdbench.data.sources import LoadedData
 from tdbench.models.sites import Insertion
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.training.setup import Setup
@@ -14,7 +17,7 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
     return {
         "model": f"{network}, {setup.num_parameters():,} parameters",
         "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
-        f"{data.num_classes} classes",
+        f"{data.num_classes} classes{left_out(data)}",
         "regularizer": describe_regularizer(config.regularizer),
         "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
         "device": hardware.name(),
@@ -22,6 +25,12 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
         + (", compiled" if hardware.compile else ""),
         "threads": str(hardware.threads),
     } | ({"processes": f"{num_processes}, which share every batch of {batch_size}"} if num_processes > 1 else {})
+
+
+def left_out(data: LoadedData) -> str:
+    """Return which files beside the images of a folder do not count, in words; nothing where all do."""
+    counts = Counter(data.train.left_out) + Counter(data.test.left_out)
+    return f"; left out: {', '.join(f'{count} {why}' for why, count in counts.items())}" if counts else ""
 
 
 def describe_regularizer(regularizer: RegularizerConfig) -> str:

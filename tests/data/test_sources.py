@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import shutil
 import threading
 import time
 import traceback
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,7 @@ from tdbench.data import published, sources
 from tdbench.data.images import FolderImages
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
+from tdbench.training.facts import left_out
 
 PUBLISHED = ["fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"]
 UNPACKED = ["fashion_mnist", "cifar10", "cifar100", "stl10"]
@@ -472,6 +475,103 @@ def test_images_of_every_mode_become_three_channels(mode: str, tmp_path: Path) -
     suffix = "tif" if mode == "CMYK" else "png"
     Image.new("RGB", (8, 8), "white").convert(mode).save(tmp_path / "train" / "ant" / f"00.{suffix}")
     assert load("folder", tmp_path, image_size=8).train.images[1].eq(255).all()
+
+
+def test_what_is_no_image_of_a_class_is_left_out_and_told(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    plain = load("folder", tmp_path, image_size=8)
+    bee = tmp_path / "train" / "bee"
+    checkpoints = bee / ".ipynb_checkpoints"
+    checkpoints.mkdir()
+    shutil.copy(bee / "0.png", checkpoints / "0-checkpoint.png")
+    (bee / "notes.txt").write_text("no image")
+    for name, target in {"up": "..", "here": ".", "again": ".", "0b.png": "0.png", "a.png": "../ant/0.png"}.items():
+        (bee / name).symlink_to(target)
+    (bee / "gone.png").symlink_to("nowhere")
+    os.mkfifo(bee / "pipe.png")
+    data = load("folder", tmp_path, image_size=8)
+    assert torch.equal(data.train.images, plain.train.images)
+    assert torch.equal(data.train.labels, plain.train.labels)
+    assert data.train.select(torch.tensor([0])).left_out == {
+        "hidden": 1,
+        "of another type": 1,
+        "links to what is listed already": 5,
+        "broken links": 1,
+        "neither files nor folders": 1,
+    }
+    assert left_out(plain) == ""
+    assert left_out(data).startswith("; left out: 1 hidden, ")
+
+
+def test_a_class_may_be_a_link_and_any_common_format(tmp_path: Path) -> None:
+    write_folder(tmp_path / "pool")
+    (tmp_path / "root").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "root" / part).mkdir()
+        for path in (tmp_path / "pool" / part).iterdir():
+            (tmp_path / "root" / part / path.name).symlink_to(path)
+    picture = Image.new("RGB", (8, 8), (200, 100, 50))
+    for suffix in ("jpg", "jfif", "gif", "bmp", "webp", "TIF"):
+        kind = {"jpg": "JPEG", "jfif": "JPEG", "TIF": "TIFF"}.get(suffix, suffix.upper())
+        picture.save(tmp_path / "pool" / "train" / "bee" / f"more.{suffix}", kind)
+    data = load("folder", tmp_path / "root", image_size=8)
+    assert len(data.train) == 10 + 6
+    assert (data.train.images[-6:].float().mean(dim=(2, 3)) - torch.tensor([200, 100, 50])).abs().max() < 8
+
+
+GREY = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
+
+
+def translucent(mode: str) -> Image.Image:
+    """Return a black image whose alpha is that of GREY."""
+    return Image.merge("RGBA", [*[Image.new("L", (8, 8))] * 3, Image.fromarray(GREY)]).convert(mode)
+
+
+def palette() -> Image.Image:
+    """Return a black palette image with one transparent colour in its left half."""
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([255, 0, 0, 0, 0, 0])
+    image.paste(0, (0, 0, 4, 8))
+    image.info["transparency"] = 0
+    return image
+
+
+HALVES = np.where(np.arange(8) < 4, 255, 0) * np.ones((8, 1))
+UPRIGHT = {
+    "16 bit": (lambda: Image.fromarray(GREY.astype(np.uint16) * 257), "png", GREY),
+    "16 bit TIFF": (lambda: Image.fromarray(GREY.astype(np.uint16) * 257), "tif", GREY),
+    "PGM": (lambda: Image.fromarray(GREY), "pgm", GREY),
+    "alpha": (lambda: translucent("RGBA"), "png", 255 - GREY),
+    "grey and alpha": (lambda: translucent("LA"), "png", 255 - GREY),
+    "palette": (palette, "png", HALVES),
+    "palette in a GIF": (palette, "gif", HALVES),
+    "one bit": (lambda: Image.fromarray(HALVES > 0), "png", HALVES),
+}
+
+
+@pytest.mark.parametrize(("make", "suffix", "seen"), UPRIGHT.values(), ids=UPRIGHT)
+@pytest.mark.filterwarnings("error")
+def test_an_image_is_read_as_viewers_show_it(tmp_path: Path, make: Any, suffix: str, seen: np.ndarray) -> None:
+    image = make()
+    image.save(tmp_path / f"image.{suffix}", **{key: image.info[key] for key in image.info})
+    read = FolderImages([str(tmp_path / f"image.{suffix}")], 8)[0]
+    assert (read.double() - torch.tensor(np.asarray(seen, dtype=float))).abs().max() <= 1
+
+
+def test_an_image_is_read_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(tmp_path / "as_taken.png")
+    Image.fromarray(GREY).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    images = FolderImages([str(tmp_path / name) for name in ("as_taken.png", "turned.png")], 8)
+    assert torch.equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path, dtype: Any) -> None:
+    Image.fromarray(GREY.astype(dtype) * 1000).save(tmp_path / "image.tif")
+    with pytest.raises(DataError, match=r"image\.tif cannot be decoded: its pixels have no known range .* convert it"):
+        FolderImages([str(tmp_path / "image.tif")], 8)[0]
 
 
 def test_a_streamed_folder_travels_to_another_process(tmp_path: Path) -> None:

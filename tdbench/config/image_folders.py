@@ -1,0 +1,100 @@
+"""What a folder of images holds: the files that count, in their order, and those that are left out."""
+
+import os
+import stat
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif"]
+)
+
+
+@dataclass
+class Listing:
+    """The images of one part of a data set.
+
+    Attributes:
+        classes: Names of the class folders, sorted.
+        images: Path and label of each image, by class, then by folder, then by name.
+        left_out: Why files and folders do not count, to how many.
+    """
+
+    classes: list[str] = field(default_factory=list)
+    images: list[tuple[str, int]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def list_class_folders(folder: Path) -> Listing:
+    """List the images of a folder of class folders: regular files, each once, whatever links lead to it.
+
+    Hidden files and folders, such as `.ipynb_checkpoints`, do not count. A file that several links lead to belongs to
+    the class in whose folder it lies, or else to the first.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return _Walk(folder).listing
+
+
+class _Walk:
+    """Goes through what lies in the class folders themselves, and then through what links lead to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.listing = Listing()
+        self._base = os.path.realpath(folder)
+        self._seen: set[str] = set()
+        self._folders: deque[tuple[int, str]] = deque()
+        self._links: deque[tuple[int, str]] = deque()
+        with os.scandir(folder) as scanned:
+            entries = sorted((entry for entry in scanned if entry.is_dir()), key=lambda entry: entry.name)
+        for entry in entries:
+            if not entry.name.startswith("."):
+                self.listing.classes.append(entry.name)
+            self._meet(len(self.listing.classes) - 1, entry)
+        while self._folders or self._links:
+            if self._folders:
+                label, path = self._folders.popleft()
+                with os.scandir(path) as scanned:
+                    for entry in sorted(scanned, key=lambda entry: entry.name):
+                        self._meet(label, entry)
+            else:
+                self._follow(*self._links.popleft())
+        self.listing.images.sort(key=lambda image: (image[1], os.path.split(image[0])))
+
+    def _meet(self, label: int, entry: "os.DirEntry[str]") -> None:
+        """Note what there is in a folder of a class; links are left for later."""
+        if entry.name.startswith("."):
+            self._leave_out("hidden")
+        elif entry.is_symlink():
+            self._links.append((label, entry.path))
+        else:
+            self._take(label, entry.path, os.path.realpath(entry.path))
+
+    def _follow(self, label: int, link: str) -> None:
+        real = os.path.realpath(link)
+        if real in self._seen or os.path.commonpath([real, self._base]) == real:
+            self._leave_out("links to what is listed already")
+        else:
+            self._take(label, link, real)
+
+    def _take(self, label: int, path: str, real: str) -> None:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            self._leave_out("broken links")
+            return
+        if stat.S_ISDIR(mode):
+            self._seen.add(real)
+            self._folders.append((label, path))
+        elif not stat.S_ISREG(mode):
+            self._leave_out("neither files nor folders")
+        elif os.path.splitext(path)[1].lower() not in SUFFIXES:
+            self._leave_out("of another type")
+        else:
+            self._seen.add(real)
+            self.listing.images.append((path, label))
+
+    def _leave_out(self, why: str) -> None:
+        self.listing.left_out[why] += 1
