@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
+from unicodedata import category
 
 MOST_LISTED = 30
+LONGEST_LINE = 1000
 
 
 class TdbenchError(Exception):
@@ -115,6 +117,17 @@ def line_of(error: BaseException, *, with_type: bool = True) -> str:
     if not with_type:
         return getattr(error, "strerror", None) or (lines[-1] if lines else type(error).__name__)
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def plain(text: str) -> str:
+    """Return a text without what a terminal would obey: control characters other than line ends become escapes."""
+    return "".join(one if one == "\n" or category(one)[0] != "C" else repr(one)[1:-1] for one in text)
+
+
+def clipped(text: str, most: int = LONGEST_LINE) -> str:
+    """Return a text whose lines have at most so many characters; a longer one loses its middle."""
+    half = (most - 5) // 2
+    return "\n".join(line if len(line) <= most else f"{line[:half]} ... {line[-half:]}" for line in text.split("\n"))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from tdbench.errors import OutOfRange
 
@@ -48,6 +49,11 @@ class Section(BaseModel):
         if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
             raise OutOfRange("neither true nor false", value)
         return value
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON has it, by which values are compared and sent between processes."""
+    return to_jsonable_python(value, fallback=str)
 
 
 def about(field: FieldInfo) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from tdbench.cli.list import list_command
 from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
-from tdbench.errors import TdbenchError, line_of
+from tdbench.errors import TdbenchError, clipped, line_of, plain
 
 app = typer.Typer(
     name="tdbench",
@@ -52,14 +53,22 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; an error is one message on stderr."""
-    from tdbench.training.parallel import end
+    """Run the command line and return its exit code; an error is one message on stderr.
+
+    A process that torchrun has started for a run of several ends here, see `training.parallel.end`.
+    """
+    from tdbench.training.parallel import end, has_joined
 
     try:
         return end(_run(arguments))
     except SystemExit as stop:
         if isinstance(stop.code, int):
             end(stop.code)
+        raise
+    except BaseException:  # with TDBENCH_DEBUG=1
+        if has_joined():
+            traceback.print_exc()
+            end(1)
         raise
 
 
@@ -97,5 +106,5 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"tdbench: {message}", file=sys.stderr)
+    print(plain(clipped(f"tdbench: {message}")), file=sys.stderr)
     return code

@@ -96,6 +96,7 @@ def ablate_command(
 
     With no argument, TargetDrop's block size on scikit-learn's digits. The same command again runs what is missing.
     """
+    from tdbench.sweep import lab
     from tdbench.sweep.ablate import Execution, default_folder, open_sweep, plan_sweep
 
     start = Start()
@@ -104,14 +105,19 @@ def ablate_command(
         *(jobs, named, per_gpu, trial_timeout, retry_failed, fresh),
         *(executor, ray_address, log),
     )
-    plan = plan_sweep(config, params or [], values or [], seeds, baseline, given)
-    sweep = open_sweep(plan, out or default_folder(plan))
-    if sweep.missing(retry_failed, fresh):
+
+    def announce() -> None:
         start.announce("torch", quiet or json)
-    if dry_run:
-        show_plan(sweep, execution, quiet=quiet, json=json)
-    else:
-        run_sweep(sweep, execution, quiet=quiet, json=json)
+
+    with lab.stand_ins():
+        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, announce)
+        sweep = open_sweep(plan, out or default_folder(plan))
+        if sweep.missing(retry_failed, fresh):
+            announce()
+        if dry_run:
+            show_plan(sweep, execution, quiet=quiet, json=json)
+        else:
+            run_sweep(sweep, execution, quiet=quiet, json=json)
     if not dry_run and sweep.unfinished():
         raise typer.Exit(1)
 

@@ -3,10 +3,12 @@
 import os
 import sys
 
+from tdbench.errors import plain
+
 
 def say(text: str) -> None:
     """Print a line; where the reader of a pipe has gone, fall silent and let the run go on."""
     try:
-        print(text, flush=True)
+        print(plain(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

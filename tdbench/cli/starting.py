@@ -18,17 +18,19 @@ class Start:
 
     def __init__(self) -> None:
         self._wall_s, self._busy_s = time.perf_counter(), others_s()
+        self._is_announced = False
 
     def announce(self, what: str, silent: bool, threads: int | None = None) -> None:
-        """Say what is being loaded, unless torch is here already, and spare the CPU of a shared machine.
+        """Say once what is being loaded, unless torch is here already, and spare the CPU of a shared machine.
 
         Args:
             what: What is being loaded, in a few words.
             silent: Say nothing.
             threads: Those that torch is to have; None: as many as there are cores.
         """
-        if "torch" in sys.modules:
+        if self._is_announced or "torch" in sys.modules:
             return
+        self._is_announced = True
         if not silent:
             say(f"loading {what} ...")
         self.spare_cpu(threads)

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tdbench.config.tree import RunConfig, known_keys
+from tdbench.config.yaml_values import parse_yaml
 from tdbench.errors import ConfigError, OutOfRange, UnknownKey, line_of, nearest
 from tdbench.knobs import about, bounds
 from tdbench.regularizers.config import RegularizerConfig
@@ -191,22 +192,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold a table of keys, got {type(tree).__name__}")
     return {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of two equal keys without a word, made to refuse them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML document; a key that stands twice is an error."""
-    return yaml.load(text, Loader=_StrictLoader)
 
 
 # Type of pydantic's error -> the rule that was broken, in words that its context fills in.

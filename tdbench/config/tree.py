@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from tdbench.config.data_sets import find_data_set
 from tdbench.config.networks import find_network
 from tdbench.errors import OutOfRange
-from tdbench.knobs import Section, about, knob
+from tdbench.knobs import Section, about, as_json, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method
 from tdbench.user_code import absolute, file_digest, is_user_code
@@ -231,13 +231,6 @@ def foreign_method(tree: Mapping[str, Any], config: RunConfig) -> str | None:
     if not isinstance(name, str) or not is_user_code(name) or absolute(name) == config.regularizer.name:
         return None
     return f"regularizer.name is {absolute(name)} there and {config.regularizer.name} here"
-
-
-def as_json(value: Any) -> Any:
-    """Return a value of the tree as JSON has it."""
-    if isinstance(value, (list, tuple)):
-        return list(map(as_json, value))
-    return str(value) if isinstance(value, Path) else value
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

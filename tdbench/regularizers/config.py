@@ -2,14 +2,12 @@
 
 import re
 from importlib import import_module
-from types import UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import create_model, field_validator, model_validator
-from pydantic_core import to_jsonable_python
 
 from tdbench.errors import ConfigError, OutOfRange
-from tdbench.knobs import Section, about, bounds, knob
+from tdbench.knobs import Section, about, as_json, knob
 from tdbench.user_code import absolute
 
 
@@ -137,12 +135,12 @@ class Declaration(NamedTuple):
 
     Attributes:
         title: Name of the configuration class.
-        fields: Knob to (type, default or `...`, description, constraints); a type that is not plain is `Any`.
+        fields: Knob to (default or `...`, as JSON has it; description; what `knob` notes beside it).
         facts: The class attributes of `RegularizerConfig` by name.
     """
 
     title: str
-    fields: dict[str, tuple[Any, Any, str, dict[str, Any]]]
+    fields: dict[str, tuple[Any, str, dict[str, Any]]]
     facts: dict[str, Any]
 
 
@@ -150,43 +148,30 @@ _FACTS = ("strength_knob", "share_is_proportional", "placement")
 
 
 def declaration_of(method: type[RegularizerConfig]) -> Declaration:
+    shared = RegularizerConfig.model_fields
     fields = {
         name: (
-            plain_type(field.annotation),
-            ... if field.is_required() else plain(field.get_default(call_default_factory=True)),
+            ... if field.is_required() else as_json(field.get_default(call_default_factory=True)),
             field.description or "",
-            dict(bounds(field)) | dict(about(field)),
+            as_json(about(field)),
         )
         for name, field in method.model_fields.items()
+        if name not in shared or field.default != shared[name].default
     }
     return Declaration(method.__name__, fields, {name: getattr(method, name) for name in _FACTS})
 
 
 def declared(declaration: Declaration, base: type[RegularizerConfig]) -> type[RegularizerConfig]:
-    """Return a configuration class built from a declaration, for planning where the method is not to be imported."""
+    """Return a configuration class built from a declaration, for planning where the method is not to be imported.
+
+    It has the method's knobs, and takes any value for those that are its own.
+    """
+    shared = RegularizerConfig.model_fields
     fields: dict[str, Any] = {
-        name: (annotation, knob(default, description, **extra))
-        for name, (annotation, default, description, extra) in declaration.fields.items()
+        name: (shared[name].annotation if name in shared else Any, knob(default, description, **extra))
+        for name, (default, description, extra) in declaration.fields.items()
     }
     made: type[RegularizerConfig] = create_model(declaration.title, __base__=base, **fields)
     for name, value in declaration.facts.items():
         setattr(made, name, value)
     return made
-
-
-def plain(value: Any) -> Any:
-    """Return a value that any process can unpack: of other types than those of YAML, what JSON makes of it."""
-    return value if isinstance(value, (int, float, str, tuple, list)) else to_jsonable_python(value, fallback=str)
-
-
-def plain_type(annotation: Any) -> Any:
-    """Return an annotation made of built-in types only; `Any` in place of others."""
-    if annotation is None or annotation in (int, float, bool, str, bytes, list, tuple, dict, Any, Ellipsis, type(None)):
-        return annotation
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return annotation
-    if origin in (Union, UnionType, list, tuple, dict):
-        parts = [plain_type(part) for part in get_args(annotation)]
-        return Any if Any in parts else annotation
-    return Any

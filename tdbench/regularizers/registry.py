@@ -7,7 +7,6 @@ user's methods from `declare` beforehand.
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from tdbench.errors import ConfigError, unknown
 from tdbench.regularizers.config import RegularizerConfig
@@ -24,21 +23,7 @@ def method_names() -> list[str]:
 
 
 class StandIn(RegularizerConfig):
-    """A user's method in a process that has not imported its file: the knobs that it declares, without its validators.
-
-    What needs more than the knobs imports the file, and torch with it.
-    """
-
-    def itself(self) -> RegularizerConfig:
-        """Return the configuration of the method itself."""
-        method = import_module(READER_OF_USER_METHODS).user_method(self.name)
-        return method.model_validate(self.model_dump(exclude_unset=True))
-
-    def build(self, channels: int, depth: float = 1.0) -> Any:
-        return self.itself().build(channels, depth)
-
-    def strength_range(self) -> tuple[float, float]:
-        return self.itself().strength_range()
+    """A user's method in a process that does not import its file: its knobs, whose values the lab checks."""
 
 
 def find_method(name: str) -> type[RegularizerConfig]:
@@ -63,3 +48,8 @@ def find_method(name: str) -> type[RegularizerConfig]:
 def declare(name: str, method: type[RegularizerConfig]) -> None:
     """Register the configuration class of a user method `file.py:NAME`, which `find_method` then returns."""
     _declared[absolute(name)] = method
+
+
+def forget_declared() -> None:
+    """Forget what was declared: from here on a user's method is read from its file."""
+    _declared.clear()

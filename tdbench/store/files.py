@@ -5,16 +5,19 @@ import io
 import json
 import math
 import os
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from tdbench.errors import FolderError
 
 LOCK = ".lock"
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -25,14 +28,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     unfinished = temporary(path)
     try:
-        with unfinished.open("wb") as file:
+        with open_new(unfinished) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
 
 
@@ -45,8 +49,26 @@ def write_if_new(path: Path, content: bytes) -> bool:
 
 
 def temporary(path: Path) -> Path:
-    """Return where the next content of a file is written until it is whole."""
-    return path.with_name(f".{path.name}.tmp")
+    """Return where the next content of a file is written until it is whole: a name that nobody can foresee."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open a file that does not exist yet for writing; a link that lies there is not followed.
+
+    Raises:
+        OSError: Something of that name exists, or the folder cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder; nobody else may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -84,6 +106,7 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
     except OSError as error:
         raise FolderError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
     try:
+        remove_unfinished(folder)
         yield
     finally:
         lock.release()

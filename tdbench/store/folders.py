@@ -10,7 +10,7 @@ from typing import Any
 
 from tdbench import __version__
 from tdbench.errors import FolderError
-from tdbench.store.files import read_tree, temporary, to_csv, to_json, to_yaml, write_atomically, write_if_new
+from tdbench.store.files import read_tree, to_csv, to_json, to_yaml, write_atomically, write_if_new
 from tdbench.store.rows import Decision, EpochRow, RunResult, SummaryRow, TrialRow, columns
 
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
@@ -109,7 +109,6 @@ class RunFolder:
         """Delete the files of a run, and nothing else that may lie there."""
         for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):
             (self / name).unlink(missing_ok=True)
-            temporary(self / name).unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""

@@ -133,9 +133,10 @@ def ablate(
         *(jobs, None if named is None else tuple(named), per_gpu, trial_timeout, retry_failed, fresh),
         *(executor, ray_address, log),
     )
-    plan = plan_sweep(config, param, values, seeds, baseline, settings)
-    sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
-    run_missing(sweep, execution)
+    with lab.stand_ins():
+        plan = plan_sweep(config, param, values, seeds, baseline, settings)
+        sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
+        run_missing(sweep, execution)
     return read_sweep(sweep.folder.path)
 
 
@@ -146,8 +147,9 @@ def plan_sweep(
     seeds: int | Sequence[int] | str | None,
     baseline: str | None,
     settings: Mapping[str, Any],
+    before_lab: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """Return the plan of what is asked for; see `ablate`.
+    """Return the plan of what is asked for; see `ablate`. `before_lab` is called before a user's file is looked at.
 
     Raises:
         ConfigError: Something of it is unknown, out of range, or does not fit together.
@@ -158,7 +160,7 @@ def plan_sweep(
     experiment = read_experiment(config)
     base = experiment.base if experiment is not None else tree_of(config)
     asked = from_flags(experiment, base, param, values, seeds, baseline)
-    lab.declare_user_methods(methods_named(asked, given))
+    lab.declare_user_methods(methods_named(asked, given), before_lab)
     return make_plan(with_settings(asked, given, file_given(config)))
 
 

@@ -1,5 +1,6 @@
 """An experiment: what a sweep varies, over which seeds, against which baseline; from flags or from a file."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -45,7 +46,11 @@ class Experiment(Section):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(value, int) or isinstance(value, bool):
+            return value
+        if value > MOST_TRIALS:
+            raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", value)
+        return tuple(range(value))
 
     @field_validator("seeds")
     @classmethod
@@ -214,12 +219,15 @@ def parse_values(text: str) -> tuple[Any, ...]:
         ConfigError: It is neither.
     """
     number = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-    if re.fullmatch(rf"{number}:{number}:{number}", text.strip()):
-        first, last, step = map(Decimal, text.strip().split(":"))
-        if step == 0 or (last - first) / step < 0:
+    if re.fullmatch(rf"{number}(:{number})*:*", text.strip()) and ":" in text:
+        parts = text.strip().split(":")
+        if len(parts) != 3 or "" in parts or not all(math.isfinite(float(part)) for part in parts):
+            raise ConfigError(f"--values FIRST:LAST:STEP must be three finite numbers, got {text!r}")
+        first, last, step = map(Decimal, parts)
+        if float(step) == 0 or (last - first) / step < 0:
             raise ConfigError(f"--values FIRST:LAST:STEP must lead from FIRST to LAST, got {text!r}")
         if (last - first) / step > MOST_TRIALS:
-            raise ConfigError(f"--values {text} would be {int((last - first) / step) + 1:,} values; take a wider step")
+            raise ConfigError(f"--values {text} would be about {(last - first) / step:.3g} values; take a wider step")
         numbers = [first + step * index for index in range(int((last - first) / step) + 1)]
         whole = all("." not in part and "e" not in part.lower() for part in text.split(":"))
         return tuple(int(value) if whole else float(value) for value in numbers)

@@ -6,11 +6,11 @@ that its imports overlap with the planning of a sweep.
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import forkserver
@@ -20,9 +20,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tdbench.config import RunConfig
-from tdbench.errors import TdbenchError, line_of
+from tdbench.errors import ConfigError, TdbenchError, line_of
 from tdbench.regularizers.config import declared
-from tdbench.regularizers.registry import StandIn, declare
+from tdbench.regularizers.registry import StandIn, declare, forget_declared
 from tdbench.user_code import is_user_code
 
 PRELOADED = "tdbench.sweep.worker"
@@ -73,19 +73,20 @@ def ask(target: str, *arguments: Any) -> Any:
 def answer(target: str, *arguments: Any) -> None:
     """Send what `module:function` returns, or raises, over the line that is the last argument.
 
-    What the user's code prints meanwhile is kept out of what the command prints.
+    What the user's code prints meanwhile is kept out of what the command prints. An exception of a class that only this
+    process may know is sent in words.
     """
     *arguments, link = arguments  # type: ignore[assignment]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    value = error = None
     try:
-        said: tuple[Any, BaseException | None] = call(target, *arguments), None
-    except (Exception, SystemExit) as error:
-        said = None, error
-    try:
-        pickle.loads(pickle.dumps(said))  # an exception of the user's may be packed, and not unpacked
-    except Exception as error:
-        said = None, TdbenchError(line_of(said[1] or error))
-    link.send(said)
+        value = call(target, *arguments)
+    except BaseException as raised:  # the user's code may raise anything
+        is_known = isinstance(raised, Exception) and type(raised).__module__ in ("builtins", TdbenchError.__module__)
+        error = raised if is_known else TdbenchError(line_of(raised))
+        if os.environ.get("TDBENCH_DEBUG") == "1":
+            error.add_note("".join(traceback.format_exception(raised)))
+    link.send((value, error))
 
 
 def start_process(target: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
@@ -120,38 +121,49 @@ def watch_parent() -> None:
     threading.Thread(target=die_with_it, daemon=True).start()
 
 
-def declare_user_methods(names: Iterable[Any]) -> None:
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Let what stands in for a user's method end with what it was declared for."""
+    try:
+        yield
+    finally:
+        forget_declared()
+
+
+def declare_user_methods(names: Iterable[Any], before: Callable[[], None] = lambda: None) -> None:
     """Let this process know the user's methods among some names without importing their files.
+
+    Args:
+        names: What may be names of methods.
+        before: Called before the lab is asked, if it is.
 
     Raises:
         ConfigError: A file does not import, or does not hold a layer of that name.
     """
     theirs = sorted({name for name in names if isinstance(name, str) and is_user_code(name)})
     if theirs:
+        before()
         for name, declaration in ask("tdbench.training.ahead:declarations", theirs).items():
             declare(name, declared(declaration, StandIn))
 
 
-def understood(configs: Sequence[RunConfig]) -> list[RunConfig]:
-    """Return configurations as the user's methods themselves read them: their validators may refuse and change values.
+def understood(configs: Sequence[RunConfig]) -> list[RunConfig | ConfigError]:
+    """Return each configuration as the user's method itself reads it, or why the method refuses it.
 
-    Raises:
-        ConfigError: A value is refused.
+    A stand-in takes any value; the method's types, ranges and validators are applied here.
     """
-    trees = {id(one): one.regularizer.model_dump(mode="json") for one in configs if is_stand_in(one)}
-    if not trees:
+    theirs = [one for one in configs if isinstance(one.regularizer, StandIn)]
+    if not theirs:
         return list(configs)
-    read = dict(zip(trees, ask("tdbench.training.ahead:read_methods", list(trees.values())), strict=True))
-    return [
-        one.model_copy(update={"regularizer": type(one.regularizer).model_validate(read[id(one)])})
-        if id(one) in read
-        else one
-        for one in configs
-    ]
-
-
-def is_stand_in(config: RunConfig) -> bool:
-    return isinstance(config.regularizer, StandIn)
+    trees = [one.regularizer.model_dump(mode="json", exclude_unset=True) for one in theirs]
+    answers = iter(ask("tdbench.training.ahead:read_methods", trees))
+    read: list[RunConfig | ConfigError] = []
+    for one in configs:
+        told = next(answers) if isinstance(one.regularizer, StandIn) else one
+        if isinstance(told, dict):
+            told = one.model_copy(update={"regularizer": type(one.regularizer).model_validate(told)})
+        read.append(told)
+    return read
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,16 +89,15 @@ def make_plan(experiment: Experiment) -> Plan:
     settings = list(arms(experiment) if experiment.arms else grid(experiment, base))
     keys = tuple(settings[0][0])
     configs, complaints = [], []
-    for values, overrides in settings:
-        try:
-            configs.append(point_config(experiment, base, overrides))
-        except ConfigError as error:
+    for (values, _), config in zip(settings, point_configs(experiment, base, settings), strict=True):
+        if isinstance(config, ConfigError):
             where = ", ".join(f"{key} {value}" for key, value in values.items())
-            complaints += [f"{where}: {line}" for line in str(error).splitlines()]
+            complaints += [f"{where}: {line}" for line in str(config).splitlines()]
+        else:
+            configs.append(config)
     if complaints:
         more = len(complaints) - MOST_COMPLAINTS
         raise ConfigError("\n".join(complaints[:MOST_COMPLAINTS] + [f"... and {more} more"] * (more > 0)))
-    configs = lab.understood(configs)
     trials: dict[str, RunConfig] = {}
     distinct: dict[tuple[Any, ...], tuple[dict[str, Any], RunConfig]] = {}
     for (values, overrides), config in zip(settings, configs, strict=True):
@@ -110,6 +109,27 @@ def make_plan(experiment: Experiment) -> Plan:
     points = compared(experiment, base, points, configs, trials)
     in_order = [point.trials[seed] for seed in experiment.seeds for point in points]
     return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
+
+
+def point_configs(
+    experiment: Experiment, base: RunConfig, settings: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+) -> list[RunConfig | ConfigError]:
+    """Return the configuration of each point, or why it has none.
+
+    Raises:
+        ConfigError: The base is refused already.
+    """
+    configs: list[RunConfig | ConfigError] = []
+    for _, overrides in settings:
+        try:
+            configs.append(point_config(experiment, base, overrides))
+        except ConfigError as error:
+            configs.append(error)
+    read_base, *read_points = lab.understood([base, *(one for one in configs if isinstance(one, RunConfig))])
+    if isinstance(read_base, ConfigError):
+        raise read_base
+    read = iter(read_points)
+    return [next(read) if isinstance(one, RunConfig) else one for one in configs]
 
 
 def point_config(experiment: Experiment, base: RunConfig, overrides: dict[str, Any]) -> RunConfig:

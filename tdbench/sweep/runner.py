@@ -4,12 +4,15 @@ A trial is done when its `result.json` says so. One that failed has a `result.js
 until it is asked for again; one that was killed or stopped has none, and goes on from its checkpoint next time.
 """
 
+import hashlib
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from tdbench.errors import FolderError, TdbenchError
@@ -26,10 +29,11 @@ TABLES_EVERY_S = 20.0
 
 @dataclass(frozen=True)
 class Tables:
-    """What a sweep came to: its two tables, worked out once."""
+    """What a sweep came to: its two tables, worked out once, and what the summary follows from."""
 
     trials: tuple[TrialRow, ...]
     summary: tuple[SummaryRow, ...]
+    evidence: list[Any]
 
 
 class Sweep:
@@ -152,13 +156,16 @@ class Sweep:
             for point in self.plan.points
             for seed, digest in point.trials.items()
         ]
-        return Tables(tuple(trials), self.folder.recall_summary(self._evidence()) or self._summary())
+        evidence = self._evidence()
+        return Tables(tuple(trials), self.folder.recall_summary(evidence) or self._summary(), evidence)
 
     def _evidence(self) -> list[Any]:
-        """Return all that the summary follows from, as plain data."""
+        """Return all that the summary follows from, as plain data: how it is worked out, and from what."""
+        code = [Path(__file__).with_name(name).read_bytes() for name in ("inference.py", "runner.py")]
+        method = [hashlib.sha256(b"".join(code)).hexdigest(), version("scipy")]
         number = {point: number for number, point in enumerate(self.plan.points)}
         done = self.done()
-        return [
+        return method + [
             [
                 dict(point.values),
                 None if point.baseline is None else number[point.baseline],
@@ -203,5 +210,7 @@ class Sweep:
             FolderError: One cannot be written; the trials are intact.
         """
         trials = self.folder.write_trials(self.plan.keys, tables.trials)
-        self.folder.remember_summary(self._evidence(), tables.summary)
-        return self.folder.write_summary(self.plan.keys, tables.summary) or trials
+        summary = self.folder.write_summary(self.plan.keys, tables.summary)
+        with suppress(FolderError, OSError):  # it only saves time
+            self.folder.remember_summary(tables.evidence, tables.summary)
+        return summary or trials

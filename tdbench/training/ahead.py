@@ -7,6 +7,7 @@ from typing import Any
 
 from tdbench.config import HardwareConfig, RunConfig
 from tdbench.data.sources import LoadedData, load_data
+from tdbench.errors import ConfigError
 from tdbench.models.build import check_network
 from tdbench.regularizers.config import Declaration, declaration_of
 from tdbench.regularizers.registry import find_method
@@ -71,13 +72,16 @@ def device(tree: dict[str, Any]) -> tuple[str, int]:
     return find_device(HardwareConfig.model_validate(tree).device).type, num_gpus()
 
 
-def read_methods(trees: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the trees of some methods with the values that the methods themselves make of them.
+def read_methods(trees: list[dict[str, Any]]) -> list[dict[str, Any] | ConfigError]:
+    """Return the trees of some methods with the values that the methods themselves make of them, or why they do not."""
+    return [_read_method(tree) for tree in trees]
 
-    Raises:
-        ConfigError: A value is refused.
-    """
-    return [configure(find_method(tree["name"]), tree).model_dump(mode="json") for tree in trees]
+
+def _read_method(tree: dict[str, Any]) -> dict[str, Any] | ConfigError:
+    try:
+        return configure(find_method(tree["name"]), tree).model_dump(mode="json")
+    except ConfigError as error:
+        return error
 
 
 def declarations(names: list[str]) -> dict[str, Declaration]:

@@ -209,6 +209,11 @@ def joined() -> Iterator[Processes]:
     processes.leave()
 
 
+def has_joined() -> bool:
+    """Return whether this process is, or was, one of several."""
+    return _Joined.here is not None
+
+
 def end(code: int) -> int:
     """Return the exit code of a single process; end one of several here and now, without the interpreter's teardown.
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,10 +40,10 @@ def shared(monkeypatch):
         (3.4, 1, True),
     ],
 )
-def test_threads_sleep_while_they_wait_where_others_want_the_cores_that_they_take(shared, cores, threads, spins):
+def test_threads_spin_briefly_where_others_want_the_cores_that_they_take(shared, cores, threads, spins):
     shared(cores)
     Start().announce("torch", silent=True, threads=threads)
-    assert ("GOMP_SPINCOUNT" not in os.environ) == spins
+    assert os.environ.get("GOMP_SPINCOUNT") == (None if spins else starting.SPINS)
 
 
 @pytest.mark.parametrize("name", starting._CHOSEN_BY_USER)
@@ -62,6 +63,29 @@ def test_the_load_is_that_of_others(monkeypatch):
     start = Start()
     start._wall_s = time.perf_counter() - 0.5
     assert start.others_busy() == pytest.approx(1.5, rel=0.05)
+
+
+def test_a_life_sign_comes_once(shared, capsys):
+    shared(0.0)
+    start = Start()
+    start.announce("torch", silent=False)
+    start.announce("torch", silent=False)
+    assert capsys.readouterr().out == "loading torch ...\n"
+
+
+def test_the_load_is_that_of_the_cores_that_this_process_may_use(monkeypatch):
+    lines = (
+        *("cpu 900 9 9 99 9 9 9 9", "cpu0 100 10 20 5000 700 3 4 5 6 7"),
+        *("cpu1 800 0 0 9 9 0 0 0 0 0", "cpu10 1 1 1 9 9 1 1 1 1 1", "intr 5 6", "btime 7", ""),
+    )
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: "\n".join(lines))
+    monkeypatch.setattr(os, "sysconf", lambda name: 100, raising=False)
+    monkeypatch.setattr(time, "process_time", lambda: 0.25)
+    for cores, busy in (({0}, 142), ({1}, 800), ({0, 10}, 148)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: cores, raising=False)
+        assert starting.others_s() == pytest.approx(busy / 100 - 0.25)
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: "no table\ncpu0 x\n")
+    assert starting.others_s() is None
 
 
 def test_a_system_that_does_not_say_is_taken_for_idle(monkeypatch):

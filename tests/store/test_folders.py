@@ -42,7 +42,24 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old"
     write_atomically(path, b"newer")
     assert path.read_bytes() == b"newer"
-    assert os.listdir(tmp_path) == ["result.json"]
+    (tmp_path / ".mine.tmp").write_text("of somebody else")
+    with held(tmp_path):  # the next that works here removes what was left
+        assert sorted(os.listdir(tmp_path)) == [".lock", ".mine.tmp", "result.json"]
+
+
+def test_a_link_at_the_place_of_an_unfinished_file_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda n: "0" * 2 * n)  # as if it had been foreseen
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / f".result.json.{'0' * 16}.tmp").symlink_to("precious")
+    with pytest.raises(FolderError, match="cannot write"):
+        write_atomically(tmp_path / "result.json", b"new")
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+def test_a_file_has_the_permissions_that_the_user_s_files_have(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_atomically(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_the_columns_are_the_fixed_ones():

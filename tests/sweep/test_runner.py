@@ -13,6 +13,7 @@ from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.executors import LocalExecutor, cause_of_death
 from tdbench.sweep.experiment import Experiment
+from tdbench.sweep.inference import summarise
 from tdbench.sweep.plan import make_plan
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.worker import Assignment, Ended, Progressed, run_assignment
@@ -288,3 +289,14 @@ def is_running(pid):
 def test_causes_of_death_in_words():
     assert cause_of_death(-9) == "its process was ended by signal 9 (SIGKILL, as when memory runs out)"
     assert cause_of_death(3) == "its process ended by itself with exit code 3"
+
+
+def test_what_is_kept_of_a_summary_ends_with_the_way_it_was_worked_out(tmp_path, monkeypatch):
+    folder = SweepFolder(tmp_path)
+    evidence = ["how", [[{"k": 3}, None, []]]]
+    row = next(iter(summarise({"k": {0: 1.0}}, {}).values()))
+    folder.remember_summary(evidence, [row])
+    assert folder.recall_summary(evidence) == (row,)
+    assert folder.recall_summary(["otherwise", *evidence[1:]]) is None
+    monkeypatch.setattr("tdbench.store.folders.__version__", "9.9")
+    assert folder.recall_summary(evidence) is None
