@@ -67,11 +67,11 @@ def counted(figure: int, noun: str) -> str:
 def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
     """Print the table, the findings and the outcome."""
     from rich import box
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
     from tabulate import tabulate
 
+    from tdbench.cli.console import console
     from tdbench.cli.output import say
 
     for name in ("model", "data", "regularizer"):
@@ -86,7 +86,7 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
         )
         for cells in shown:
             table.add_row(*cells.values())
-        Console().print(table)
+        console().print(table)
     else:
         say("\n" + tabulate(shown, headers="keys", tablefmt="plain", disable_numparse=True) + "\n")
     num_batches = max(row["n"] or 0 for row in rows)
@@ -94,7 +94,7 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
     say("gradient: to the layer's own weights; random: it draws random numbers; calls: in training + in evaluation")
     for finding in audited.findings:
         if sys.stdout.isatty():
-            Console().print(Text(str(finding), style="red" if finding.level == "fault" else "yellow"))
+            console().print(Text(str(finding), style="red" if finding.level == "fault" else "yellow"))
         else:
             say(str(finding))
     say(audit_line(audited))

@@ -1,6 +1,5 @@
 """`tdbench list`: the methods with their knobs, the networks, the data sets, the ready experiments."""
 
-import sys
 from typing import Any
 
 import typer
@@ -117,10 +116,11 @@ def experiments() -> list[dict[str, Any]]:
 
 def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:
     """Print each table, as wide as the terminal."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    from tdbench.cli.console import console
+
+    screen = console()
     for name, rows in tables.items():
         table = Table(title=name, title_justify="left", title_style="bold")
         for column in rows[0]:
@@ -129,4 +129,4 @@ def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:
             )
         for row in rows:
             table.add_row(*map(str, row.values()))
-        console.print(table)
+        screen.print(table)

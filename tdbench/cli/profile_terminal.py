@@ -1,15 +1,14 @@
 """A profile's tables on the terminal, and what was done in one line."""
 
 import json as json_module
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
+from tdbench.cli.console import console
 from tdbench.cli.output import say
 
 if TYPE_CHECKING:
@@ -40,14 +39,13 @@ def show(profile: "Profile", folder: Path, took_s: float, *, quiet: bool, json: 
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in rows[0]:
         is_name = column == "method"
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(*row.values())
-    console.print(table)
+    console().print(table)
 
 
 def profile_line(profile: "Profile", folder: Path, took_s: float) -> str:

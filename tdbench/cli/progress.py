@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from tdbench.cli.console import console
 from tdbench.cli.output import say
 from tdbench.cli.terminal import LINE_EVERY_S, clock
 from tdbench.store.progress import TellProgress
@@ -20,8 +21,9 @@ def progress(silent: bool) -> Iterator[TellProgress]:
     elif not sys.stdout.isatty():
         yield _Lines()
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, expand=True, transient=True) as bar:
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(None), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console(), expand=True, transient=True) as bar:
             task = bar.add_task("", total=1.0)
             yield lambda share, what: bar.update(task, completed=share, description=what)
 

@@ -1,14 +1,13 @@
 """The plan and the outcome of a sweep as a person reads them on a terminal, wide or narrow."""
 
 import json as json_module
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tdbench.cli.console import console
 from tdbench.cli.output import say
 from tdbench.cli.sweep_terminal import trial_names
 from tdbench.cli.terminal import clock, is_off_target
@@ -91,11 +90,6 @@ def off_target(sweep: Sweep, rows: Sequence[SummaryRow]) -> list[str]:
             dropped = f"dropped {row.dropped_pct:.3g} %, not the {target:g} % that were asked for"
             notes.append(f"note: {value} {dropped}; more steps bring it nearer")
     return notes
-
-
-def console() -> Console:
-    """Return a console as wide as the terminal, or wide where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def print_summary(rows: Sequence[SummaryRow], keys: Sequence[str]) -> None:

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tdbench.cli.console import console
 from tdbench.cli.output import say
 from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
 from tdbench.store.progress import Progress, SweepObserver
@@ -106,7 +106,7 @@ class LiveSweep(SilentSweep):
 
     def __init__(self, sweep: Sweep, slots: Slots) -> None:
         super().__init__(sweep, slots)
-        self._console = Console()
+        self._console = console()
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
 
     def began(self, num_trials: int) -> None:

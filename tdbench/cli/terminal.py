@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from tdbench.cli.console import console
 from tdbench.cli.output import say
 from tdbench.store.files import to_json
 from tdbench.store.folders import TRACE, RunFolder
@@ -85,18 +86,18 @@ class PlainObserver(SilentObserver):
 class LiveObserver(SilentObserver):
     """Draws a progress bar."""
 
-    def __init__(self, on_start: Callable[[], None], console: Console) -> None:
+    def __init__(self, on_start: Callable[[], None], screen: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         super().__init__(on_start)
-        self._console = console
+        self._console = screen
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            console=console,
+            console=screen,
             expand=True,
             transient=True,
         )
@@ -141,7 +142,7 @@ def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[SilentObserver
     elif not sys.stdout.isatty():
         yield PlainObserver(on_start)
     else:
-        live = LiveObserver(on_start, Console())
+        live = LiveObserver(on_start, console())
         try:
             yield live
         finally:
@@ -217,7 +218,7 @@ def print_result(result: RunResult, folder: Path, trained: bool) -> None:
         table = Table(show_header=False, title=f"result of {result.status} run" if not trained else None)
         for label, value in rows:
             table.add_row(label, Text(value, justify="right"))
-        Console().print(table)
+        console().print(table)
     else:
         for label, value in rows:
             say(f"{label:<36} {value}")

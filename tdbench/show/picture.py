@@ -38,6 +38,7 @@ DROPPED: dict[str, Any] = {"facecolor": "#D55E00", "edgecolor": "white", "hatch"
 DAMPED: dict[str, Any] = {"facecolor": "#56B4E9", "edgecolor": "white", "hatch": "......", "linewidth": 0}
 GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#969696"])  # lighter than the marks
 STYLE = {
+    "text.parse_math": False,  # a name with $ in it is a name
     "font.family": "DejaVu Sans",
     "font.size": SMALL,
     "axes.linewidth": 0.5,

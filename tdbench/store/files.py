@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from tdbench.errors import FolderError
+from tdbench.errors import FolderError, plain
 
 LOCK = ".lock"
+_NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
@@ -167,12 +168,23 @@ def _finite(value: Any) -> Any:
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return rows as CSV, with these columns in this order."""
+    """Return rows as CSV, with these columns in this order.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, as spreadsheets themselves write it;
+    control characters become escapes.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    is_formula = value.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(value)
+    return plain(f"'{value}" if is_formula else value)
 
 
 def as_text(value: Any) -> str:

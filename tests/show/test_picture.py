@@ -176,3 +176,9 @@ def test_all_methods_at_once_fit():
     figure = draw_gallery(collect(configs_of(*method_names()), 1))
     boxes = [axes.get_position() for axes in figure.axes]
     assert all(box.x0 >= 0 and box.x1 <= 1 and box.y0 >= 0 for box in boxes)
+
+
+def test_a_name_of_a_class_or_a_method_is_no_formula(gallery):
+    renamed = Gallery(**{**vars(gallery), "classes": ["$a_{$", "b"]})
+    texts = svg_texts(render(renamed)["show.svg"])
+    assert any("$a_{$" in text for text in texts)

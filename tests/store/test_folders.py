@@ -1,5 +1,7 @@
 """Files are written whole or not at all, and a folder serves one process at a time."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -158,3 +160,19 @@ def test_a_value_is_labelled_as_flags_and_files_write_it(value, text):
 def test_json_is_strict_at_any_depth():
     text = to_json({"share": math.nan, "rows": [{"scale": math.inf, "n": 8}]})
     assert json.loads(text) == {"share": None, "rows": [{"scale": None, "n": 8}]}
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "+cmd", "-cmd", "@sum"])
+def test_a_text_is_no_formula_of_a_spreadsheet(text):
+    written = to_csv([{"value": text, "other": -0.5}], ["value", "other"])
+    assert next(csv.DictReader(io.StringIO(written, newline=""))) == {"value": f"'{text}", "other": "-0.5"}
+
+
+def test_control_characters_stay_out_of_a_table():
+    assert to_csv([{"value": "\ra\tb\x1b"}], ["value"]) == "value\n\\ra\\tb\\x1b\n"
+
+
+def test_a_number_that_is_text_stays_a_number():
+    assert to_csv([{"value": value} for value in ("-0.5", "+3", "-1e-3", "a-b")], ["value"]).split() == [
+        *("value", "-0.5", "+3", "-1e-3", "a-b")
+    ]
