@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM: once to save and stop, twice to stop at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: once to save and stop, twice to stop at once."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class StopSignals:
@@ -14,7 +17,13 @@ class StopSignals:
         self._requested = False
 
     def be_graceful(self) -> None:
-        """From now on, let the first signal only be noted."""
+        """From now on, let the first signal only be noted.
+
+        Raises:
+            KeyboardInterrupt: One came before, and Python could not raise it where it fell, as after a fork.
+        """
+        if self._requested:
+            raise KeyboardInterrupt
         self._graceful = True
 
     def stop_requested(self) -> bool:
@@ -23,16 +32,20 @@ class StopSignals:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal; raise KeyboardInterrupt for the second, or where there is nothing to save."""
-        if self._requested or not self._graceful:
+        again, self._requested = self._requested, True
+        if again or not self._graceful:
             raise KeyboardInterrupt
-        self._requested = True
+        if sys.stderr.isatty():
+            sys.stderr.write("\nstopping, and saving what is done; once more stops at once\n")
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Handle SIGINT and SIGTERM for a while."""
+    """Handle the signals for a while; one that is ignored, as SIGHUP under nohup, stays so."""
     signals = StopSignals()
-    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signals.handle) for number in heeded}
     try:
         yield signals
     finally:

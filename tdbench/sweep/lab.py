@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -25,6 +25,7 @@ from tdbench.regularizers.config import declared
 from tdbench.regularizers.registry import StandIn, declare, forget_declared
 from tdbench.user_code import is_user_code
 
+STOPPING = {signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "pthread_sigmask") else set()
 PRELOADED = "tdbench.sweep.worker"
 
 
@@ -40,7 +41,7 @@ def context() -> BaseContext:
 def start() -> None:
     """Let the server begin its imports, and return at once."""
     if context().get_start_method() == "forkserver":
-        with main_module_hidden():
+        with main_module_hidden(), signals_blocked():
             forkserver.ensure_running()
 
 
@@ -96,15 +97,26 @@ def start_process(target: str, *arguments: Any) -> tuple[BaseProcess, Connection
     """
     link, theirs = context().Pipe()
     process = context().Process(target=_main, args=(target, *arguments, theirs))  # type: ignore[attr-defined]
-    with main_module_hidden():
+    with main_module_hidden(), signals_blocked():
         process.start()
     theirs.close()
     return process, link
 
 
 def _main(target: str, *arguments: Any) -> None:
-    """Be a process of the lab: `module:function` is its main function, and Ctrl-C, which reaches all, the driver's."""
+    """Be a process of the lab: `module:function` is its main function, and the driver heeds what stops a sweep."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    own = os.getpid()
+
+    def leave_to_driver(number: int, frame: Any) -> None:
+        if os.getpid() != own:  # a process that the user's code has forked ends as it otherwise would
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in STOPPING:
+        signal.signal(number, leave_to_driver)
+    if STOPPING:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     watch_parent()
     call(target, *arguments)
 
@@ -164,6 +176,23 @@ def understood(configs: Sequence[RunConfig]) -> list[RunConfig | ConfigError]:
             told = one.model_copy(update={"regularizer": type(one.regularizer).model_validate(told)})
         read.append(told)
     return read
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let a process that is started meanwhile begin deaf to STOPPING, and the server stay so.
+
+    A scheduler sends them to every process of a job. The driver heeds them and tells its trials to save and stop, for
+    which they, and the server that knows whether they live, have to go on.
+    """
+    if STOPPING:
+        resource_tracker.ensure_running()  # the server starts it otherwise, which lets SIGTERM through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING) if STOPPING else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
