@@ -1,6 +1,5 @@
 """The command line: the only room that knows Typer and Rich. Each command imports what it needs when it runs."""
 
-import io
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ from tdbench.cli.ablate import ablate_command
 from tdbench.cli.audit import audit_command
 from tdbench.cli.commands import Commands
 from tdbench.cli.list import list_command
+from tdbench.cli.output import lasting_streams
 from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tdbench.training.parallel import end, has_joined
 
     try:
-        return end(_run(arguments))
+        with lasting_streams():
+            code = _run(arguments)
+        return end(code)
     except SystemExit as stop:
         if isinstance(stop.code, int):
             end(stop.code)
@@ -73,18 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks × should show ?, not end the run
-            stream.reconfigure(errors="replace")
     try:
         code = app(args=arguments, prog_name="tdbench", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, OSError):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has had enough
-        return 0
     except TdbenchError as error:
         if os.environ.get("TDBENCH_DEBUG") == "1":
             raise

@@ -1,6 +1,5 @@
 """`tdbench audit`: is the regularizer doing what its configuration says?"""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -72,12 +71,12 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
     from tabulate import tabulate
 
     from tdbench.cli.console import console
-    from tdbench.cli.output import say
+    from tdbench.cli.output import say, stdout
 
     for name in ("model", "data", "regularizer"):
         say(f"{name:<12} {audited.facts[name]}")
     shown = [readable(row) for row in rows]
-    if sys.stdout.isatty():
+    if stdout().isatty():
         table = Table(
             *(Column(name, overflow="fold") for name in shown[0]),
             box=box.SIMPLE_HEAD,
@@ -93,7 +92,7 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
     say(f"95 % intervals over n = {num_batches} batches of {audited.batch_size} images, schedules at full strength;")
     say("gradient: to the layer's own weights; random: it draws random numbers; calls: in training + in evaluation")
     for finding in audited.findings:
-        if sys.stdout.isatty():
+        if stdout().isatty():
             console().print(Text(str(finding), style="red" if finding.level == "fault" else "yellow"))
         else:
             say(str(finding))

@@ -1,11 +1,11 @@
 """The one console: what is drawn on a terminal is taken as it is, whatever brackets and control characters it has."""
 
-import sys
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from tdbench.cli.output import stdout
 from tdbench.errors import plain
 
 WIDE = 160  # characters, where there is no terminal that says how wide it is
@@ -21,4 +21,4 @@ class PlainConsole(Console):
 
 def console() -> PlainConsole:
     """Return a console as wide as the terminal, or wide where there is none."""
-    return PlainConsole(markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+    return PlainConsole(file=stdout(), markup=False, emoji=False, width=None if stdout().isatty() else WIDE)

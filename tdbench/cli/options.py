@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tdbench.cli.output import stdout_for_ourselves
 from tdbench.errors import ConfigError
 from tdbench.user_code import is_user_code
 
@@ -155,7 +156,8 @@ def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(config: Path | None = None, **arguments: Any) -> None:
         given = overrides({name: arguments.pop(name) for name in RUN_FLAGS})
-        command(config=config, given=given, **arguments)
+        with stdout_for_ourselves():
+            command(config=config, given=given, **arguments)
 
     wrapped.__signature__ = inspect.Signature([*positional, *flags, *rest])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {one.name: one.annotation for one in (*positional, *flags, *rest)}

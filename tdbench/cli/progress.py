@@ -1,6 +1,5 @@
 """How far a command is that measures: a bar on a terminal, plain lines elsewhere, nothing where silence is asked."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tdbench.cli.console import console
-from tdbench.cli.output import say
+from tdbench.cli.output import say, stdout
 from tdbench.cli.terminal import LINE_EVERY_S, clock
 from tdbench.store.progress import TellProgress
 
@@ -18,7 +17,7 @@ def progress(silent: bool) -> Iterator[TellProgress]:
     """Yield what is to be told how far the command is."""
     if silent:
         yield lambda share, what: None
-    elif not sys.stdout.isatty():
+    elif not stdout().isatty():
         yield _Lines()
     else:
         what = TextColumn("{task.description}", markup=False)

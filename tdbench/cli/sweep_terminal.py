@@ -1,6 +1,5 @@
 """What a sweep looks like: one live table on a terminal, plain lines elsewhere, nothing where silence is asked."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tdbench.cli.console import console
-from tdbench.cli.output import say
+from tdbench.cli.output import say, stdout
 from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
 from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import RunResult, TrialState
@@ -142,7 +141,7 @@ def watch_sweep(silent: bool, sweep: Sweep, slots: Slots) -> Iterator[SilentSwee
     """Return what suits the output: silence, a live table on a terminal, or plain lines."""
     if silent:
         yield SilentSweep(sweep, slots)
-    elif not sys.stdout.isatty():
+    elif not stdout().isatty():
         yield PlainSweep(sweep, slots)
     else:
         live = LiveSweep(sweep, slots)

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from tdbench.cli.console import console
-from tdbench.cli.output import say
+from tdbench.cli.output import say, stdout
 from tdbench.store.files import to_json
 from tdbench.store.folders import TRACE, RunFolder
 from tdbench.store.progress import Observer
@@ -95,13 +95,14 @@ class LiveObserver(SilentObserver):
             TextColumn("epoch {task.fields[epoch]}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[rate]}", style="cyan", markup=False, table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=screen,
             expand=True,
             transient=True,
         )
-        self._task = self._bar.add_task("", start=False, total=1, epoch="", figures="")
+        self._task = self._bar.add_task("", start=False, total=1, epoch="", figures="", rate="")
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
         super().started(facts, step, num_steps)
@@ -120,11 +121,12 @@ class LiveObserver(SilentObserver):
             self._task,
             completed=progress.step,
             epoch=f"{progress.epoch}/{progress.num_epochs}",
-            figures=f"{describe(progress)} [cyan]{progress.train_img_per_s:,.0f} images/s",
+            figures=describe(progress),
+            rate=f"{progress.train_img_per_s:,.0f} images/s",
         )
 
     def evaluating(self, progress: RunProgress) -> None:
-        self._bar.update(self._task, figures="evaluating")
+        self._bar.update(self._task, figures="evaluating", rate="")
 
     def slowed(self, times: float) -> None:
         self._console.print(Text(slowed_line(times), style="yellow"))
@@ -139,7 +141,7 @@ def watch(silent: bool, on_start: Callable[[], None]) -> Iterator[SilentObserver
     """Return what suits the output: silence, a bar on a terminal, or plain lines."""
     if silent:
         yield SilentObserver(on_start)
-    elif not sys.stdout.isatty():
+    elif not stdout().isatty():
         yield PlainObserver(on_start)
     else:
         live = LiveObserver(on_start, console())
@@ -214,7 +216,7 @@ def print_result(result: RunResult, folder: Path, trained: bool) -> None:
     rows = [(label, form.format(figures[key])) for key, (label, form) in _SHOWN.items() if figures[key] is not None]
     if result.error:
         rows.insert(0, (result.status.value, result.error))
-    if sys.stdout.isatty():
+    if stdout().isatty():
         table = Table(show_header=False, title=f"result of {result.status} run" if not trained else None)
         for label, value in rows:
             table.add_row(label, Text(value, justify="right"))
