@@ -51,16 +51,13 @@ def audit_command(
 
 
 def audit_line(audited: "Audit") -> str:
+    from tdbench.store.files import counted
+
     num_faults = len(audited.faults)
     num_notes = len(audited.findings) - num_faults
     verdict = "does what its configuration says" if not num_faults else "does not do what its configuration says"
     counts = f"{counted(num_faults, 'fault')}, {counted(num_notes, 'note')} at {counted(len(audited.sites), 'site')}"
     return f"{audited.sites[0].claims.method} {verdict}: {counts}"
-
-
-def counted(figure: int, noun: str) -> str:
-    """Return a figure with its noun."""
-    return f"{figure} {noun}{'s' * (figure != 1)}"
 
 
 def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:

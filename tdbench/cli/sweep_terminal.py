@@ -12,6 +12,7 @@ from rich.text import Text
 from tdbench.cli.console import console
 from tdbench.cli.output import say, stdout
 from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
+from tdbench.store.files import counted
 from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.plan import Plan
@@ -165,9 +166,9 @@ def trial_names(plan: Plan) -> dict[str, str]:
 def heading(sweep: Sweep, num_missing: int, num_at_once: int) -> str:
     """Return what there is to do, in a line."""
     num_done, num_trials = len(sweep.done()), len(sweep.records)
+    values, seeds = counted(len(sweep.plan.points), "value"), counted(len(sweep.plan.experiment.seeds), "seed")
     return (
-        f"{len(sweep.plan.points)} values of {', '.join(sweep.plan.keys)}, {len(sweep.plan.experiment.seeds)} seeds: "
-        f"{num_trials} trials, "
+        f"{values} of {', '.join(sweep.plan.keys)}, {seeds}: {counted(num_trials, 'trial')}, "
         f"{num_done} done before, {num_missing} to run, {num_at_once} at once; {sweep.folder.path}"
     )
 

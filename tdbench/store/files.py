@@ -187,6 +187,11 @@ def _cell(value: Any) -> Any:
     return plain(f"'{value}" if is_formula else value)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 seed`, `3 seeds`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def as_text(value: Any) -> str:
     """Return a value of the configuration as flags and files write it: `0.15`, `true`, `null`, `stage1+stage2`."""
     if isinstance(value, (list, tuple)):

@@ -6,7 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tdbench.store.files import as_text
+from tdbench.store.files import as_text, counted
 from tdbench.store.rows import Decision, RunResult, SummaryRow, TrialRow, Value
 from tdbench.sweep.columns import MISSING, number, telling
 
@@ -49,7 +49,7 @@ def summary_markdown(
     paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _summary(rows, keys, published)]
     paragraphs.append(ABOUT_ERRORS)
     if any(row.decision is Decision.BASELINE for row in rows):
-        num_compared = _counted(sum(row.p_holm is not None for row in rows), "value")
+        num_compared = counted(sum(row.p_holm is not None for row in rows), "value")
         paragraphs.append(ABOUT_DIFFERENCES.format(num_compared=num_compared))
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
@@ -59,7 +59,7 @@ def summary_markdown(
 def _heading(rows: Sequence[SummaryRow]) -> str:
     """Return what the table holds, with n and the baseline."""
     fewest, most = min((row.n for row in rows), default=0), max((row.n for row in rows), default=0)
-    n = f"n = {_counted(most, 'seed')}" if fewest == most else f"n = {fewest} to {most} seeds"
+    n = f"n = {counted(most, 'seed')}" if fewest == most else f"n = {fewest} to {most} seeds"
     baselines = [row for row in rows if row.decision is Decision.BASELINE]
     compared = [f"compared seed by seed with the baseline {_named(row.values)}" for row in baselines]
     return ", ".join(["Test error after the last epoch in per cent", f"{n} per value", *compared]) + "."
@@ -94,7 +94,7 @@ def _unfinished(trials: Sequence[TrialRow]) -> list[str]:
     for trial in unfinished:
         why = _escaped(why_without_result(trial.result))
         lines.append(f"- {_named(trial.values)}, seed {trial.seed}: {why} (trial {trial.trial})")
-    return [f"## Without a result: {len(unfinished)} of {_counted(len(trials), 'trial')}", "\n".join(lines)]
+    return [f"## Without a result: {len(unfinished)} of {counted(len(trials), 'trial')}", "\n".join(lines)]
 
 
 def why_without_result(result: RunResult) -> str:
@@ -104,10 +104,6 @@ def why_without_result(result: RunResult) -> str:
 
 def _named(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{_escaped(key)} {_escaped(as_text(value))}" for key, value in values.items())
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _escaped(text: str) -> str:
