@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-
 
 class StopSignals:
     """Notes the wish to stop; until there is something to save, a signal interrupts at once."""
@@ -41,10 +39,11 @@ class StopSignals:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Handle the signals for a while; one that is ignored, as SIGHUP under nohup, stays so."""
+    """Handle the signals for a while; SIGHUP stays ignored where it is, as under nohup."""
     signals = StopSignals()
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
+        heeded.append(signal.SIGHUP)
     before = {number: signal.signal(number, signals.handle) for number in heeded}
     try:
         yield signals

@@ -16,6 +16,7 @@ class DataSet:
         flip: A mirrored image keeps its class.
         provenance: Where it comes from.
         reader: `module:function` under `tdbench.data`; it takes a `DataConfig`.
+        reading: Rises when the reader makes other images of the same files, whose runs are then others too.
     """
 
     title: str
@@ -26,6 +27,7 @@ class DataSet:
     flip: bool
     provenance: str
     reader: str
+    reading: int = 1
 
 
 DATA_SETS = {
@@ -70,6 +72,7 @@ DATA_SETS = {
         flip=True,
         provenance="data.root with train/ and test/, each with a folder per class",
         reader="folder:read_folder",
+        reading=2,  # 2: 16-bit grey, alpha, orientation, links
     ),
 }
 

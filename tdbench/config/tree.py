@@ -185,9 +185,12 @@ class RunConfig(Section):
         if self.regularizer.match is not None:  # the knob follows from it
             kept.discard(f"regularizer.{self.regularizer.strength_knob}")
         own = {key: values[key] for key in ("model.name", "regularizer.name") if is_user_code(values[key])}
-        return {key: values[key] for key in values if key in kept} | {
-            f"{key} (content)": file_digest(name) for key, name in own.items()
-        }
+        reading = find_data_set(self.data.name).reading
+        return (
+            {key: values[key] for key in values if key in kept}
+            | {f"{key} (content)": file_digest(name) for key, name in own.items()}
+            | ({"data.name (reading)": reading} if reading > 1 else {})
+        )
 
     def digest(self) -> str:
         """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment."""

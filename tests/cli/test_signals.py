@@ -15,6 +15,8 @@ NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
 def test_the_first_signal_is_noted_and_the_second_interrupts(number):
     before = signal.getsignal(number)
+    if before == signal.SIG_IGN and number not in (signal.SIGINT, signal.SIGTERM):
+        pytest.skip("it is ignored here, as under nohup")
     with stop_signals() as signals:
         signals.be_graceful()
         signal.raise_signal(number)
@@ -36,6 +38,17 @@ def test_a_signal_that_python_swallows_is_not_forgotten(monkeypatch):
         assert signals.stop_requested()
         with pytest.raises(KeyboardInterrupt):
             signals.be_graceful()
+
+
+def test_ctrl_c_is_heeded_where_a_shell_ignores_it_for_what_runs_behind():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_signals() as signals:
+            signals.be_graceful()
+            signal.raise_signal(signal.SIGINT)
+            assert signals.stop_requested()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")

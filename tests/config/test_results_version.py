@@ -5,6 +5,7 @@ as they were when RESULTS_VERSION last rose. To write it anew: `python -m tests.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import create_model
 
 from tdbench import load_config
 from tdbench.config import tree
+from tdbench.config.data_sets import DATA_SETS
 from tdbench.config.tree import RESULTS_VERSION, RunConfig, TrainingConfig, default_values
 from tdbench.knobs import knob
 from tdbench.regularizers.registry import find_method, method_names
@@ -107,6 +109,14 @@ def test_a_digest_tells_what_differs_from_what_is_only_said():
 
 def test_a_folder_is_named_by_its_place_even_where_that_is_the_default():
     assert load_config(overrides={"data": "folder"}).identity()["data.root"].endswith("data")
+
+
+def test_a_reader_that_makes_other_images_makes_other_runs(monkeypatch):
+    config = load_config(overrides={"data": "folder"})
+    before = config.digest()
+    again = replace(DATA_SETS["folder"], reading=DATA_SETS["folder"].reading + 1)
+    monkeypatch.setitem(DATA_SETS, "folder", again)
+    assert config.digest() != before
 
 
 if __name__ == "__main__":
