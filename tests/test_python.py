@@ -287,6 +287,13 @@ def test_values_of_a_sweep_are_a_list_of_one_or_more(values):
         tdbench.ablate(param={"block_size": values}, **TINY)
 
 
+def test_values_of_one_key_may_be_text_as_on_the_command_line():
+    assert parse_params("block_size", "1,3") == parse_params("block_size", ["1,3"]) == {"block_size": (1, 3)}
+    for wrong in (([1, 3], ()), ("block_size", [1])):
+        with pytest.raises(ConfigError, match="param and values must be text"):
+            parse_params(*wrong)
+
+
 def test_values_of_a_sweep_may_be_an_array():
     assert parse_params({"block_size": np.array([3, 5])}, ()) == {"block_size": (3, 5)}
     assert all(type(value) is int for value in parse_params({"block_size": [np.int64(3)]}, ())["block_size"])

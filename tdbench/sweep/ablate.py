@@ -95,7 +95,7 @@ def unwatched(sweep: Sweep, slots: Slots) -> Iterator[SweepObserver]:
 def ablate(
     config: Given = None,
     param: str | Sequence[str] | Mapping[str, Sequence[Any] | None] = (),
-    values: Sequence[str] = (),
+    values: str | Sequence[str] = (),
     *,
     seeds: int | Sequence[int] | str | None = None,
     baseline: str | None = None,
@@ -143,7 +143,7 @@ def ablate(
 def plan_sweep(
     config: Given,
     param: str | Sequence[str] | Mapping[str, Sequence[Any] | None],
-    values: Sequence[str],
+    values: str | Sequence[str],
     seeds: int | Sequence[int] | str | None,
     baseline: str | None,
     settings: Mapping[str, Any],

@@ -166,7 +166,7 @@ def from_flags(
 
 
 def parse_params(
-    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None], values: Sequence[str]
+    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None], values: str | Sequence[str]
 ) -> dict[str, tuple[Any, ...]]:
     """Return key to values, none where the knob's own are meant.
 
@@ -176,6 +176,10 @@ def parse_params(
     if isinstance(param, Mapping):
         return {key: () if given is None else listed(key, given) for key, given in param.items()}
     params = [param] if isinstance(param, str) else param
+    values = [values] if isinstance(values, str) else values
+    for text in (*params, *values):
+        if not isinstance(text, str):
+            raise ConfigError(f"param and values must be text, or param a table of key to values, got {text!r}")
     if values and len(values) != len(params):
         raise ConfigError(f"--values must be given once for each --param, got {len(values)} for {len(params)}")
     pairs = [one.partition("=")[::2] for one in params]
