@@ -65,7 +65,7 @@ def open_new(path: Path) -> BinaryIO:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers that were killed have left in a folder; nobody else may be writing there."""
+    """Remove what writers that were killed have left in a folder, which this process holds."""
     for path in folder.glob(".*.tmp"):
         if _UNFINISHED.fullmatch(path.name):
             with suppress(OSError):
@@ -107,7 +107,6 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
     except OSError as error:
         raise FolderError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
     try:
-        remove_unfinished(folder)
         yield
     finally:
         lock.release()

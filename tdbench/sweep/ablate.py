@@ -10,7 +10,7 @@ from typing import Any
 
 from tdbench.config.loading import Given, file_given, tree_of
 from tdbench.errors import ConfigError, Interrupted, unknown
-from tdbench.store.files import held
+from tdbench.store.files import held, remove_unfinished
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep
@@ -226,6 +226,7 @@ def run_missing(
             if missing:
                 tell("checking the data, networks and sites of the trials ...")
                 check_trials(sweep.plan.trials[digest] for digest in missing)
+            remove_unfinished(sweep.folder.path)
             sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
             try:
                 if missing and slots is not None and executor is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tdbench.config import RunConfig
 from tdbench.errors import FolderError, Interrupted, RunFailed, TdbenchError
-from tdbench.store.files import held
+from tdbench.store.files import held, remove_unfinished
 from tdbench.store.folders import CHECKPOINT, RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
@@ -51,6 +51,7 @@ def run_to_end(
             restore(run, state)
         if trace is not None:
             first(lambda: start_trace(run, trace, until_end))
+        first(lambda: remove_unfinished(folder.path))  # a run that is refused changes nothing
         if fresh:
             first(folder.clear)
         run.distribute()

@@ -319,6 +319,7 @@ def save(value: object, path: Path) -> None:
     torch.save(value, path)
 
 
+LEFT_BY_A_KILL = f".checkpoint.pt.{16 * '0'}.tmp"
 SPOILT: dict[str, tuple[Callable[[Path, dict], object], str]] = {
     "cut in half": (
         lambda path, _: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -350,6 +351,7 @@ def test_a_checkpoint_that_is_no_checkpoint_of_the_run_is_refused_and_left_alone
     cli, interrupted, unfinished, spoil, words
 ):
     spoil(unfinished / "checkpoint.pt", interrupted)
+    (unfinished / LEFT_BY_A_KILL).write_bytes(b"a part of a checkpoint")  # only a run that goes on removes it
     before = cli.snapshot(unfinished)
     refused = cli(*SHORT, "--out", "run")
     assert (refused.code, refused.out) == (2, "")
@@ -364,7 +366,9 @@ def test_a_checkpoint_that_is_no_checkpoint_of_the_run_is_refused_and_left_alone
 @pytest.mark.parametrize("spoilt", ["cut in half", "another run's"])
 def test_fresh_recovers_from_a_spoilt_checkpoint(cli, interrupted, unfinished, whole, spoilt):
     SPOILT[spoilt][0](unfinished / "checkpoint.pt", interrupted)
+    (unfinished / LEFT_BY_A_KILL).touch()
     assert cli(*SHORT, "--fresh", "--out", "run").code == 0
+    assert not (unfinished / LEFT_BY_A_KILL).exists()
     assert cli.outcome(unfinished) == cli.outcome(whole)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tdbench.errors import FolderError
 from tdbench.store import files as store
-from tdbench.store.files import as_text, held, to_csv, to_json, write_atomically
+from tdbench.store.files import as_text, held, remove_unfinished, to_csv, to_json, write_atomically
 from tdbench.store.folders import RunFolder
 from tdbench.store.rows import EpochRow, RunResult, SummaryRow, TrialRow, TrialState, columns
 
@@ -45,7 +45,8 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     write_atomically(path, b"newer")
     assert path.read_bytes() == b"newer"
     (tmp_path / ".mine.tmp").write_text("of somebody else")
-    with held(tmp_path):  # the next that works here removes what was left
+    with held(tmp_path):
+        remove_unfinished(tmp_path)
         assert sorted(os.listdir(tmp_path)) == [".lock", ".mine.tmp", "result.json"]
 
 
