@@ -1,8 +1,11 @@
 """What the command line does can be done from Python, with the same arguments and the same results."""
 
+import copy
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +72,61 @@ def test_train_takes_a_configuration_a_tree_and_a_file():
     assert len({(end.digest, end.test_error_pct) for end in ends}) == 1
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"data": {"train_fraction": 0.1}, "training": {"max_steps": 2}, "regularizer": {"name": "none"}},
+        {"data.train_fraction": 0.1, "training.max_steps": 2, "regularizer.name": "none"},
+        {"train_fraction": 0.1, "max_steps": 2, "regularizer": "none"},
+        {"data.train_fraction": 0.1, "data": {"name": "digits"}, "max_steps": 2, "regularizer": "none"},
+    ],
+)
+def test_a_tree_may_be_nested_or_dotted_or_of_flags(tree):
+    given = copy.deepcopy(tree)
+    config = tdbench.load_config(tree)
+    assert (config.data.train_fraction, config.training.max_steps, config.regularizer.name) == (0.1, 2, "none")
+    assert tree == given
+    outlook = tdbench.ablate(tree, param="lr=0.1,0.2", seeds=1, dry_run=True)
+    assert (outlook.trials, outlook.done, outlook.to_run) == (2, 0, 2)
+
+
+def test_a_class_as_the_method_of_a_run_is_told_where_it_goes():
+    with pytest.raises(ConfigError, match=r"tdbench\.insert takes a class, and a run the file that defines it"):
+        tdbench.train(regularizer=nn.Dropout)
+
+
+def test_a_section_that_is_no_table_is_told_without_a_file():
+    with pytest.raises(ConfigError) as refused:
+        tdbench.load_config({"schedule": [3]})
+    assert str(refused.value) == "schedule must be a table of keys, got [3]"
+
+
+def test_ablate_returns_the_outlook_of_a_dry_run_and_runs_nothing(tmp_path):
+    outlook = tdbench.ablate(param={"block_size": [3, 5]}, seeds=2, out="sweep", dry_run=True, **TINY)
+    assert (outlook.trials, outlook.done, outlook.to_run) == (6, 0, 6)
+    assert outlook.time_left_s > 0
+    assert [row["block_size"] for row in outlook.rows] == ["none", "none", 3, 3, 5, 5]
+    assert not (tmp_path / "sweep").exists()
+    assert "<table" in outlook._repr_html_()
+
+
+def test_train_writes_a_trace_by_the_flag_s_name(tmp_path):
+    tdbench.train(out="run", torch_profile="traced", **TINY | {"max_steps": 16})
+    assert list((tmp_path / "traced").glob("*.json*"))
+
+
+def test_the_readme_s_own_method_runs_in_every_way(tmp_path, capsys):
+    readme = (Path(tdbench.__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(# mine\.py\n.*?)```", readme, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    result = tdbench.train(regularizer="mine.py:MyNoise", std=0.2, out="run", **TINY)
+    assert result.status is TrialState.DONE
+    with pytest.raises(ConfigError, match="std must be less than 1, got 1"):
+        tdbench.train(regularizer="mine.py:MyNoise", std=1, **TINY)
+    outlook = tdbench.ablate(param="std", seeds=1, regularizer="mine.py:MyNoise", dry_run=True, **TINY)
+    assert [row["std"] for row in outlook.rows] == ["none", 0.05, 0.1, 0.2]
+
+
 def test_ablate_returns_the_sweep_with_its_tables():
     sweep = tdbench.ablate(param={"block_size": [3, 5]}, seeds=2, out="sweep", jobs=1, **TINY)
     assert list(sweep.summary["block_size"]) == ["none", "3", "5"]
@@ -104,6 +162,10 @@ def test_audit_takes_a_run_s_settings_or_a_network():
     found = tdbench.audit(regularizer="dropblock", sites="stage3", batch_size=32, threads=1)
     assert [site.name for site in found.sites] == ["stage3"]
     assert found.faults == []
+    short = tdbench.audit(train_fraction=0.1, num_batches=2, num_draws=1, batch_size=32, threads=1)
+    assert [site.name for site in short.sites] == ["stage1", "stage2"]
+    with pytest.raises(ConfigError, match="batches must be at least 2"):
+        tdbench.audit(num_batches=1, batch_size=32, threads=1)
     network = build("resnet8", 10, 1)
     sites = tdbench.insert(network, nn.Dropout2d(0.3), "stage2", image_shape=(1, 32, 32))
     batches = [(torch.randn(8, 1, 32, 32), torch.arange(8))] * 2
@@ -301,7 +363,7 @@ def test_values_of_a_sweep_may_be_an_array():
 
 def test_audit_refuses_what_it_would_ignore():
     with pytest.raises(TypeError, match="go with a network"):
-        tdbench.audit(num_batches=2)
+        tdbench.audit(batches=[])
     network = build("resnet8", 10, 1)
     sites = tdbench.insert(network, "dropout", "stage1", image_shape=(1, 32, 32))
     with pytest.raises(TypeError, match="takes no settings of a run, got blok_size"):

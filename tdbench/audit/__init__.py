@@ -35,13 +35,15 @@ def audit(
             network, with `insertion` and `batches`.
         insertion: What `tdbench.insert` returned for the network.
         batches: Images (N, C, H, W) with labels (N,), on the network's device.
-        num_batches, num_draws: See `audit_network`.
+        num_batches: How many batches are used, at least two: the confidence interval of a share is over batches.
+        num_draws: Masks drawn for each batch and site.
         seed: Of the run, or of the layers' random numbers (None: 0).
         **settings: Keys of the run as flags and `--set` take them: `regularizer="dropblock"`, `sites="stage3"`.
 
     Raises:
-        TdbenchError: A key or value is wrong, or the network, the data or a site is not available.
-        ValueError: There are fewer than two batches.
+        TdbenchError: A key or value is wrong, there are fewer than two batches, or the network, the data or a site is
+            not available.
+        TypeError: The arguments are neither those of a run nor those of a network.
     """
     from torch import nn
 
@@ -53,11 +55,12 @@ def audit(
         if settings:
             raise TypeError(f"audit of a network takes no settings of a run, got {', '.join(settings)}")
         return audit_network(config, insertion, batches, num_batches=num_batches, num_draws=num_draws, seed=seed or 0)
-    if insertion is not None or batches is not None or (num_batches, num_draws) != (8, 4):
-        raise TypeError("insertion, batches, num_batches and num_draws go with a network, not with a run")
+    if insertion is not None or batches is not None:
+        raise TypeError("insertion and batches go with a network, not with a run")
     from tdbench.audit.command import audit_run
 
-    return audit_run(config, settings if seed is None else {"seed": seed, **settings})
+    given = settings if seed is None else {"seed": seed, **settings}
+    return audit_run(config, given, num_batches=num_batches, num_draws=num_draws)
 
 
 class _CallableModule(ModuleType):

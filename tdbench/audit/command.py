@@ -12,15 +12,16 @@ from tdbench.training.facts import facts_of
 from tdbench.training.matching import solve_match
 from tdbench.training.setup import Setup
 
-NUM_BATCHES = 8
 
-
-def audit_run(config: Given = None, settings: Mapping[str, Any] | None = None) -> Audit:
+def audit_run(
+    config: Given = None, settings: Mapping[str, Any] | None = None, *, num_batches: int = 8, num_draws: int = 4
+) -> Audit:
     """Check the regularizer of a run against its configuration, in fp32 and at full strength.
 
     Args:
         config: A run's configuration, or None: a YAML file, a tree of keys, or a configuration.
         settings: Keys as flags and `--set` take them, each with a value.
+        num_batches, num_draws: See `audit_network`.
 
     Raises:
         TdbenchError: A key or value is wrong, or the network, the data or a site is not available.
@@ -29,15 +30,17 @@ def audit_run(config: Given = None, settings: Mapping[str, Any] | None = None) -
     given = {**(settings or {}), "hardware.precision": "fp32", "hardware.compile": False}
     setup = Setup(solve_match(load_config(config, given)))
     insertion = setup.insert()
-    batches = first_batches(setup.train_batches())
-    found = audit_network(setup.model, insertion, batches, num_batches=NUM_BATCHES, seed=setup.config.seed)
+    batches = first_batches(setup.train_batches(), num_batches)
+    found = audit_network(
+        setup.model, insertion, batches, num_batches=num_batches, num_draws=num_draws, seed=setup.config.seed
+    )
     return found.with_facts(facts_of(setup, insertion), setup.config.training.batch_size)
 
 
-def first_batches(batches: TrainBatches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the first NUM_BATCHES training batches, of as many epochs as needed."""
-    epoch, left = 1, NUM_BATCHES
-    while left:
+def first_batches(batches: TrainBatches, num_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first training batches, of as many epochs as needed."""
+    epoch, left = 1, num_batches
+    while left > 0:
         num = min(left, len(batches))
         yield from batches.epoch(epoch, 0, num)
         epoch, left = epoch + 1, left - num

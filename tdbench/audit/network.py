@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tdbench.audit.checks import Finding, Level, findings
 from tdbench.audit.measure import Observed, observe
 from tdbench.audit.site import Site, claims_of
+from tdbench.errors import ConfigError
 from tdbench.models.sites import Insertion, build_layers
 from tdbench.regularizers.base import Regularizer
 
@@ -79,11 +80,11 @@ def audit_network(
         seed: Of the layers' random numbers.
 
     Raises:
-        ValueError: There are fewer than two batches.
+        ConfigError: There are fewer than two batches.
     """
     batches = list(islice(batches, num_batches))
     if len(batches) < 2:
-        raise ValueError(f"batches must be at least 2, for the interval of a share, got {len(batches)}")
+        raise ConfigError(f"batches must be at least 2, for the interval of a share, got {len(batches)}")
     model, insertion = copy.deepcopy((model, insertion))
     device = batches[0][0].device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

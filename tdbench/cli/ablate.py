@@ -97,7 +97,7 @@ def ablate_command(
     With no argument, TargetDrop's block size on scikit-learn's digits. The same command again runs what is missing.
     """
     from tdbench.sweep import lab
-    from tdbench.sweep.ablate import Execution, default_folder, open_sweep, plan_sweep
+    from tdbench.sweep.ablate import Execution, default_folder, look_ahead, open_sweep, plan_sweep
 
     start = Start()
     named = None if gpus is None else tuple(gpus.split(","))
@@ -115,7 +115,9 @@ def ablate_command(
         if sweep.missing(retry_failed, fresh):
             announce()
         if dry_run:
-            show_plan(sweep, execution, quiet=quiet, json=json)
+            from tdbench.cli.sweep_tables import print_outlook
+
+            print_outlook(look_ahead(sweep, execution), quiet=quiet, json=json)
         else:
             run_sweep(sweep, execution, quiet=quiet, json=json)
     if not dry_run and sweep.unfinished():
@@ -152,18 +154,3 @@ def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool
             show_summary(sweep, sweep.tables(), quiet=quiet, json=json)
             raise
     show_summary(sweep, tables, quiet=quiet, json=json)
-
-
-def show_plan(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool) -> None:
-    """Print the trials, how many are done, and the time that is left."""
-    from tdbench.cli.sweep_tables import print_plan
-    from tdbench.errors import DataError
-    from tdbench.sweep.ablate import look_ahead
-
-    left_s: float | None = None
-    missing = sweep.missing(execution.retry_failed, execution.fresh)
-    try:
-        missing, left_s = look_ahead(sweep, execution)
-    except DataError as error:  # the plan stands without it
-        typer.echo(f"tdbench: note: the time that is left is unknown: {error}", err=True)
-    print_plan(sweep, missing, left_s, quiet=quiet, json=json)

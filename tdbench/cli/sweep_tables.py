@@ -2,8 +2,9 @@
 
 import json as json_module
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -15,31 +16,23 @@ from tdbench.store.files import as_text
 from tdbench.store.folders import LOG, PLOT_PNG, PLOT_SVG, SUMMARY_TABLE, SUMMARY_TEXT, SWEEP, TRIALS_TABLE
 from tdbench.store.rows import Decision, SummaryRow, TrialState
 from tdbench.sweep.columns import Column, telling
+from tdbench.sweep.outlook import Outlook
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import why_without_result
 
 TO_BE_RUN = "to be run"
 
 
-def print_plan(sweep: Sweep, missing: list[str], left_s: float | None, *, quiet: bool, json: bool) -> None:
+def print_outlook(outlook: Outlook, *, quiet: bool, json: bool) -> None:
     """Print the trials, how many are done, and the time that is left."""
-    baselines = {digest for point in sweep.plan.points if point.baseline for digest in point.baseline.trials.values()}
-    rows: list[dict[str, Any]] = [
-        {"trial": digest, "status": sweep.records[digest].status.value, "seed": seed}
-        | dict(point.values)
-        | {"baseline": "yes" if digest in baselines else ""}
-        for point in sweep.plan.points
-        for seed, digest in point.trials.items()
-    ]
-    counts = {
-        "trials": len(sweep.records),
-        "done": len(sweep.done()),
-        "to_run": len(missing),
-        "time_left_s": None if left_s is None else round(left_s, 1),
-    }
+    if outlook.why_unknown is not None:
+        typer.echo(f"tdbench: note: the time that is left is unknown: {outlook.why_unknown}", err=True)
     if json:
-        say(json_module.dumps(counts | {"rows": rows}, indent=2, ensure_ascii=False))
+        told = asdict(outlook)
+        told.pop("why_unknown")
+        say(json_module.dumps(told, indent=2, ensure_ascii=False))
         return
+    rows = outlook.rows
     if not quiet:
         names = [name for name in rows[0] if any(str(row[name]) for row in rows)]
         table = Table()
@@ -48,8 +41,9 @@ def print_plan(sweep: Sweep, missing: list[str], left_s: float | None, *, quiet:
         for row in rows:
             table.add_row(*(Text(str(row[name])) for name in names))
         console().print(table)
+    left_s = outlook.time_left_s
     say(
-        f"{counts['trials']} different trials, {counts['done']} done, {counts['to_run']} to run, "
+        f"{outlook.trials} different trials, {outlook.done} done, {outlook.to_run} to run, "
         f"{'an unknown time' if left_s is None else f'about {clock(left_s)}'} left; nothing was trained"
     )
 

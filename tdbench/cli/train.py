@@ -45,7 +45,7 @@ def train_command(
                 observer=observer,
                 should_stop=signals.stop_requested,
                 processes=processes,
-                trace=torch_profile,
+                torch_profile=torch_profile,
                 before_loading=load,
             )
         if processes.rank == 0:

@@ -85,7 +85,8 @@ def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None
     """Build the configuration of a run: defaults < what is given < overrides.
 
     Args:
-        config: A YAML file or a tree of keys, complete or partial; a configuration; or None.
+        config: A YAML file or a tree of keys, complete or partial; a configuration; or None. A tree may also hold
+            dotted keys and flag names: `{"training": {"epochs": 3}}`, `{"training.epochs": 3}`, `{"epochs": 3}`.
         overrides: Dotted keys, flag names or aliases, each with a value.
 
     Raises:
@@ -109,10 +110,22 @@ def tree_of(config: Given) -> dict[str, Any]:
         find_method(config.regularizer.name)
         return config.model_dump(mode="json", exclude_unset=True)
     if isinstance(config, Mapping):
-        return deepcopy(dict(config))
+        return nested(config)
     if isinstance(config, (str, Path)):
         return read_yaml(Path(config))
     raise ConfigError(f"config must be a YAML file, a tree of keys or a configuration, got {type(config).__name__}")
+
+
+def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of keys, of which some may be dotted or flag names, as a YAML file has it: a table per section."""
+    tree: dict[str, Any] = {}
+    for key, value in keys.items():
+        full = key if isinstance(value, Mapping) else FLAGS.get(key, key)
+        section, dot, last = full.partition(".") if isinstance(full, str) else (full, "", "")
+        part = deepcopy({last: value} if dot else value)
+        before = tree.get(section)
+        tree[section] = {**before, **part} if isinstance(before, dict) and isinstance(part, dict) else part
+    return tree
 
 
 def file_given(config: Given) -> str | Path | None:
@@ -130,15 +143,16 @@ def build_config(
         overrides: Dotted keys, flag names or aliases, each with a value.
         path: The file that the tree stood in, for messages.
     """
-    overrides = dict(overrides or {})
+    overrides, where = dict(overrides or {}), "" if path is None else f"{path}: "
     section = tree.get("regularizer") or {}
     if not isinstance(section, dict):
-        raise ConfigError(f"regularizer must be a table of keys in {path}, got {section!r}")
+        raise ConfigError(f"{where}regularizer must be a table of keys, got {section!r}")
     default = RegularizerConfig.model_fields["name"].default
     before = section.get("name", default)
     after = next((overrides[key] for key in reversed(overrides) if key in ("regularizer.name", "regularizer")), before)
     if not isinstance(after, str):
-        raise ConfigError(f"regularizer.name must be text, got {after!r}")
+        hint = "; tdbench.insert takes a class, and a run the file that defines it: 'file.py:MyDrop'"
+        raise ConfigError(f"regularizer.name must be text, got {after!r}{hint * isinstance(after, type)}")
     method = find_method(after)
     if absolute(after) != absolute(str(before)):  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
@@ -154,12 +168,11 @@ def build_config(
                 branch[parent] = {}
             branch = branch[parent]
             if not isinstance(branch, dict):
-                raise ConfigError(f"{parent} must be a table of keys in {path}, got {branch!r}")
+                raise ConfigError(f"{where}{parent} must be a table of keys, got {branch!r}")
         branch[last] = value
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        where = f"{path}: " if path is not None else ""
         fields = {**known_keys(method), **RunConfig.model_fields}
 
         def meant(key: str) -> str | None:

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from tdbench.config.loading import Given, file_given, tree_of
-from tdbench.errors import ConfigError, Interrupted, unknown
+from tdbench.errors import ConfigError, DataError, Interrupted, unknown
 from tdbench.store.files import held, remove_unfinished
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
@@ -18,6 +18,7 @@ from tdbench.sweep import lab
 from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.experiment import Experiment, from_flags, read_experiment, with_settings
 from tdbench.sweep.keys import METHOD
+from tdbench.sweep.outlook import Outlook, outlook_of
 from tdbench.sweep.plan import Plan, check_same_sweep, make_plan
 from tdbench.sweep.preflight import check_trials, time_left_s
 from tdbench.sweep.ray_executor import RayExecutor
@@ -92,9 +93,34 @@ def unwatched(sweep: Sweep, slots: Slots) -> Iterator[SweepObserver]:
     yield SweepObserver()
 
 
+Params = str | Sequence[str] | Mapping[str, Sequence[Any] | None]
+
+
+@overload
 def ablate(
     config: Given = None,
-    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None] = (),
+    param: Params = (),
+    values: str | Sequence[str] = (),
+    *,
+    dry_run: Literal[False] = False,
+    **arguments: Any,
+) -> SweepRecord: ...
+
+
+@overload
+def ablate(
+    config: Given = None,
+    param: Params = (),
+    values: str | Sequence[str] = (),
+    *,
+    dry_run: bool,
+    **arguments: Any,
+) -> SweepRecord | Outlook: ...
+
+
+def ablate(
+    config: Given = None,
+    param: Params = (),
     values: str | Sequence[str] = (),
     *,
     seeds: int | Sequence[int] | str | None = None,
@@ -109,8 +135,9 @@ def ablate(
     executor: str = "local",
     ray_address: str | None = None,
     log: str | None = None,
+    dry_run: bool = False,
     **settings: Any,
-) -> SweepRecord:
+) -> SweepRecord | Outlook:
     """Vary a setting over values and paired seeds, run what is missing, and return the sweep with its tables.
 
     The arguments are those of `tdbench ablate`. A trial that fails is a row with its reason, and no exception.
@@ -123,6 +150,7 @@ def ablate(
         baseline: `none`, a swept value, or `off`.
         out: The sweep folder; None: one of its own under `runs/`.
         jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
+        dry_run: Run nothing; return the `Outlook`: the trials, and the time that they will take.
         **settings: Keys of the base as flags and `--set` take them: `model="resnet18"`, `epochs=5`.
 
     Raises:
@@ -136,13 +164,15 @@ def ablate(
     with lab.stand_ins():
         plan = plan_sweep(config, param, values, seeds, baseline, settings)
         sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
+        if dry_run:
+            return look_ahead(sweep, execution)
         run_missing(sweep, execution)
     return read_sweep(sweep.folder.path)
 
 
 def plan_sweep(
     config: Given,
-    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None],
+    param: Params,
     values: str | Sequence[str],
     seeds: int | Sequence[int] | str | None,
     baseline: str | None,
@@ -254,17 +284,22 @@ def slots_for(sweep: Sweep, execution: Execution) -> Slots:
     return slots
 
 
-def look_ahead(sweep: Sweep, execution: Execution) -> tuple[list[str], float]:
-    """Check the trials that would run; return them, and the seconds that they will take.
+def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
+    """Check the trials that would run, and say what the sweep would do.
 
     Raises:
-        TdbenchError: The sweep would be refused; a DataError leaves the plan as it is.
+        TdbenchError: The sweep would be refused.
     """
     missing = sweep.missing(execution.retry_failed, execution.fresh)
-    if not missing:
-        return [], 0.0
-    slots = slots_for(sweep, execution)
-    waiting = [sweep.plan.trials[digest] for digest in missing]
-    check_trials(waiting)
-    finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]
-    return missing, time_left_s(waiting, finished, len(slots.environments))
+    left_s: float | None = 0.0
+    why_unknown = None
+    if missing:
+        slots = slots_for(sweep, execution)
+        waiting = [sweep.plan.trials[digest] for digest in missing]
+        finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]
+        try:
+            check_trials(waiting)
+            left_s = time_left_s(waiting, finished, len(slots.environments))
+        except DataError as error:  # the plan stands without it
+            left_s, why_unknown = None, str(error)
+    return outlook_of(sweep, missing, left_s, why_unknown)

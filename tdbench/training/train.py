@@ -24,7 +24,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     patience_s: float = 0,
     processes: Processes = ALONE,
-    trace: Path | None = None,
+    torch_profile: str | Path | None = None,
     before_loading: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> RunResult:
@@ -41,7 +41,7 @@ def train(
         should_stop: Asked after each step; once true, the run is saved and `Interrupted` raised.
         patience_s: How long to wait for another process that holds the folder.
         processes: This one and those that train with it, all of which call this; the first alone uses the folder.
-        trace: A folder for a Chrome trace of ten steps.
+        torch_profile: A folder for a Chrome trace of ten steps.
         before_loading: Called where there is something to train, before torch is imported.
         **settings: Keys as the command line's flags and `--set` take them: `regularizer="dropblock"`, `lr=0.05`,
             `block_size=3`, `**{"schedule.name": "constant"}`.
@@ -60,6 +60,7 @@ def train(
     before_loading()
     from tdbench.training.loop import run_to_end
 
+    trace = None if torch_profile is None else Path(torch_profile)
     return run_to_end(config, folder, fresh, observer or Observer(), should_stop, patience_s, processes, trace)
 
 

@@ -404,5 +404,5 @@ def test_the_network_and_the_random_numbers_stay_as_they_were():
 
 
 def test_one_batch_is_too_few():
-    with pytest.raises(ValueError, match="at least 2, for the interval of a share, got 1"):
+    with pytest.raises(ConfigError, match="at least 2, for the interval of a share, got 1"):
         audit_of(*network("dropout"), num_batches=1)
