@@ -1,14 +1,15 @@
 """How a field of the configuration is declared: default, range, meaning, and what sweeps and listings want to know."""
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from tdbench.errors import OutOfRange
 
-_NOTED = ("source", "aliases", "rule", "sweep", "identity")
+_NOTED = ("source", "aliases", "rule", "sweep", "identity", "needs")
 
 
 def knob(default: Any, description: str, **extra: Any) -> Any:
@@ -20,7 +21,8 @@ def knob(default: Any, description: str, **extra: Any) -> Any:
         **extra: Field constraints; and `source` (where the default comes from), `aliases` (other names on the
             command line), `rule` (the range in words, where constraints cannot say it), `sweep` (the values that
             `tdbench ablate` takes where it is given none), `identity=False` for a field that changes where or how
-            fast a run goes but not which run it is.
+            fast a run goes but not which run it is, `needs={"schedule": ("linear",)}` for one that does nothing unless
+            another field of the section has such a value, and is then refused.
     """
     own: dict[str, Any] = {key: extra.pop(key) for key in _NOTED if key in extra}
     return Field(default, description=description, json_schema_extra=own or None, **extra)
@@ -50,6 +52,27 @@ class Section(BaseModel):
             raise OutOfRange("neither true nor false", value)
         return value
 
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> Self:
+        for name, other, values, default in _needs(type(self)):
+            value, there = getattr(self, name), getattr(self, other)
+            if there not in values and value != default:
+                where = f"it does nothing where {other} is {there}"
+                raise ValueError(
+                    f"{name} must be left at {default}, got {value}: {where}, only at {' or '.join(values)}"
+                )
+        return self
+
+
+@cache
+def _needs(section: type[Section]) -> tuple[tuple[str, str, tuple[str, ...], Any], ...]:
+    """Return each field that needs a value of another, that field, the values, and the default."""
+    return tuple(
+        (name, other, values, field.default)
+        for name, field in section.model_fields.items()
+        for other, values in about(field).get("needs", {}).items()
+    )
+
 
 def as_json(value: Any) -> Any:
     """Return a value as JSON has it, by which values are compared and sent between processes."""
@@ -57,7 +80,7 @@ def as_json(value: Any) -> Any:
 
 
 def about(field: FieldInfo) -> dict[str, Any]:
-    """Return what `knob` noted of a field beside its constraints: source, aliases, rule, sweep, identity."""
+    """Return what `knob` noted of a field beside its constraints: source, aliases, rule, sweep, identity, needs."""
     extra = field.json_schema_extra
     return extra if isinstance(extra, dict) else {}
 

@@ -21,7 +21,7 @@ PACKAGE = Path(tdbench.__file__).parent
 ROOMS = (
     (r"errors", "errors", 0, "bench"),
     (r"knobs", "knobs", 1, "bench"),
-    (r"user_code", "user_code", 1, "bench"),
+    (r"user_code(\..*)?", "user_code", 1, "bench"),
     (r"store(\..*)?", "store", 1, "bench"),
     (r"regularizers\.(config|registry)", "declarations", 2, "bench"),
     (r"regularizers\.(METHOD)", "declarations", 2, "bench"),

@@ -16,6 +16,8 @@ class DataSet:
         flip: A mirrored image keeps its class.
         provenance: Where it comes from.
         reader: `module:function` under `tdbench.data`; it takes a `DataConfig`.
+        contents: `module:function` under `tdbench.config`, where the files may be others tomorrow: it takes the root,
+            and returns what each part of the set is in words that change with it.
         reading: Rises when the reader makes other images of the same files, whose runs are then others too.
     """
 
@@ -28,6 +30,7 @@ class DataSet:
     provenance: str
     reader: str
     reading: int = 1
+    contents: str | None = None
 
 
 DATA_SETS = {
@@ -42,6 +45,7 @@ DATA_SETS = {
         flip=True,
         provenance="download, 30 MB (github.com/zalandoresearch/fashion-mnist, zero-padded from 28×28)",
         reader="published:read_fashion_mnist",
+        contents="idx_files:contents",
     ),
     "cifar10": DataSet(
         *("CIFAR-10", 50000, 10000, 10, (3, 32, 32)),
@@ -72,6 +76,7 @@ DATA_SETS = {
         flip=True,
         provenance="data.root with train/ and test/, each with a folder per class",
         reader="folder:read_folder",
+        contents="image_folders:contents",
         reading=2,  # 2: 16-bit grey, alpha, orientation, links
     ),
 }

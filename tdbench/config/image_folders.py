@@ -6,6 +6,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tdbench.config.fingerprints import fingerprints
+
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif"]
 )
@@ -36,6 +38,20 @@ def list_class_folders(folder: Path) -> Listing:
         OSError: It cannot be read.
     """
     return _Walk(folder).listing
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Return the fingerprint of each class folder of train/ and test/; empty where they cannot be read."""
+    try:
+        files: dict[str, list[str]] = {}
+        for part in ("train", "test"):
+            listing = list_class_folders(root / part)
+            files |= {f"{part}/{name}": [] for name in listing.classes}
+            for path, label in listing.images:
+                files[f"{part}/{listing.classes[label]}"].append(path)
+        return fingerprints(root, files)
+    except OSError:
+        return {}
 
 
 class _Walk:

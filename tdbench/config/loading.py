@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from tdbench.config.contents import look_anew
 from tdbench.config.tree import RunConfig, known_keys
 from tdbench.config.yaml_values import parse_yaml
 from tdbench.errors import ConfigError, OutOfRange, UnknownKey, line_of, nearest
@@ -92,6 +93,7 @@ def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None
     Raises:
         ConfigError: The file cannot be read, or a key or value is unknown, of the wrong type or out of range.
     """
+    look_anew()
     if isinstance(config, RunConfig) and not overrides:
         find_method(config.regularizer.name)  # by which the run folder will know it
         return config

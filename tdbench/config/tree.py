@@ -1,7 +1,5 @@
 """The typed tree that describes one run, and the digest that names it."""
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,13 +10,14 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from tdbench.config.contents import Contents, data_parts, digest_of, parts_digest
 from tdbench.config.data_sets import find_data_set
 from tdbench.config.networks import find_network
 from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, about, as_json, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method
-from tdbench.user_code import absolute, file_digest, is_user_code
+from tdbench.user_code import absolute, code_of, is_user_code
 
 # Digests change with this. It rises when a default or an algorithm changes, which a test notices. Only what differs
 # from the defaults is hashed, so that a new field leaves the digests of finished runs alone.
@@ -38,14 +37,16 @@ class DataConfig(Section):
         rule="0 < F <= 1",
         sweep=(0.1, 0.25, 0.5, 1.0),
     )
-    image_size: int = knob(32, "side in pixels to which the images of a folder are resized", ge=8, le=4096)
+    image_size: int = knob(
+        32, "side in pixels to which the images of a folder are resized", ge=8, le=4096, needs={"name": ("folder",)}
+    )
     resident_mib: int = knob(
         4096,
         "training sets up to this size are held on the device; larger ones are streamed",
         ge=0,
         identity=False,
     )
-    num_workers: int = knob(2, "processes that decode the images of a folder", ge=0, le=256, identity=False)
+    num_workers: int = knob(2, "threads that decode the images of a folder", ge=0, le=256, identity=False)
 
     @field_validator("root")
     @classmethod
@@ -109,8 +110,12 @@ class ScheduleConfig(Section):
 
     name: Literal["cosine", "milestones", "constant"] = knob("cosine", "shape after the warm-up")
     warmup_epochs: float = knob(1.0, "length of the linear warm-up in epochs", ge=0)
-    milestones: tuple[float, ...] = knob((0.3, 0.6, 0.8), "shares of the run at which the rate is multiplied by factor")
-    factor: float = knob(0.2, "what the rate is multiplied by at each milestone", gt=0, le=1)
+    milestones: tuple[float, ...] = knob(
+        (0.3, 0.6, 0.8), "shares of the run at which the rate is multiplied by factor", needs={"name": ("milestones",)}
+    )
+    factor: float = knob(
+        0.2, "what the rate is multiplied by at each milestone", gt=0, le=1, needs={"name": ("milestones",)}
+    )
 
     @field_validator("milestones")
     @classmethod
@@ -175,29 +180,61 @@ class RunConfig(Section):
         """Return the tree as plain YAML and JSON types."""
         return self.model_dump(mode="json")
 
-    def identity(self) -> dict[str, Any]:
-        """Return the dotted keys and values that make this run this run, and no other."""
+    def settings(self) -> dict[str, Any]:
+        """Return the dotted keys and values that make this run this run, and no other, but for what they mean."""
         fields = known_keys(type(self.regularizer))
         values = flatten(self.dump())
         kept = {key for key in values if about(fields[key]).get("identity", True)}
-        if self.data.name == "folder":  # there the place is the data set
-            kept.add("data.root")
         if self.regularizer.match is not None:  # the knob follows from it
             kept.discard(f"regularizer.{self.regularizer.strength_knob}")
-        own = {key: values[key] for key in ("model.name", "regularizer.name") if is_user_code(values[key])}
         reading = find_data_set(self.data.name).reading
-        return (
-            {key: values[key] for key in values if key in kept}
-            | {f"{key} (content)": file_digest(name) for key, name in own.items()}
-            | ({"data.name (reading)": reading} if reading > 1 else {})
+        return {key: values[key] for key in values if key in kept} | (
+            {"data.name (reading)": reading} if reading > 1 else {}
         )
 
-    def digest(self) -> str:
-        """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment."""
+    def contents(self) -> Contents:
+        """Return what the settings mean, as it lies there now: a data set that may change, and the user's own code.
+
+        Raises:
+            ConfigError: A file of the user's cannot be read.
+        """
+        code = {key: code_of(name).parts for key, name in self.own_code().items()}
+        data = data_parts(self.data.name, self.data.root)
+        return code | ({"data": data} if data else {})
+
+    def own_code(self) -> dict[str, str]:
+        """Return the keys whose value is a file of the user's."""
+        names = {"model.name": self.model.name, "regularizer.name": self.regularizer.name}
+        return {key: name for key, name in names.items() if is_user_code(name)}
+
+    def code_files(self) -> dict[str, Path]:
+        """Return the user's files, by their names as seen from those that the settings name."""
+        return {part: file for name in self.own_code().values() for part, file in code_of(name).files.items()}
+
+    def identity(self, contents: Contents | None = None) -> dict[str, Any]:
+        """Return the settings, and a digest of whatever they mean.
+
+        Args:
+            contents: What they mean, where that is not as it lies there now.
+
+        Raises:
+            ConfigError: A file of the user's cannot be read.
+        """
+        contents = self.contents() if contents is None else contents
+        told = {f"{source} (content)": parts_digest(parts) for source, parts in contents.items()}
+        if self.data.name == "folder" and "data" not in contents:  # it is not there
+            told["data.root"] = str(self.data.root)
+        return self.settings() | told
+
+    def digest(self, contents: Contents | None = None) -> str:
+        """Return 12 hexadecimal digits that two runs share exactly if they are the same experiment; see `identity`."""
         defaults = default_values(type(self.regularizer))
-        told = {key: value for key, value in self.identity().items() if key not in defaults or value != defaults[key]}
-        text = json.dumps([RESULTS_VERSION, told], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        told = {
+            key: value
+            for key, value in self.identity(contents).items()
+            if key not in defaults or value != defaults[key]
+        }
+        return digest_of([RESULTS_VERSION, told])
 
 
 def known_keys(method: type[RegularizerConfig]) -> dict[str, FieldInfo]:

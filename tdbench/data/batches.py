@@ -60,7 +60,7 @@ def cut_holes(images: Tensor, rows: Tensor, cols: Tensor, size: int) -> Tensor:
 
 
 class _Images:
-    """An image set on the device, or streamed to it by a DataLoader, and its normalisation."""
+    """An image set on the device, or streamed to it, and its normalisation."""
 
     def __init__(
         self, images: ImageSet, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format

@@ -2,15 +2,16 @@
 
 import math
 import os
-import traceback
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tdbench.config import DataConfig
 from tdbench.errors import DataError, line_of
@@ -18,16 +19,13 @@ from tdbench.errors import DataError, line_of
 if TYPE_CHECKING:
     from PIL import Image
 
+AHEAD = 8  # images for each thread to decode before they are asked for
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats of which some versions of Pillow open 16-bit grey with mode I
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 class BrokenImage(DataError):
-    """An image file that cannot be decoded; its message is the same from a DataLoader's worker process."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader rebuilds a worker's exception from its formatted traceback, which ends with type and message.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+    """An image file that cannot be decoded."""
 
 
 class FolderImages(Dataset[Tensor]):
@@ -113,19 +111,35 @@ class ImageSet:
 
 
 def decoded(images: FolderImages, num_workers: int, batch_size: int = 16) -> Iterator[Tensor]:
-    """Yield the images of files in order, in batches, decoded by up to `num_workers` processes."""
+    """Yield the images of files in order, in batches, decoded ahead by up to `num_workers` threads.
+
+    Threads do what a DataLoader's processes would, since Pillow lets go of the interpreter's lock while it decodes and
+    resizes; and they begin at once, end with the process, and need neither sockets nor shared memory.
+
+    Raises:
+        BrokenImage: A file cannot be decoded.
+    """
+    batches = batched(range(len(images)), batch_size)
+    if num_workers == 0:
+        yield from (torch.stack([images[index] for index in batch]) for batch in batches)
+        return
+    pool = ThreadPoolExecutor(num_workers, "tdbench-decode")
     try:
-        # Its own generator: a DataLoader otherwise draws from torch's global one, even without shuffling.
-        yield from DataLoader(
-            images,
-            batch_size=batch_size,
-            num_workers=min(num_workers, math.ceil(len(images) / batch_size)),
-            generator=torch.Generator(),
-        )
-    except BrokenImage as error:
-        # The exception and torch's frames form a cycle; left to the garbage collector, each worker costs 5 s.
-        traceback.clear_frames(error.__traceback__)
-        raise
+        ahead: deque[list[Future[Tensor]]] = deque()
+        num_ahead = 1 + math.ceil(AHEAD * num_workers / batch_size)
+        for batch in batches:
+            ahead.append([pool.submit(images.__getitem__, index) for index in batch])
+            if len(ahead) > num_ahead:
+                yield torch.stack([one.result() for one in ahead.popleft()])
+        while ahead:
+            yield torch.stack([one.result() for one in ahead.popleft()])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batched(indices: range, size: int) -> Iterator[range]:
+    """Yield consecutive parts of a range."""
+    return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def open_root(config: DataConfig) -> Path:

@@ -1,7 +1,6 @@
 """Published data sets through torchvision: downloaded once, verified, and read unchanged."""
 
 import contextlib
-import gzip
 import io
 import math
 import os
@@ -19,11 +18,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from tdbench.config import DataConfig
+from tdbench.config.idx_files import MOST_BYTES, STEMS, UNDER_ROOT, find_files, opened
 from tdbench.data.images import ImageSet, open_root
 from tdbench.errors import DataError, line_of
 
 LOCK = ".tdbench-download.lock"
-IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
@@ -229,19 +228,18 @@ def read_fashion_mnist(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[st
     from torchvision.datasets import FashionMNIST
 
     root = open_root(config)
-    # A plain file takes precedence over its .gz.
-    found = {stem: path for stem in IDX_STEMS for path in (root / f"{stem}.gz", root / stem) if path.is_file()}
+    found = find_files(root)
     if not found:
         published = Published(
             config.name,
             root,
-            files={f"FashionMNIST/raw/{stem}": None for stem in IDX_STEMS},
+            files={f"FashionMNIST/raw/{stem}": None for stem in STEMS},
             archives={f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources},
             download=lambda: FashionMNIST(root, download=True),
         )
         published.ensure()
-        found = {stem: root / "FashionMNIST" / "raw" / stem for stem in IDX_STEMS}
-    if missing := [stem for stem in IDX_STEMS if stem not in found]:
+        found = {stem: root / UNDER_ROOT / stem for stem in STEMS}
+    if missing := [stem for stem in STEMS if stem not in found]:
         raise DataError(f"data.root {root} lacks {', '.join(missing)} (plain or .gz) of data set {config.name}")
     classes = tuple(FashionMNIST.classes)
     train, test = (
@@ -273,19 +271,28 @@ def read_idx(path: Path, item_shape: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: The file has another format or shape, or is damaged.
     """
+    num_dims = 1 + len(item_shape)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with opened(path) as file:
+            header = file.read(4 + 4 * num_dims)
+            if header[:4] != bytes([0, 0, 8, num_dims])[: len(header)]:
+                raise DataError(
+                    f"{path} is no IDX file of bytes with {num_dims} dimension(s): it begins with {header[:4]!r}"
+                )
+            if len(header) < 4 + 4 * num_dims:
+                raise DataError(f"{path} is damaged: its header is cut short; replace it")
+            shape = tuple(int.from_bytes(header[at : at + 4], "big") for at in range(4, 4 + 4 * num_dims, 4))
+            if shape[0] == 0 or shape[1:] != item_shape:
+                raise DataError(
+                    f"{path} must hold items of shape {item_shape}, at least one, got an array of shape {shape}"
+                )
+            size = math.prod(shape)
+            if size > MOST_BYTES:
+                raise DataError(f"{path} must hold at most {MOST_BYTES:,} bytes, and its header says {size:,}")
+            content = file.read(size + 1)  # however much a .gz would become
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {line_of(error, with_type=False)}") from error
-    num_dims = 1 + len(item_shape)
-    start = 4 + 4 * num_dims
-    if content[:4] != bytes([0, 0, 8, num_dims])[: len(content)]:
-        raise DataError(f"{path} is no IDX file of bytes with {num_dims} dimension(s): it begins with {content[:4]!r}")
-    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
-    if len(content) >= start and (shape[0] == 0 or shape[1:] != item_shape):
-        raise DataError(f"{path} must hold items of shape {item_shape}, at least one, got an array of shape {shape}")
-    if len(content) != start + math.prod(shape):
-        raise DataError(
-            f"{path} is damaged: {len(content)} bytes, where its header says {start + math.prod(shape)}; replace it"
-        )
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
+    if len(content) != size:
+        what = "more" if len(content) > size else f"{len(content):,}"
+        raise DataError(f"{path} is damaged: it holds {what} bytes, where its header says {size:,}; replace it")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape)

@@ -39,7 +39,12 @@ class RegularizerConfig(Section):
 
     schedule: Literal["constant", "linear"] = knob("constant", "how the strength rises: at once, or linearly from 0")
     ramp: float = knob(
-        1.0, "share of the training steps over which a linear schedule rises", gt=0, le=1, sweep=(0.25, 0.5, 1.0)
+        1.0,
+        "share of the training steps over which a linear schedule rises",
+        gt=0,
+        le=1,
+        sweep=(0.25, 0.5, 1.0),
+        needs={"schedule": ("linear",)},
     )
     match: float | None = knob(
         None,

@@ -22,7 +22,7 @@ from tdbench.errors import ConfigError, TdbenchError, line_of
 from tdbench.knobs import knob
 from tdbench.regularizers.base import Regularizer
 from tdbench.regularizers.config import RegularizerConfig
-from tdbench.user_code import absolute, file_digest, load_object
+from tdbench.user_code import absolute, code_of, load_object
 
 STRENGTHS = ("p", "drop_ratio", "drop_prob", "drop_rate", "rate", "prob")  # --match solves the first one present
 
@@ -106,7 +106,7 @@ def user_method(name: str) -> type[RegularizerConfig]:
     Raises:
         ConfigError: The file does not import, lacks the name, or the object is not a layer class.
     """
-    return versioned_config(absolute(name), file_digest(name))
+    return versioned_config(absolute(name), code_of(name).digest)
 
 
 @cache

@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader, or a power cut, meets the old content or the new, never a part.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,6 +20,7 @@ SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
 REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
+CONTENTS, CODE = "contents.json", "code"  # what the settings meant: data and the user's code, a copy of which is kept
 LOG = "log.txt"  # of a trial: what its process printed
 
 
@@ -35,6 +37,10 @@ class SweepFolder:
         """Return the run folder of a trial."""
         return RunFolder(self.path / TRIALS / digest)
 
+    def has_trained(self) -> bool:
+        """Return whether any trial has got as far as a checkpoint."""
+        return any((self / TRIALS).glob(f"*/{CHECKPOINT}"))
+
     def read_sweep(self) -> dict[str, Any] | None:
         """Return the tree in `sweep.yaml`, or None where there is none."""
         return read_tree(self / SWEEP)
@@ -42,6 +48,15 @@ class SweepFolder:
     def write_sweep(self, sweep: Mapping[str, Any]) -> None:
         """Write what is swept."""
         write_atomically(self / SWEEP, to_yaml(sweep).encode())
+
+    def write_contents(self, contents: Mapping[str, Mapping[str, str]]) -> None:
+        """Write what the settings that all trials share mean."""
+        if contents:
+            write_contents(self / CONTENTS, contents)
+
+    def read_contents(self) -> dict[str, dict[str, str]] | None:
+        """Return what they meant, or None where that is not known."""
+        return read_contents(self / CONTENTS)
 
     def write_trials(self, keys: Sequence[str], rows: Iterable[TrialRow]) -> bool:
         """Write `trials.csv`; return whether the table is new."""
@@ -76,6 +91,19 @@ def _seal(trials: Any, rows: Any) -> str:
     return hashlib.sha256(json.dumps([__version__, trials, rows]).encode()).hexdigest()
 
 
+def write_contents(path: Path, contents: Mapping[str, Mapping[str, str]]) -> None:
+    """Write `contents.json`: what the settings of a run or a sweep mean."""
+    write_if_new(path, to_json({source: dict(parts) for source, parts in contents.items()}).encode())
+
+
+def read_contents(path: Path) -> dict[str, dict[str, str]] | None:
+    """Return what `contents.json` holds, or None where it is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return {str(source): dict(parts) for source, parts in tree.items()}
+    return None
+
+
 class RunFolder:
     """One run on disk. The folder is the database: the run is over when its `result.json` says so."""
 
@@ -107,8 +135,27 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the files of a run, and nothing else that may lie there."""
-        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONFIG):
+        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONTENTS, CONFIG):
             (self / name).unlink(missing_ok=True)
+        shutil.rmtree(self / CODE, ignore_errors=True)
+
+    def write_contents(self, contents: Mapping[str, Mapping[str, str]], files: Mapping[str, Path]) -> None:
+        """Write what a run's settings mean, and a copy of the files of the user's among it.
+
+        Args:
+            contents: Source to part to words.
+            files: Name to file.
+        """
+        if contents:
+            write_contents(self / CONTENTS, contents)
+        for name, file in files.items():
+            copy = self / CODE / name.replace("..", "up")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_if_new(copy, file.read_bytes())
+
+    def read_contents(self) -> dict[str, dict[str, str]] | None:
+        """Return what the run's settings meant, or None where that is not known."""
+        return read_contents(self / CONTENTS)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from tdbench.config.contents import look_anew
 from tdbench.config.loading import Given, file_given, tree_of
 from tdbench.errors import ConfigError, DataError, Interrupted, unknown
 from tdbench.store.files import held, remove_unfinished
@@ -19,7 +20,7 @@ from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.experiment import Experiment, from_flags, read_experiment, with_settings
 from tdbench.sweep.keys import METHOD
 from tdbench.sweep.outlook import Outlook, outlook_of
-from tdbench.sweep.plan import Plan, check_same_sweep, make_plan
+from tdbench.sweep.plan import Plan, check_same_sweep, make_plan, shared_contents
 from tdbench.sweep.preflight import check_trials, time_left_s
 from tdbench.sweep.ray_executor import RayExecutor
 from tdbench.sweep.report import write_report
@@ -187,6 +188,7 @@ def plan_sweep(
     given = dict(settings)
     if "seed" in given:
         raise ConfigError(f"seed must be left out: --seeds says which seeds run, got {given['seed']}")
+    look_anew()
     experiment = read_experiment(config)
     base = experiment.base if experiment is not None else tree_of(config)
     asked = from_flags(experiment, base, param, values, seeds, baseline)
@@ -258,6 +260,7 @@ def run_missing(
                 check_trials(sweep.plan.trials[digest] for digest in missing)
             remove_unfinished(sweep.folder.path)
             sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
+            sweep.folder.write_contents(shared_contents(sweep.plan.experiment, sweep.plan.base))
             try:
                 if missing and slots is not None and executor is not None:
                     with watch(sweep, slots) as observer:

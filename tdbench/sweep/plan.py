@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
+from tdbench.config.contents import Contents, as_far_as_known, changes, shortened
 from tdbench.config.settings import settings_of
 from tdbench.config.tree import foreign_method
 from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
@@ -57,7 +58,8 @@ class Plan:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
-        text = json.dumps([identity(self.experiment, self.base), self.experiment.arms], sort_keys=True)
+        shared = shared_settings(self.experiment, self.base), shared_contents(self.experiment, self.base)
+        text = json.dumps([*shared, self.experiment.arms], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def with_threads(self, threads: int | None) -> "Plan":
@@ -151,12 +153,18 @@ def resolved(config: RunConfig, overrides: dict[str, Any]) -> list[Value]:
     ]
 
 
-def identity(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
+def shared_settings(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
     """Return what makes a sweep this sweep, whatever its values, seeds and baseline: its keys, and what they share."""
     swept = [resolve_param(key, base) for key in experiment.sweep]
-    shared = {key: value for key, value in base.identity().items() if key not in ("seed", *swept)}
+    shared = {key: value for key, value in base.settings().items() if key not in ("seed", *swept)}
     knobs = {f"settings.{key}": value for key, value in experiment.settings.items()}
     return {"sweeps": ", ".join(map(column, swept)) or "arms"} | shared | knobs
+
+
+def shared_contents(experiment: Experiment, base: RunConfig) -> Contents:
+    """Return what the settings mean that all trials share: data, and the user's own code."""
+    swept = [resolve_param(key, base) for key in experiment.sweep]
+    return {source: parts for source, parts in base.contents().items() if source not in swept}
 
 
 def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -256,12 +264,12 @@ def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
         held = Experiment.model_validate(tree)
         if foreign := foreign_method(held.base, plan.base):
             raise FolderError(f"{folder.path} holds another sweep: {foreign}; take another --out")
-        there = identity(held, build_config(held.base))
+        there = shared_settings(held, build_config(held.base))
     except FolderError:
         raise
     except (ValueError, TdbenchError) as error:
         raise FolderError(f"{folder / SWEEP} is not one that this release wrote; take another --out") from error
-    here = identity(plan.experiment, plan.base)
+    here = shared_settings(plan.experiment, plan.base)
     for name in held.arms.keys() & plan.experiment.arms.keys():
         here[f"arm {name}"], there[f"arm {name}"] = plan.experiment.arms[name], held.arms[name]
     different = [
@@ -270,4 +278,10 @@ def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
         if here.get(key) != there.get(key)
     ]
     if different:
-        raise FolderError(f"{folder.path} holds another sweep: {'; '.join(different[:4])}; take another --out")
+        raise FolderError(f"{folder.path} holds another sweep: {shortened(different)}; take another --out")
+    before = folder.read_contents()
+    now = as_far_as_known(shared_contents(plan.experiment, plan.base), before)
+    if before is not None and folder.has_trained() and (changed := changes(before, now)):
+        raise FolderError(
+            f"{folder.path} holds a sweep on other data or of other code: {shortened(changed)}; take another --out"
+        )

@@ -61,7 +61,7 @@ class Sweep:
         if result is None:
             return RunResult(TrialState.WAITING, digest, seed)
         if result.digest not in (None, digest):
-            words = "its result is of another version of the model's or method's file"
+            words = "its result is of other data or other code of yours"
             return RunResult(TrialState.FAILED, None, seed, error=words)
         return result
 

@@ -52,7 +52,7 @@ def run_assignment(
     try:
         config = RunConfig.model_validate(assignment.config)
         if config.digest() != assignment.digest:
-            raise ConfigError("the model's or method's file has changed since the sweep was planned; run it again")
+            raise ConfigError("the data or your code has changed since the sweep was planned; run it again")
         observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
         result = train(
             config,

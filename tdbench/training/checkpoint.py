@@ -1,5 +1,6 @@
 """Checkpoints: everything a resume needs, written whole or not at all, loaded with `weights_only=True`."""
 
+import hashlib
 import io
 from dataclasses import asdict
 from pathlib import Path
@@ -12,18 +13,42 @@ from tdbench.store.files import write_atomically
 from tdbench.store.rows import EpochRow
 from tdbench.training.run import Run
 
-FORMAT = "tdbench checkpoint 2"
+FORMAT, UNSEALED = "tdbench checkpoint 3", "tdbench checkpoint 2"  # of release 0.2.0
 
 
 def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
-    """Write the state of the run `digest`.
+    """Write the state of the run `digest`, sealed: a file of which one bit has changed is refused.
 
     Raises:
         FolderError: It cannot be written; an earlier checkpoint is untouched.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "digest": digest, "state": state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    torch.save({"format": FORMAT, "digest": digest, "sha256": seal_of(state), "state": state}, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def seal_of(state: Any) -> str:
+    """Return the SHA-256 of a state: of the bytes of its tensors, and of all else as Python writes it."""
+    seen = hashlib.sha256()
+
+    def look(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            seen.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            seen.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, dict):
+            seen.update(f"{{{len(value)}".encode())
+            for key, item in value.items():
+                look(key)
+                look(item)
+        elif isinstance(value, (list, tuple)):
+            seen.update(f"[{len(value)}".encode())
+            for item in value:
+                look(item)
+        else:
+            seen.update(repr(value).encode())
+
+    look(state)
+    return seen.hexdigest()
 
 
 def load_checkpoint(
@@ -45,11 +70,14 @@ def load_checkpoint(
         return None
     except Exception as error:  # torch.load raises half a dozen kinds, pickle's own among them
         raise FolderError(f"{path} is cut short or damaged ({line_of(error)[:120]}); {hint}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (FORMAT, UNSEALED):
         raise FolderError(f"{path} is no checkpoint of this version of tdbench; {hint}")
-    if content["digest"] != digest:
-        raise FolderError(f"{path} belongs to another run (digest {content['digest']}, not {digest}); {hint}")
-    return content["state"]
+    if content.get("digest") != digest:
+        raise FolderError(f"{path} belongs to another run (digest {content.get('digest')}, not {digest}); {hint}")
+    state = content.get("state")
+    if not isinstance(state, dict) or (content["format"] == FORMAT and content.get("sha256") != seal_of(state)):
+        raise FolderError(f"{path} is damaged: it does not hold what was written (SHA-256); {hint}")
+    return state
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -85,8 +113,35 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a run where `state_of` found one of the same configuration.
 
     Raises:
-        FolderError: It was begun on another kind of device, in another precision, or by more or fewer processes.
+        FolderError: It was begun on another kind of device, in another precision, or by more or fewer processes; or the
+            state is not one that this run can have been in.
     """
+    try:
+        _restore(run, state)
+        check_position(run)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise FolderError(
+            f"the checkpoint does not fit the run ({line_of(error)[:120]}); use --fresh to start over, or another --out"
+        ) from error
+
+
+def check_position(run: Run) -> None:
+    """Check that a run may be where it is.
+
+    Raises:
+        ValueError: Its steps, its epochs and their rows do not fit together.
+    """
+    begun = len(run.rows) * run.steps_per_epoch
+    epochs = [row.epoch for row in run.rows]
+    if not begun <= run.step <= min(begun + run.steps_per_epoch, run.num_steps) and run.step != run.num_steps:
+        raise ValueError(f"step {run.step} of {run.num_steps} after {len(run.rows)} epochs")
+    if epochs != list(range(1, len(epochs) + 1)):
+        raise ValueError(f"rows of the epochs {epochs}")
+
+
+def _restore(run: Run, state: dict[str, Any]) -> None:
     before, device, num_before = state["hardware"], run.hardware.device.type, len(state["processes"])
     if num_before != run.processes.count:
         raise FolderError(

@@ -81,7 +81,7 @@ def start_trace(run: Run, folder: Path, until_end: ExitStack) -> None:
 def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callable[[], bool]) -> RunResult:
     """Train to the end, saving each epoch; return the result that was written."""
     processes = run.processes
-    processes.first(lambda: write_beginning(run, folder))
+    environment = processes.first(lambda: write_beginning(run, folder))
     observer.started(run.facts, run.step, run.num_steps)
     status, error = TrialState.DONE, None
     try:
@@ -105,20 +105,23 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
                 folder.write_result(run.result(TrialState.FAILED, error))
         raise RunFailed(error, f"in epoch {run.epoch}") from failure
     result = run.result(status, error)
-    processes.first(lambda: write_end(run, folder, result))
+    processes.first(lambda: write_end(run, folder, environment, result))
     return result
 
 
-def write_beginning(run: Run, folder: RunFolder) -> None:
-    """Write what is known before the first step."""
+def write_beginning(run: Run, folder: RunFolder) -> dict[str, Any]:
+    """Write what is known before the first step; return the environment."""
+    environment = describe_environment(run.hardware, run.processes, run.config.own_code().values())
     folder.write_config(run.config.dump())
-    folder.write_environment(describe_environment(run.hardware, run.processes))
+    folder.write_contents(run.contents, run.config.code_files())
+    folder.write_environment(environment)
     folder.write_metrics(run.rows)
+    return environment
 
 
-def write_end(run: Run, folder: RunFolder, result: RunResult) -> None:
+def write_end(run: Run, folder: RunFolder, environment: dict[str, Any], result: RunResult) -> None:
     """Write what is known after the last step; the result comes last, because with it the run is over."""
-    folder.write_environment(describe_environment(run.hardware, run.processes, run.clock.data_wait_pct()))
+    folder.write_environment(environment | {"data_wait_pct": run.clock.data_wait_pct()})
     folder.write_result(result)
 
 
@@ -155,7 +158,7 @@ def save(run: Run, folder: RunFolder) -> None:
     state = state_of(run)
 
     def write() -> None:
-        save_checkpoint(folder / CHECKPOINT, run.config.digest(), state)
+        save_checkpoint(folder / CHECKPOINT, run.digest, state)
         folder.write_metrics(run.rows)
 
     run.processes.first(write)

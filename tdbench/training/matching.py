@@ -36,15 +36,15 @@ def solve_match(config: RunConfig, data: LoadedData | None = None) -> RunConfig:
     assert method.strength_knob is not None, "the configuration refuses to match a method without one"
     calibration = Calibration(config, data)
     low, high = method.strength_range()
-    (least, weak), (most, strong) = sorted((calibration.dropped_pct(value), value) for value in (low, high))
+    at_low = 0.0 if method.share_is_proportional else calibration.dropped_pct(low)
+    (least, weak), (most, strong) = sorted([(at_low, low), (calibration.dropped_pct(high), high)])
     if not least <= target <= most:
         raise ConfigError(
             f"regularizer.match must be between {least:.3g} and {most:.3g} % here, what {method.name} drops at "
             f"{method.strength_knob} = {weak:g} and {strong:g}, got {target:g} %"
         )
     if method.share_is_proportional:
-        value = low + (high - low) * (target - least) / (most - least)
-        return with_knob(config, calibration.rounded(value))
+        return with_knob(config, calibration.rounded(high * target / most))
     rising = strong == high
     for _ in range(NUM_HALVINGS):
         middle = calibration.rounded((low + high) / 2)

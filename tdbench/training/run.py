@@ -66,6 +66,8 @@ class Run:
         self.wall_s = self.epoch_s = 0.0
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.contents = config.contents()  # as they were read: they may change while the run goes on
+        self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
 
     @property
@@ -178,7 +180,7 @@ class Run:
         dropped, units = self.total_dropped
         return RunResult(
             status=status,
-            digest=self.config.digest(),
+            digest=self.digest,
             seed=self.config.seed,
             epochs=len(self.rows),
             test_error_pct=tested[-1] if over else None,

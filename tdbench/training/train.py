@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import Given, RunConfig, load_config
+from tdbench.config.contents import as_far_as_known, changes, shortened
 from tdbench.config.tree import foreign_method
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.folders import RunFolder
+from tdbench.store.folders import CHECKPOINT, RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.training.parallel import ALONE, Processes
@@ -95,21 +96,25 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
         other = RunConfig.model_validate(tree)
     except (ValueError, TdbenchError) as error:
         raise foreign from error
-    if other.digest() != config.digest():
-        why = difference(config, other)
-        raise FolderError(f"{folder.path} holds another run: {why}; take another --out, or --fresh to replace it")
+    way_out = "take another --out, or --fresh to replace it"
+    if why := difference(config, other):
+        raise FolderError(f"{folder.path} holds another run: {why}; {way_out}")
+    before = folder.read_contents()
+    now = as_far_as_known(config.contents(), before)
     result = folder.read_result()
-    if result is not None and result.digest != config.digest():
+    is_over = result is not None and result.status is not TrialState.FAILED
+    keeps_something = is_over or (folder / CHECKPOINT).exists()  # else it was stopped early, and nothing is mixed
+    if before is not None and keeps_something and (changed := changes(before, now)):
+        raise FolderError(f"{folder.path} holds a run on other data or of other code: {shortened(changed)}; {way_out}")
+    if result is not None and is_over and result.digest != config.digest(now):
         raise FolderError(
-            f"{folder.path} holds a run of another version of the model's or regularizer's file, or of tdbench; take "
-            "another --out, or --fresh to replace it"
+            f"{folder.path} holds a run on other data, of other code of yours, or of another tdbench; {way_out}"
         )
-    return result if result is not None and result.status is not TrialState.FAILED else None
+    return result if is_over else None
 
 
 def difference(config: RunConfig, other: RunConfig) -> str:
-    """Return in words how a configuration differs from the one in a folder."""
-    here, there = config.identity(), other.identity()
+    """Return in words how a configuration differs from the one in a folder; empty where it does not."""
+    here, there = config.settings(), other.settings()
     keys = [key for key in here | there if here.get(key) != there.get(key)]
-    differences = [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys]
-    return "; ".join(differences[:4]) or "it was made by another release of tdbench"
+    return shortened([f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys])

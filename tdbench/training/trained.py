@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.config import RunConfig, load_config
-from tdbench.errors import ConfigError, line_of
+from tdbench.config.contents import changes, shortened
+from tdbench.errors import ConfigError, FolderError, line_of
 from tdbench.models.sites import Insertion
 from tdbench.store.folders import CHECKPOINT, CONFIG, RunFolder
 from tdbench.training.checkpoint import load_checkpoint, rows_of
@@ -31,7 +32,7 @@ class TrainedRun:
 
     def check_fits(self, config: RunConfig) -> None:
         """Raise ConfigError unless a configuration has the trained run's network and data set."""
-        ours, theirs = config.identity(), self.config.identity()
+        ours, theirs = config.settings(), self.config.settings()
         for key in ("model.name", "data.name"):
             if ours[key] != theirs[key]:
                 raise ConfigError(
@@ -75,6 +76,11 @@ def open_run(path: Path) -> TrainedRun:
     """
     RunFolder(path).check_has_trained()
     config = load_config(path / CONFIG)
-    state = load_checkpoint(path / CHECKPOINT, config.digest(), hint="name another run folder")
+    before, now = RunFolder(path).read_contents(), config.contents()
+    if before is not None:  # the network does not depend on the data
+        now = {**now, **{source: parts for source, parts in before.items() if source == "data"}}
+        if changed := changes(before, now):
+            raise FolderError(f"{path} was trained with other code: {shortened(changed)}; name another run folder")
+    state = load_checkpoint(path / CHECKPOINT, config.digest(now), hint="name another run folder")
     assert state is not None, "the file is there"
     return TrainedRun(path, config, state)

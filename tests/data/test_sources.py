@@ -17,12 +17,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from tdbench.config import DataConfig
 from tdbench.config.data_sets import DATA_SETS
 from tdbench.data import published, sources
-from tdbench.data.images import FolderImages
+from tdbench.data.images import FolderImages, decoded
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
 from tdbench.training.facts import left_out
@@ -600,7 +599,7 @@ def test_an_image_that_breaks_later_is_named_once(num_workers: int, tmp_path: Pa
     broken = tmp_path / "train" / "ant" / "1.png"
     broken.write_text("no image")
     with pytest.raises(DataError) as caught:
-        list(DataLoader(data.train.images, batch_size=4, num_workers=num_workers))
+        list(decoded(data.train.images, num_workers, batch_size=4))
     traceback.clear_frames(caught.tb)  # or the workers are waited for
     assert str(caught.value).startswith(f"image {broken} cannot be decoded: ")
     assert str(caught.value).count("\n") == 0

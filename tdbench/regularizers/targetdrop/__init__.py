@@ -55,7 +55,14 @@ class TargetDropConfig(RegularizerConfig):
         source="ρ = γ is the paper",
         aliases=("target_channel_fraction", "rho", "ρ"),
     )
-    reduction: int = knob(16, "r, reduction of the attention's hidden layer", ge=1, rule="r ≥ 1", source="paper")
+    reduction: int = knob(
+        16,
+        "r, reduction of the attention's hidden layer",
+        ge=1,
+        rule="r ≥ 1",
+        source="paper",
+        needs={"attention": ("se", "se_ste")},
+    )
     attention: Attention = knob("se", "what ranks the channels", source="paper: se")
     region: Region = knob("peak", "where the window is centred", source="paper: peak")
     rescale: Rescale = knob("channel", "what is scaled up for what was dropped", source="third-party implementation")

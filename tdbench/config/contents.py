@@ -1,0 +1,73 @@
+"""What decides a run's figures beside its settings: the files of its data set, and the user's own code.
+
+A run's digest holds both, so that a run on other images, or with other code, is another run; and the run folder keeps
+their parts by name, so that it can be said what has changed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tdbench.config.data_sets import find_data_set
+
+Parts = Mapping[str, str]  # what a data set or a piece of code consists of, by name, in words that change with it
+Contents = Mapping[str, Parts]  # of each source: `data`, and the keys whose value is a file of the user's
+
+
+def digest_of(value: Any) -> str:
+    """Return 12 hexadecimal digits that change with plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def parts_digest(parts: Parts) -> str:
+    """Return what stands for parts in a run's identity: a digest; of one part, its own words."""
+    return next(iter(parts.values())) if len(parts) == 1 else digest_of(dict(parts))
+
+
+@cache
+def data_parts(name: str, root: Path) -> Parts:
+    """Return the parts of a data set; empty where it cannot change, or is not there.
+
+    They are looked at once, so that what a command plans, runs and writes down is the same data.
+    """
+    function = find_data_set(name).contents
+    if function is None:
+        return {}
+    module, _, entry = function.partition(":")
+    parts: Parts = getattr(import_module(f"{__package__}.{module}"), entry)(Path(os.path.expanduser(root)))
+    return parts
+
+
+def look_anew() -> None:
+    """Forget what data sets held; each call from Python starts so."""
+    data_parts.cache_clear()
+
+
+def as_far_as_known(now: Contents, before: Contents | None) -> Contents:
+    """Return what there is now, with data that are gone as they were: it cannot be said that they have changed."""
+    return {"data": before["data"], **now} if before and "data" in before else now
+
+
+def changes(before: Contents, now: Contents) -> list[str]:
+    """Return in words what differs between contents."""
+    told = []
+    for source in {**before, **now}:
+        there, here = before.get(source, {}), now.get(source, {})
+        told += [
+            f"{part} is {there.get(part, 'missing')} there and {here.get(part, 'missing')} here"
+            for part in {**there, **here}
+            if there.get(part) != here.get(part)
+        ]
+    return told
+
+
+def shortened(differences: Sequence[str], most: int = 4) -> str:
+    """Return differences in a line, the first of them and the number of the others."""
+    more = len(differences) - most
+    return "; ".join(differences[:most]) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,155 @@
+"""What happens where data or code have changed between two calls of the same command."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+import tdbench
+from tdbench.errors import Interrupted
+
+NET = """
+from torch import nn
+import blocks
+def make_model(num_classes, in_channels):
+    return nn.Sequential(blocks.stem(in_channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+"""
+BLOCKS = """
+from torch import nn
+def stem(in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.ReLU())
+"""
+ON_FOLDER = ("--data", "folder", "--set", "image_size=8", "--batch-size", "4", "--regularizer", "none")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for number in range(6):
+                Image.new("RGB", (8, 8), (40 * number, len(name), 0)).save(f"data/{part}/{name}/{number}.bmp")
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
+def test_a_run_on_changed_images_is_refused_and_says_which(cli, place, stopped):
+    command = ("train", *ON_FOLDER, "--data-root", "data", "--epochs", "2", "--out", "run")
+    if stopped:
+        asked = iter(range(100))
+        keys = {"data": "folder", "data_root": "data", "image_size": 8, "batch_size": 4, "regularizer": "none"}
+        with pytest.raises(Interrupted):
+            tdbench.train(**keys, epochs=2, out="run", should_stop=lambda: next(asked) >= 4)
+    else:
+        assert cli(*command).code == 0
+    shutil.copy("data/train/cat/0.bmp", "data/train/cat/6.bmp")
+    before = cli.snapshot(place / "run")
+    refused = cli(*command)
+    assert (refused.code, refused.out) == (2, "")
+    assert "run holds a run on other data or of other code: train/cat is 6 file(s)" in refused.err
+    assert "7 file(s)" in refused.err
+    assert "--fresh" in refused.err
+    assert cli.snapshot(place / "run") == before
+    os.remove("data/train/cat/6.bmp")
+    assert cli(*command).code == 0
+    shutil.copy("data/train/cat/0.bmp", "data/train/cat/6.bmp")
+    assert cli(*command, "--fresh").code == 0
+    assert "train/cat" in json.loads((place / "run" / "contents.json").read_text())["data"]
+
+
+def test_a_finished_run_is_found_where_its_images_have_moved_or_are_gone(cli, place):
+    command = ("train", *ON_FOLDER, "--epochs", "1", "--out", "run", "--json")
+    result = json.loads(cli(*command, "--data-root", "data").out)
+    (place / "data").rename("moved")
+    assert json.loads(cli(*command, "--data-root", "moved").out) == result
+    assert json.loads(cli(*command, "--data-root", "data").out) == result
+
+
+def test_a_sweep_on_changed_images_is_refused_and_says_which(cli, place):
+    command = (
+        "ablate",
+        "--param",
+        "lr=0.1",
+        "--seeds",
+        "1",
+        *ON_FOLDER,
+        "--epochs",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        "sweep",
+    )
+    assert cli(*command, "--data-root", "data").code == 0
+    (place / "data").rename("moved")
+    again = cli(*command, "--data-root", "moved", "--dry-run")
+    assert "1 different trials, 1 done, 0 to run" in again.out
+    os.remove("moved/test/dog/3.bmp")
+    before = cli.snapshot(place / "sweep")
+    refused = cli(*command, "--data-root", "moved")
+    assert (refused.code, refused.out) == (2, "")
+    assert "sweep holds a sweep on other data or of other code: test/dog is 6 file(s)" in refused.err
+    assert cli.snapshot(place / "sweep") == before
+
+
+def test_a_change_in_a_file_that_the_network_s_file_imports_is_named(cli, place, monkeypatch):
+    command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
+    assert cli(*command).code == 0
+    assert (place / "run" / "code" / "blocks.py").read_text() == BLOCKS
+    assert (place / "run" / "code" / "net.py").read_text() == NET
+    (place / "blocks.py").write_text(BLOCKS.replace("ReLU", "Tanh"))
+    refused = cli(*command)
+    assert refused.code == 2
+    assert "other code: blocks.py is " in refused.err
+    refused = cli("show", "--run", "run", "--out", "pictures")
+    assert refused.code == 2
+    assert "run was trained with other code: blocks.py is " in refused.err
+    assert cli(*command, "--fresh").code == 0
+    assert "Tanh" in (place / "run" / "code" / "blocks.py").read_text()
+
+
+def test_code_that_changes_while_a_run_goes_on_changes_nothing_of_it(cli, place, monkeypatch):
+    from tdbench.training.run import Run
+
+    end_epoch = Run.end_epoch
+
+    def edit(self):
+        (place / "blocks.py").write_text(BLOCKS.replace("ReLU", "Tanh"))
+        return end_epoch(self)
+
+    command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "end_epoch", edit)
+        assert cli(*command).code == 0
+    assert (place / "run" / "code" / "blocks.py").read_text() == BLOCKS
+    assert "other code: blocks.py is " in cli(*command).err
+    (place / "blocks.py").write_text(BLOCKS)
+    before = cli.snapshot(place / "run")
+    assert cli(*command).code == 0
+    assert cli.snapshot(place / "run") == before
+
+
+def test_code_that_failed_is_mended_and_the_same_command_goes_on(cli, place):
+    command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
+    sweep = ("ablate", "--param", "lr=0.1", "--seeds", "1", "--baseline", "off", *command[1:-1], "sweep", "--jobs", "1")
+    (place / "blocks.py").write_text(BLOCKS.replace("nn.ReLU()", "Fails()") + FAILS)
+    assert cli(*command).code == 1
+    assert cli(*sweep).code == 1
+    (place / "blocks.py").write_text(BLOCKS)
+    assert cli(*command).code == 0
+    assert cli(*sweep).code == 0
+
+
+FAILS = """
+class Fails(nn.Module):
+    def forward(self, x):
+        if self.training:
+            raise ValueError("not yet")
+        return x
+"""
