@@ -26,6 +26,7 @@ def audit(
     num_batches: int = 8,
     num_draws: int = 4,
     seed: int | None = None,
+    trust: bool = False,
     **settings: Any,
 ) -> "Audit":
     """Check a regularizer against its configuration: that of a run, as `tdbench audit` does, or of your own network.
@@ -38,6 +39,7 @@ def audit(
         num_batches: How many batches are used, at least two: the confidence interval of a share is over batches.
         num_draws: Masks drawn for each batch and site.
         seed: Of the run, or of the layers' random numbers (None: 0).
+        trust: Let code run that a YAML file names and the settings do not.
         **settings: Keys of the run as flags and `--set` take them: `regularizer="dropblock"`, `sites="stage3"`.
 
     Raises:
@@ -58,9 +60,11 @@ def audit(
     if insertion is not None or batches is not None:
         raise TypeError("insertion and batches go with a network, not with a run")
     from tdbench.audit.command import audit_run
+    from tdbench.config.trust import trusting
 
     given = settings if seed is None else {"seed": seed, **settings}
-    return audit_run(config, given, num_batches=num_batches, num_draws=num_draws)
+    with trusting(given, trust):
+        return audit_run(config, given, num_batches=num_batches, num_draws=num_draws)
 
 
 class _CallableModule(ModuleType):

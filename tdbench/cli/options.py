@@ -89,6 +89,14 @@ Deterministic = Annotated[
 ]
 
 
+Trust = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust", help="Run code that a configuration file names and the command does not.", rich_help_panel=_MACHINE
+    ),
+]
+
+
 def parse_out(text: str) -> Path:
     """Return the folder of `--out`.
 
@@ -137,6 +145,7 @@ RUN_FLAGS: dict[str, Any] = {
     "compile": Compile,
     "threads": Threads,
     "deterministic": Deterministic,
+    "trust": Trust,
 }
 
 
@@ -155,8 +164,11 @@ def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(config: Path | None = None, **arguments: Any) -> None:
-        given = overrides({name: arguments.pop(name) for name in RUN_FLAGS})
-        with stdout_for_ourselves():
+        from tdbench.config.trust import trusting
+
+        flags = {name: arguments.pop(name) for name in RUN_FLAGS}
+        trust, given = bool(flags.pop("trust")), overrides(flags)
+        with stdout_for_ourselves(), trusting([given, arguments], trust):
             command(config=config, given=given, **arguments)
 
     wrapped.__signature__ = inspect.Signature([*positional, *flags, *rest])  # type: ignore[attr-defined]

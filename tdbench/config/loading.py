@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from tdbench.config.contents import look_anew
 from tdbench.config.tree import RunConfig, known_keys
+from tdbench.config.trust import check_trusted, trusting
 from tdbench.config.yaml_values import parse_yaml
 from tdbench.errors import ConfigError, OutOfRange, UnknownKey, line_of, nearest
 from tdbench.knobs import about, bounds
@@ -82,22 +83,25 @@ def own_knobs(method: str) -> dict[str, FieldInfo]:
     return {name: field for name, field in fields.items() if name not in RegularizerConfig.model_fields}
 
 
-def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> RunConfig:
     """Build the configuration of a run: defaults < what is given < overrides.
 
     Args:
         config: A YAML file or a tree of keys, complete or partial; a configuration; or None. A tree may also hold
             dotted keys and flag names: `{"training": {"epochs": 3}}`, `{"training.epochs": 3}`, `{"epochs": 3}`.
         overrides: Dotted keys, flag names or aliases, each with a value.
+        trust: Let code run that the file names and the overrides do not.
 
     Raises:
-        ConfigError: The file cannot be read, or a key or value is unknown, of the wrong type or out of range.
+        ConfigError: The file cannot be read or names code that is not trusted, or a key or value is unknown, of the
+            wrong type or out of range.
     """
     look_anew()
     if isinstance(config, RunConfig) and not overrides:
         find_method(config.regularizer.name)  # by which the run folder will know it
         return config
-    return build_config(tree_of(config), overrides, file_given(config))
+    with trusting(overrides, trust):
+        return build_config(tree_of(config), overrides, file_given(config))
 
 
 def tree_of(config: Given) -> dict[str, Any]:
@@ -189,7 +193,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
-        ConfigError: The file is missing, unreadable, empty, no YAML, or not a mapping.
+        ConfigError: The file is missing, unreadable, empty, no YAML, not a mapping, or names code that is not trusted.
     """
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
@@ -206,6 +210,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is empty; `tdbench train` alone runs the defaults")
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold a table of keys, got {type(tree).__name__}")
+    check_trusted(tree, path)
     return {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
 
 

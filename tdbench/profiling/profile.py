@@ -6,6 +6,7 @@ from typing import Any
 
 from tdbench.config import Given
 from tdbench.config.settings import configs_of
+from tdbench.config.trust import trusting
 from tdbench.errors import ConfigError
 from tdbench.profiling.folder import check_folder, default_folder
 from tdbench.profiling.measuring import Profile, Shape, measure, measure_batch_sizes, with_batch
@@ -29,6 +30,7 @@ def profile(
     search_seconds: float = SEARCH_SECONDS,
     out: str | Path | None = None,
     report: TellProgress = silent,
+    trust: bool = False,
     **settings: Any,
 ) -> Profile:
     """Measure what methods cost, alone and in a training step, write the tables, and return them.
@@ -45,6 +47,7 @@ def profile(
         search_seconds: Time of that search, for each method.
         out: Folder of the tables; None: a default one under `runs/`.
         report: Receives the progress.
+        trust: Let code run that a YAML file names and the arguments do not.
         **settings: Keys as flags and `--set` take them; a knob goes to the methods that have it.
 
     Raises:
@@ -53,7 +56,8 @@ def profile(
     named = [regularizer] if isinstance(regularizer, str) else None if regularizer is None else list(regularizer)
     if find_batch_size and named is None:
         named = ["targetdrop"]
-    asked = prepare(config, settings, named, list(shape))
+    with trusting([named, settings], trust):
+        asked = prepare(config, settings, named, list(shape))
     given = named if regularizer is not None else None
     folder = default_folder(asked, given, shape, find_batch_size) if out is None else Path(out)
     check_folder(folder, find_batch_size)

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 from tdbench.config.contents import look_anew
 from tdbench.config.loading import Given, file_given, tree_of
+from tdbench.config.trust import trusting
 from tdbench.errors import ConfigError, DataError, Interrupted, unknown
 from tdbench.store.files import held, remove_unfinished
 from tdbench.store.folders import SweepFolder
@@ -137,6 +138,7 @@ def ablate(
     ray_address: str | None = None,
     log: str | None = None,
     dry_run: bool = False,
+    trust: bool = False,
     **settings: Any,
 ) -> SweepRecord | Outlook:
     """Vary a setting over values and paired seeds, run what is missing, and return the sweep with its tables.
@@ -152,6 +154,7 @@ def ablate(
         out: The sweep folder; None: one of its own under `runs/`.
         jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
         dry_run: Run nothing; return the `Outlook`: the trials, and the time that they will take.
+        trust: Let code run that a YAML file names and the arguments do not.
         **settings: Keys of the base as flags and `--set` take them: `model="resnet18"`, `epochs=5`.
 
     Raises:
@@ -162,7 +165,7 @@ def ablate(
         *(jobs, None if named is None else tuple(named), per_gpu, trial_timeout, retry_failed, fresh),
         *(executor, ray_address, log),
     )
-    with lab.stand_ins():
+    with lab.stand_ins(), trusting([param, values, settings], trust):
         plan = plan_sweep(config, param, values, seeds, baseline, settings)
         sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
         if dry_run:

@@ -26,6 +26,7 @@ def train(
     patience_s: float = 0,
     processes: Processes = ALONE,
     torch_profile: str | Path | None = None,
+    trust: bool = False,
     before_loading: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> RunResult:
@@ -43,6 +44,7 @@ def train(
         patience_s: How long to wait for another process that holds the folder.
         processes: This one and those that train with it, all of which call this; the first alone uses the folder.
         torch_profile: A folder for a Chrome trace of ten steps.
+        trust: Let code run that a YAML file names and the settings do not.
         before_loading: Called where there is something to train, before torch is imported.
         **settings: Keys as the command line's flags and `--set` take them: `regularizer="dropblock"`, `lr=0.05`,
             `block_size=3`, `**{"schedule.name": "constant"}`.
@@ -53,7 +55,7 @@ def train(
     Raises:
         TdbenchError: Something the user can act on; what was saved before is intact.
     """
-    config = load_config(config, settings)
+    config = load_config(config, settings, trust=trust)
     folder = RunFolder(default_folder(config) if out is None else Path(out))
     finished = processes.first(lambda: finished_result(folder, config, fresh))
     if finished is not None:

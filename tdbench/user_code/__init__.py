@@ -38,6 +38,7 @@ class Code:
 
 
 _looked_at: dict[Path, tuple[Any, Code]] = {}  # with what tells whether a file has changed since
+_loaded: set[Path] = set()
 _imported: dict[str, tuple[ModuleType, str]] = {}  # by name: what we imported of the user's, and its content's digest
 
 
@@ -104,10 +105,16 @@ def load_object(name: str) -> Any:
     if module_name not in sys.modules:
         import_file(path, module_name, code)
     module = sys.modules[module_name]
+    _loaded.add(path)
     if not hasattr(module, entry):
         public = [key for key, entry in vars(module).items() if callable(entry) and not key.startswith("_")]
         raise ConfigError(f"{path}: {unknown('name', entry, public)}")
     return getattr(module, entry)
+
+
+def runs_here(name: str) -> bool:
+    """Return whether the file of `file.py:NAME` has been imported in this process already."""
+    return path_of(name) in _loaded
 
 
 def import_file(path: Path, module_name: str, code: Code) -> None:

@@ -42,7 +42,7 @@ def test_every_command_names_every_flag_of_a_run_in_its_help(cli, command, monke
 
 
 def test_every_flag_of_a_run_stands_for_a_key():
-    assert set(options.RUN_FLAGS) - {"assignments"} == set(FLAGS) == set(GIVEN)
+    assert set(options.RUN_FLAGS) - {"assignments", "trust"} == set(FLAGS) == set(GIVEN)
     given = options.overrides(GIVEN | {"assignments": ["flip=true"]})
     config = build_config({}, given)
     for name, key in FLAGS.items():

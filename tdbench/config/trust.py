@@ -1,0 +1,63 @@
+"""Whose code may run: what the command line, or a call from Python, names; what a file names, only where it is trusted.
+
+A configuration may come from anybody, and so may a run or a sweep folder: to read it must not run code.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from tdbench.errors import ConfigError
+from tdbench.user_code import absolute, is_user_code, runs_here
+
+PROSE = ("title", "published_source")  # keys of an experiment whose text is for people
+
+_trusted: ContextVar[tuple[bool, frozenset[str]]] = ContextVar("trusted", default=(False, frozenset()))
+
+
+@contextmanager
+def trusting(named: Any, everything: bool = False) -> Iterator[None]:
+    """Let code run that is named in some values, or all code, for as long as this lasts.
+
+    Args:
+        named: What a user gave, be it text or nested in tables and lists.
+        everything: Whatever files name may run too.
+    """
+    all_before, before = _trusted.get()
+    token = _trusted.set((all_before or everything, before | {absolute(name) for name in code_names(named)}))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def code_names(value: Any) -> Iterator[str]:
+    """Yield each `file.py:NAME` in a value, at any depth; in text also as parts of A,B and KEY=A."""
+    if isinstance(value, str):
+        yield from filter(is_user_code, {value, *(part.strip() for part in re.split("[,=]", value))})
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in PROSE:
+                yield from code_names(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from code_names(item)
+
+
+def check_trusted(tree: Mapping[str, Any], path: Path) -> None:
+    """Check that all code that a file names may run.
+
+    Raises:
+        ConfigError: It has not been named by the user.
+    """
+    everything, named = _trusted.get()
+    names = [] if everything else code_names(tree)
+    foreign = [name for name in names if absolute(name) not in named and not runs_here(name)]
+    if foreign:
+        raise ConfigError(
+            f"{path} names code, {foreign[0]}, which runs only where you name it too, or trust the file: --trust "
+            "(trust=True in Python)"
+        )
