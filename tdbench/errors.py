@@ -1,10 +1,12 @@
 """What can go wrong, as types: each message names the field, the rule, the value, and what to do."""
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 from unicodedata import category
 
+NO_ROOM = {errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 MOST_LISTED = 30
 LONGEST_LINE = 1000
 
@@ -63,6 +65,10 @@ class FolderError(TdbenchError):
     exit_code = 2
 
 
+class WriteError(FolderError):
+    """A file cannot be written, for want of room or permission; nothing is wrong with what was to be written."""
+
+
 class Interrupted(TdbenchError):
     """The user or the system asked the run to stop; it is saved and can be resumed."""
 
@@ -101,6 +107,15 @@ class OutOfRange(ValueError):
     def __str__(self) -> str:
         got = str(self.got).lower() if isinstance(self.got, bool) else repr(self.got)
         return f"must be {self.rule}, got {got}{nearest(str(self.got), self.known)}"
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Return whether an exception, or what it was raised from, says that a disk takes no more, whoever wrote."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def line_of(error: BaseException, *, with_type: bool = True) -> str:

@@ -30,11 +30,16 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial's process has nothing more to do: it is done, diverged, failed or killed, or waits, stopped and saved."""
+    """A trial's process has nothing more to do: it is done, diverged, failed or killed, or waits, stopped and saved.
+
+    Attributes:
+        no_room: It found a disk full, as the other trials would.
+    """
 
     digest: str
     status: TrialState
     reason: str | None = None
+    no_room: bool = False
 
 
 Event = Progressed | Ended

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from tdbench.errors import FolderError, plain
+from tdbench.errors import FolderError, WriteError, plain
 
 LOCK = ".lock"
 _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader, or a power cut, meets the old content or the new, never a part.
 
     Raises:
-        FolderError: The file cannot be written; the old content is untouched.
+        WriteError: The file cannot be written; the old content is untouched.
     """
     unfinished = temporary(path)
     try:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise FolderError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
 
 
 def write_if_new(path: Path, content: bytes) -> bool:
@@ -105,7 +105,7 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
     except Timeout:
         raise FolderError(f"{folder} is in use by another process; wait for it or take another --out") from None
     except OSError as error:
-        raise FolderError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
+        raise WriteError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
     try:
         yield
     finally:

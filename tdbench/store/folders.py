@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench import __version__
-from tdbench.errors import FolderError
+from tdbench.errors import FolderError, WriteError
 from tdbench.store.files import read_tree, to_csv, to_json, to_yaml, write_atomically, write_if_new
 from tdbench.store.rows import Decision, EpochRow, RunResult, SummaryRow, TrialRow, columns
 
@@ -150,8 +150,12 @@ class RunFolder:
             write_contents(self / CONTENTS, contents)
         for name, file in files.items():
             copy = self / CODE / name.replace("..", "up")
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_if_new(copy, file.read_bytes())
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                content = file.read_bytes()
+            except OSError as error:
+                raise WriteError(f"cannot copy {file} to {copy}: {error.strerror or error}") from error
+            write_if_new(copy, content)
 
     def read_contents(self) -> dict[str, dict[str, str]] | None:
         """Return what the run's settings meant, or None where that is not known."""

@@ -8,12 +8,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -26,6 +27,7 @@ from tdbench.regularizers.registry import StandIn, declare, forget_declared
 from tdbench.user_code import is_user_code
 
 STOPPING = {signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "pthread_sigmask") else set()
+LONGEST_TEMPDIR, SHORT_PLACES = 70, ("/tmp", "/var/tmp", "/dev/shm")
 PRELOADED = "tdbench.sweep.worker"
 
 
@@ -39,10 +41,36 @@ def context() -> BaseContext:
 
 
 def start() -> None:
-    """Let the server begin its imports, and return at once."""
+    """Let the server begin its imports, and return at once.
+
+    Raises:
+        TdbenchError: There is no folder for its sockets.
+    """
     if context().get_start_method() == "forkserver":
+        make_place_for_sockets()
         with main_module_hidden(), signals_blocked():
             forkserver.ensure_running()
+
+
+def make_place_for_sockets() -> None:
+    """Let multiprocessing, and Ray, put their sockets where the path is short enough, whatever TMPDIR says.
+
+    The path of a socket may have about a hundred characters.
+
+    Raises:
+        TdbenchError: There is no such place.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMPDIR:
+        return
+    place = next((place for place in SHORT_PLACES if os.access(place, os.W_OK | os.X_OK)), None)
+    if place is None:
+        raise TdbenchError(f"TMPDIR is too long for sockets ({tempfile.gettempdir()}); set it to a shorter path")
+    os.environ.setdefault("RAY_TMPDIR", place)
+    before, tempfile.tempdir = tempfile.tempdir, place
+    try:
+        util.get_temp_dir()  # makes one for the life of this process
+    finally:
+        tempfile.tempdir = before
 
 
 def call(target: str, *arguments: Any) -> Any:
@@ -97,6 +125,7 @@ def start_process(target: str, *arguments: Any) -> tuple[BaseProcess, Connection
     """
     link, theirs = context().Pipe()
     process = context().Process(target=_main, args=(target, *arguments, theirs))  # type: ignore[attr-defined]
+    start()
     with main_module_hidden(), signals_blocked():
         process.start()
     theirs.close()

@@ -94,10 +94,12 @@ class Sweep:
     ) -> None:
         """Run trials, such as those that are `missing`; return when all are over, or saved as `should_stop` wished.
 
+        A full disk stops the sweep too: every other trial would meet it.
+
         The tables on disk follow meanwhile; the last of them are left to the caller.
         """
         queue, running = deque(trials), set[str]()
-        stopping, written = False, time.monotonic()
+        stopping, no_room, written = False, False, time.monotonic()
         observer.began(len(queue))
         try:
             while queue or running:
@@ -113,8 +115,9 @@ class Sweep:
                         running.discard(event.digest)
                         self._record(event)
                         observer.trial_ended(event.digest, self.records[event.digest])
+                        no_room = no_room or event.no_room
                 observer.looked()
-                if should_stop() and not stopping:
+                if (should_stop() or no_room) and not stopping:
                     stopping = True
                     queue.clear()
                     executor.stop()

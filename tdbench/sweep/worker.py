@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
-from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, line_of
+from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk, line_of
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
@@ -68,6 +68,8 @@ def run_assignment(
         with suppress(OSError):  # a full disk must not hide the reason
             traceback.print_exception((error.__cause__ or error) if isinstance(error, TdbenchError) else error)
         reason = error.reason if isinstance(error, RunFailed) else line_of(error)
+        if isinstance(error, WriteError) or is_full_disk(error):  # the same command goes on when there is room
+            return Ended(assignment.digest, TrialState.KILLED, reason, no_room=is_full_disk(error))
         return Ended(assignment.digest, TrialState.FAILED, reason)
     return Ended(assignment.digest, result.status, result.error)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig
-from tdbench.errors import FolderError, Interrupted, RunFailed, TdbenchError
+from tdbench.errors import FolderError, Interrupted, RunFailed, TdbenchError, is_full_disk
 from tdbench.store.files import held, remove_unfinished
 from tdbench.store.folders import CHECKPOINT, RunFolder
 from tdbench.store.progress import Observer
@@ -100,7 +100,9 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
         raise
     except Exception as failure:
         error = processes.first_failure(failure).reason
-        if processes.rank == 0:
+        if processes.rank == 0 and not is_full_disk(
+            failure
+        ):  # which is no end of the run: it goes on when there is room
             with suppress(FolderError):  # the reason that counts is the failure's
                 folder.write_result(run.result(TrialState.FAILED, error))
         raise RunFailed(error, f"in epoch {run.epoch}") from failure

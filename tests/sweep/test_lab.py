@@ -317,3 +317,23 @@ def test_the_reason_of_the_user_s_own_exception_is_told(tmp_path):
     _, told, loaded = drive(*command, cwd=tmp_path, code=1)
     assert "the true reason" in told
     assert loaded == []
+
+
+def test_a_temporary_folder_with_a_long_path_is_no_obstacle(tmp_path):
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "from tdbench.sweep import lab; print(lab.ask('os:getpid') > 0)"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TMPDIR": str(long)},
+        timeout=300,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_without_a_short_place_a_long_temporary_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 90)))
+    monkeypatch.setattr(lab, "SHORT_PLACES", ())
+    with pytest.raises(TdbenchError, match="TMPDIR is too long for sockets"):
+        lab.start()

@@ -1,5 +1,6 @@
 """Driving a sweep: what is missing is run once, what happens is recorded, and the folder alone tells what is done."""
 
+import errno
 import os
 import signal
 import time
@@ -300,3 +301,53 @@ def test_what_is_kept_of_a_summary_ends_with_the_way_it_was_worked_out(tmp_path,
     assert folder.recall_summary(["otherwise", *evidence[1:]]) is None
     monkeypatch.setattr("tdbench.store.folders.__version__", "9.9")
     assert folder.recall_summary(evidence) is None
+
+
+def test_a_full_disk_stops_a_sweep_and_its_trials_run_again_when_there_is_room(folder):
+    plan = tiny_plan()
+    folder.path.mkdir(parents=True)
+    sweep, executor = Sweep(plan, folder), Pretending(folder)
+    submit = executor.submit
+
+    def fill(assignment):
+        submit(assignment)
+        if len(executor.submitted) == 3:
+            (ended,) = [one for one in executor._over if one.digest == assignment.digest]
+            executor._over.remove(ended)
+            folder.trial(assignment.digest).path.joinpath("result.json").unlink()
+            executor._over.append(Ended(assignment.digest, TrialState.KILLED, "no room", no_room=True))
+
+    executor.submit = fill
+    sweep.run(executor, sweep.missing(), SweepObserver())
+    assert len(executor.submitted) < len(plan.trials)
+    states = [result.status.value for result in sweep.records.values()]
+    assert states.count("killed") == 1
+    assert "waiting" in states
+    again, _ = run(plan, folder)
+    assert [result.status.value for result in again.records.values()] == ["done"] * len(plan.trials)
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "no_room"),
+    [
+        ("tdbench.store.files.os.fsync", OSError(errno.ENOSPC, "No space left on device"), True),
+        ("tdbench.store.files.os.fsync", OSError(errno.EIO, "Input/output error"), True),
+        ("tdbench.store.files.os.fsync", PermissionError(errno.EACCES, "Permission denied"), False),
+        ("tdbench.training.run.Run.train_step", OSError(errno.ENOSPC, "No space left on device"), True),
+    ],
+)
+def test_what_cannot_be_written_is_no_failure_of_a_trial(folder, monkeypatch, where, error, no_room):
+    plan = tiny_plan(seeds=(0,))
+    digest, config = next(iter(plan.trials.items()))
+    assignment = Assignment(digest, config.dump(), folder.trial(digest).path)
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fail)
+        ended = run_assignment(assignment, lambda event: None)
+    assert (ended.status, ended.no_room) == (TrialState.KILLED, no_room)
+    assert error.strerror in ended.reason
+    assert not (assignment.folder / "result.json").exists()
+    assert run_assignment(assignment, lambda event: None).status is TrialState.DONE
