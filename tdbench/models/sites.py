@@ -147,10 +147,11 @@ def insert(
         The inserted layers by site, which can be removed again.
 
     Raises:
-        ConfigError: A site, a method or a knob is unknown or unsuitable, or `model` is not an nn.Module.
+        ConfigError: A site, a method or a knob is unknown or unsuitable, or `model` is not an nn.Module, or wrapped.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_unwrapped(model)
     if isinstance(sites, str):
         sites = re.split("[,+]", sites)
     if sites is not None and not sites:
@@ -177,6 +178,23 @@ def insert(
         by_host[host] = name
     shapes = feature_shapes(model, hosts, image_shape)
     return Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes)
+
+
+def check_unwrapped(model: nn.Module) -> None:
+    """Check that a network is not compiled, scripted or distributed yet, all of which would pass the layers by.
+
+    Raises:
+        ConfigError: It is.
+    """
+    wrappers = (torch.jit.ScriptModule, nn.parallel.DistributedDataParallel)
+    for module in model.modules():
+        # torch has no public way to ask whether a module is compiled; a canary watches these.
+        is_compiled = "_orig_mod" in module._modules or module._compiled_call_impl is not None
+        if isinstance(module, wrappers) or is_compiled:
+            raise ConfigError(
+                f"model must be given to insert before torch.compile, torch.jit or DistributedDataParallel get it, got "
+                f"a {type(module).__name__} that one of them has changed"
+            )
 
 
 def build_layers(regularizer: RegularizerConfig, shapes: dict[str, tuple[int, int, int]]) -> dict[str, Regularizer]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,8 @@ def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = No
     forward. Where several return the same tensor, the outermost one is taken: `layer1`, not `layer1.1.relu`. A module
     inside a block that changes the resolution (`layer2.0.bn1`) counts only where its resolution has no other. Excluded
     are modules that are called more than once, since a regularizer would act at each call; adaptive pooling, which
-    belongs to the head; maps of one pixel; and maps without the image's proportions, whose channels come last.
+    belongs to the head; what lies beside a softmax in an attention; maps of one pixel; and maps without the image's
+    proportions, whose channels come last.
 
     Args:
         model: Any network.
@@ -46,10 +47,12 @@ def traced_sites(model: nn.Module, image_shape: tuple[int, int, int] | None = No
     """
     calls, image_sides = trace_calls(model, image_shape)
     num_calls = Counter(call.module for call in calls)
+    attentions = {call.path.rpartition(".")[0] for call in calls if is_attention(call.module) and call.sides != (0, 0)}
     maps = [
         call
         for call in calls
-        if num_calls[call.module] == num_calls[output_module(call.module)] == 1
+        if not any(call.path.startswith(f"{attention}.") for attention in attentions)
+        and num_calls[call.module] == num_calls[output_module(call.module)] == 1
         and not isinstance(call.module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
         and is_scaled(call.sides, image_sides)
     ]
@@ -108,6 +111,11 @@ def is_scaled(sides: tuple[int, int], image_sides: tuple[int, int]) -> bool:
     return sides[0] * sides[1] > 1 and off_by <= max(image_sides)
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Return whether a module makes weights, as attention has them between positions."""
+    return isinstance(module, nn.Softmax)
+
+
 def leaving_blocks(calls: list[Call], maps: list[Call]) -> list[Call]:
     """Return the blocks that change the resolution, with no third one inside; a Sequential is not a block."""
     return [
@@ -148,31 +156,91 @@ def feature_shapes(
     """Return the output shape (C, H, W) of each module, or the input shape at the site `input`, from one forward.
 
     Raises:
-        ConfigError: A module is not called, its output is not a feature map, or the network accepts no image shape.
+        ConfigError: A module is not called, or more than once; what it puts out is not a feature map; or the network
+            accepts no image shape.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    passed, image = outputs_of(model, hosts, image_shape)
+    found: dict[str, tuple[int, int, int]] = {}
+    for name in hosts:
+        outputs = passed[name]
+        if len(outputs) > 1:
+            raise ConfigError(
+                f"site {name!r} is called {len(outputs)} times in a forward, and a layer would act each time; name a "
+                "module that is called once, such as the block around it"
+            )
+        if is_attention(hosts[name]):
+            raise ConfigError(f"site {name!r} must put out a feature map (N, C, H, W), and a softmax puts out weights")
+        shape = outputs[0] if outputs else ()
+        if len(shape) != 4:
+            raise ConfigError(f"site {name!r} must put out a feature map (N, C, H, W), got {('N', *shape[1:])}")
+        if shape[0] != image[0]:
+            raise ConfigError(
+                f"site {name!r} must put out a feature map (N, C, H, W), got {shape} for {image[0]} image: its first "
+                "dimension is not that of the images"
+            )
+        found[name] = (shape[1], shape[2], shape[3])
+    check_channels_first(model, hosts, found, image)
+    return found
+
+
+def check_channels_first(
+    model: nn.Module, hosts: dict[str, nn.Module], shapes: dict[str, tuple[int, int, int]], image: tuple[int, ...]
+) -> None:
+    """Check that no map is (N, H, W, C), as transformers have them: there methods would take rows for channels.
+
+    A map whose first two sides have the image's proportions may be one. It is, where its last two do not have them, or
+    where its first side grows with the image.
+
+    Raises:
+        ConfigError: One is.
+    """
+    sides = (image[2], image[3])
+    doubtful = {name for name, shape in shapes.items() if name != INPUT and is_scaled(shape[:2], sides)}
+    last = {name for name in doubtful if not is_scaled(shapes[name][1:], sides) and max(shapes[name][1:]) > 1}
+    if doubtful - last:
+        with suppress(ConfigError):  # a network for one size of image only keeps its doubt, and is believed
+            larger, _ = outputs_of(model, hosts, (image[1], 2 * image[2], 2 * image[3]))
+            last |= {name for name in doubtful if larger[name] and larger[name][0][1:2] != shapes[name][:1]}
+    for name in shapes:
+        if name in last:
+            raise ConfigError(
+                f"site {name!r} must put out a feature map (N, C, H, W), got {('N', *shapes[name])} with the channels "
+                "last; name a module before they are moved there, or permute them in the network"
+            )
+
+
+def outputs_of(
+    model: nn.Module, hosts: dict[str, nn.Module], image_shape: tuple[int, int, int] | None
+) -> tuple[dict[str, list[tuple[int, ...]]], tuple[int, ...]]:
+    """Return the shapes of what each module puts out in a forward, or takes in at the site `input`; and the image's.
+
+    Anything but a tensor has the shape ().
+    """
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in hosts}
+    image: tuple[int, ...] = ()
+
+    def begin(module: nn.Module, args: Any) -> None:
+        nonlocal image
+        image = tuple(args[0].shape)
+        for seen in shapes.values():  # left from a refused image shape
+            seen.clear()
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             there = args[0] if name == INPUT else output
-            shapes[name] = tuple(there.shape[1:]) if isinstance(there, Tensor) else ()
+            shapes[name].append(tuple(there.shape) if isinstance(there, Tensor) else ())
 
         return hook
 
     handles = [host.register_forward_hook(note(name)) for name, host in hosts.items()]
+    handles.append(model.register_forward_pre_hook(begin))
     try:
         with evaluating(model), torch.no_grad():
             forward_once(model, image_shape)
     finally:
         for handle in handles:
             handle.remove()
-    found: dict[str, tuple[int, int, int]] = {}
-    for name in hosts:
-        shape = shapes.get(name, ())
-        if len(shape) != 3:
-            raise ConfigError(f"site {name!r} must put out a feature map (N, C, H, W), got {('N', *shape)}")
-        found[name] = (shape[0], shape[1], shape[2])
-    return found
+    return shapes, image
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from tdbench.errors import FolderError, line_of
@@ -88,6 +90,8 @@ def state_of(run: Run) -> dict[str, Any]:
     own = {
         "dropped": {name: layer.meter.counts.cpu() for name, layer in run.insertion.layers.items() if layer.meter},
         "random": torch.get_rng_state(),
+        "random_python": random.getstate(),  # for the user's own code
+        "random_numpy": numpy_state(),
         "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "losses": run.losses.cpu(),
         "num_hits": int(run.num_hits),
@@ -153,8 +157,7 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
             f"the run was begun on {before['device']} in {before['precision']} and would go on on {device} in "
             f"{run.hardware.precision}, which gives other figures; go on where it was begun, or use --fresh"
         )
-    if run.config.hardware.threads is None:  # the rounding of a sum depends on how many threads share it
-        torch.set_num_threads(before["threads"])
+    run.keep_threads(before["threads"])
     own = state["processes"][run.processes.rank]
     run.model.load_state_dict(state["model"])
     run.insertion.load_state_dict(state["regularizer"])
@@ -164,6 +167,9 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
     run.optimizer.load_state_dict(state["optimizer"])
     run.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(own["random"])
+    if "random_python" in own:
+        random.setstate(own["random_python"])
+        restore_numpy(own["random_numpy"])
     if own["random_cuda"] is not None:
         torch.cuda.set_rng_state(own["random_cuda"], run.hardware.device)
     run.losses.copy_(own["losses"])
@@ -171,6 +177,18 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
     run.rows, run.step, run.total_dropped = rows_of(state), state["step"], state["total_dropped"]
     run.clock.steps_s, run.clock.waits_s = state["steps_s"].tolist(), state["waits_s"].tolist()
     run.wall_s, run.epoch_s = state["wall_s"], state["epoch_s"]
+
+
+def numpy_state() -> tuple[Any, ...]:
+    """Return the state of NumPy's global generator in types that a checkpoint may hold."""
+    name, keys, *rest = numpy.random.get_state(legacy=True)  # noqa: NPY002
+    return (str(name), torch.from_numpy(numpy.asarray(keys, dtype=numpy.int64)), *rest)
+
+
+def restore_numpy(state: tuple[Any, ...]) -> None:
+    """Put NumPy's global generator back into a state that `numpy_state` returned."""
+    name, keys, *rest = state
+    numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), *rest))  # noqa: NPY002
 
 
 def rows_of(state: dict[str, Any]) -> list[EpochRow]:

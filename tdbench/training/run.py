@@ -7,6 +7,7 @@ torch's global generator serves the regularizer alone, and runs of one seed diff
 
 import math
 import time
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,18 @@ class Run:
         self.contents = config.contents()  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
+
+    def keep_threads(self, number: int) -> None:
+        """Go on with the CPU threads that the run began with: the rounding of a sum depends on how many share it."""
+        asked = self.hardware.threads
+        if number == asked:
+            return
+        torch.set_num_threads(number)
+        self.hardware = replace(self.hardware, threads=number)
+        if self.config.hardware.threads is not None:
+            hardware = self.config.hardware.model_copy(update={"threads": number})
+            self.config = self.config.model_copy(update={"hardware": hardware})
+        self.facts["threads"] = f"{number}, with which the run was begun, and not {asked}"
 
     @property
     def epoch(self) -> int:

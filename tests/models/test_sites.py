@@ -233,3 +233,91 @@ def test_sites_may_be_written_as_the_flag_has_them_and_none_at_all_are_refused(n
         insert(network, "dropout", [])
     with pytest.raises(ConfigError, match=r"model must be an nn.Module, got int"):
         insert(42, "dropout")
+
+
+class Nhwc(nn.Module):
+    """A stage that puts out (N, H, W, C), as transformers do; its channels may be as many as its columns."""
+
+    def __init__(self, channels, pools=False):
+        super().__init__()
+        self.stem = nn.Conv2d(1, channels, 4, 4)
+        self.stage, self.head = nn.Identity(), nn.LazyLinear(3)
+        self.pools = pools
+
+    def forward(self, x):
+        x = self.stage(self.stem(x).permute(0, 2, 3, 1))
+        return self.head(x.mean((1, 2)) if self.pools else x.flatten(1))
+
+
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("channels", [24, 8, 16])
+def test_a_site_with_its_channels_last_is_refused_however_many_they_are(channels, side):
+    network = Nhwc(channels, pools=True)
+    with pytest.raises(ConfigError, match="with the channels last"):
+        insert(network, "spatial_dropout", ["stage"], image_shape=(1, side, side))
+    assert list(insert(network, "spatial_dropout", ["stem"], image_shape=(1, side, side)).layers) == ["stem"]
+
+
+def test_a_network_for_one_size_of_image_is_believed_where_the_shape_leaves_a_doubt():
+    network = Nhwc(8)
+    network(torch.zeros(1, 1, 32, 32))  # the head takes its size
+    assert list(insert(network, "dropout", ["stage"], image_shape=(1, 32, 32)).layers) == ["stage"]
+
+
+@pytest.mark.parametrize("method", ["targetdrop", "dropblock"])
+def test_a_module_that_is_called_several_times_is_refused(method):
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), relu, nn.Conv2d(4, 4, 3), relu)
+    with pytest.raises(ConfigError, match=r"site '1' is called 2 times in a forward"):
+        insert(network, method, ["1"], image_shape=(1, 16, 16))
+
+
+class Attends(nn.Module):
+    """Attention between all positions, with weights (N, heads, L, L) that look like a map."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 4, 4)
+        self.attention = nn.Module()
+        self.attention.softmax, self.attention.drop = nn.Softmax(-1), nn.Dropout(0.1)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2)
+        weights = self.attention.drop(self.attention.softmax(x[:, None].transpose(-1, -2) @ x[:, None]))
+        return (weights[:, 0] @ x.transpose(1, 2)).mean(1)
+
+
+def test_the_weights_of_an_attention_are_no_site():
+    assert list(find_sites(Attends(), None, (1, 32, 32))) == ["stem"]
+    with pytest.raises(ConfigError, match="a softmax puts out weights"):
+        insert(Attends(), "dropout", ["attention.softmax"], image_shape=(1, 32, 32))
+
+
+def test_a_map_that_is_not_one_for_each_image_is_refused():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.window = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x):
+            return self.window(x.reshape(4 * len(x), 1, 16, 16)).mean((1, 2, 3)).view(len(x), 4)
+
+    with pytest.raises(ConfigError, match="its first dimension is not that of the images"):
+        insert(Windows(), "dropout", ["window"], image_shape=(1, 32, 32))
+
+
+WRAPPED = {
+    "compiled": torch.compile,
+    "compiled in place": lambda network: network.compile() or network,
+    "a part compiled": lambda network: network.stage1.compile() or network,
+    "scripted": lambda network: torch.jit.trace(network.eval(), torch.zeros(1, 1, 32, 32)),
+    "in another": lambda network: nn.Sequential(torch.compile(network)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_a_network_that_is_compiled_already_is_refused(network, wrap):
+    """Also a canary: torch has no public way to ask for `Module.compile`."""
+    with pytest.raises(ConfigError, match=r"before torch\.compile, torch\.jit or DistributedDataParallel"):
+        insert(wrap(network), "dropout", None, image_shape=(1, 32, 32))

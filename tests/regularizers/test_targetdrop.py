@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tdbench import TargetDrop2d, target_drop2d
 from tdbench.regularizers.base import DropMeter
@@ -574,3 +575,17 @@ def test_export_in_training_gives_the_same_output():
 def test_the_layer_refuses_integers_as_the_function_does():
     with pytest.raises(ValueError, match=r"x must be a floating-point tensor \(N, 3, H, W\), got torch.int32"):
         TargetDrop2d(3)(torch.ones(1, 3, 4, 4, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_recomputed_in_a_backward_the_mask_is_that_of_the_forward_or_there_is_none(use_reentrant):
+    """Also a canary: torch has no public way to ask whether a backward is running."""
+    layer = TargetDrop2d(8, drop_ratio=0.5, attention="random").train()
+    x = torch.randn(4, 8, 6, 6, requires_grad=True)
+    out = checkpoint(layer, x, use_reentrant=use_reentrant)
+    out.sum().backward()
+    assert torch.equal(x.grad == 0, out == 0)
+    layer = TargetDrop2d(8, drop_ratio=0.5, attention="random", generator=torch.Generator()).train()
+    out = checkpoint(layer, x, use_reentrant=use_reentrant)
+    with pytest.raises(RuntimeError, match=r"cannot be recomputed by torch\.utils\.checkpoint"):
+        out.sum().backward()

@@ -1,12 +1,15 @@
 """A checkpoint is loaded only if it is whole, tdbench's own, and of this run."""
 
+import json
 import random
 
+import numpy
 import pytest
 import torch
 
-from tdbench import load_config, train
+from tdbench import load_config, read_run, train
 from tdbench.errors import FolderError, Interrupted
+from tdbench.store.progress import Observer
 from tdbench.training.checkpoint import load_checkpoint, save_checkpoint, seal_of
 
 
@@ -136,3 +139,53 @@ def test_a_state_that_the_run_cannot_have_been_in_is_refused_in_a_line(tmp_path,
         train(config, tmp_path)
     assert "use --fresh" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def stopped(config, folder, num_steps):
+    asked = iter(range(100))
+    with torch.random.fork_rng(), pytest.raises(Interrupted):
+        train(config, folder, should_stop=lambda: next(asked) >= num_steps)
+
+
+class Told(Observer):
+    def started(self, facts, step, num_steps):
+        self.facts = facts
+
+
+def test_a_run_goes_on_with_the_threads_that_it_was_begun_with_and_says_so(tmp_path):
+    before, told = torch.get_num_threads(), Told()
+    try:
+        keys = {"train_fraction": 0.1, "batch_size": 32, "epochs": 2}
+        stopped(load_config({**keys, "threads": 1}), tmp_path, 3)
+        train(load_config({**keys, "threads": 2}), tmp_path, observer=told)
+        assert torch.get_num_threads() == 1
+        assert told.facts["threads"] == "1, with which the run was begun, and not 2"
+        assert load_config(tmp_path / "config.yaml").hardware.threads == 1
+        assert json.loads((tmp_path / "environment.json").read_text())["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+METHOD = """
+import random
+import numpy, torch
+from torch import nn
+
+class Mine(nn.Module):
+    def forward(self, x):
+        return x * (random.random() + numpy.random.rand()) if self.training else x
+"""
+
+
+def test_a_method_that_draws_from_python_and_numpy_goes_on_where_it_was(tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    keys = {"train_fraction": 0.1, "batch_size": 32, "epochs": 3, "threads": 1}
+    config = load_config({**keys, "regularizer": f"{tmp_path / 'mine.py'}:Mine"})
+    with torch.random.fork_rng():
+        train(config, tmp_path / "whole")
+    stopped(config, tmp_path / "run", 6)
+    random.seed(7)
+    numpy.random.seed(7)  # noqa: NPY002
+    train(config, tmp_path / "run")
+    whole, run = (read_run(tmp_path / name).metrics["train_loss"] for name in ("whole", "run"))
+    assert run.tolist() == whole.tolist()

@@ -78,7 +78,7 @@ def choose_windows(
         keys = uniform((num_samples, num_targets), generator, x.device)
         channels = channels.gather(1, keys.argsort(dim=1)[:, :num_dropped])
     if region == "random":
-        source = x.device if generator is None else generator.device
+        source = source_of(generator, x.device)
         centres = torch.randint(height * width, channels.shape, generator=generator, device=source).to(x.device)
     else:
         centres = peaks(x, channels) if known_peaks is None else known_peaks.gather(1, channels).long()
@@ -112,5 +112,22 @@ def share_of(ratio: float, num_channels: int) -> int:
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Return fp32 numbers uniform in [0, 1), drawn on the generator's device."""
-    source = device if generator is None else generator.device
+    source = source_of(generator, device)
     return torch.rand(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+
+
+def source_of(generator: torch.Generator | None, device: torch.device) -> torch.device:
+    """Return the device on which numbers are drawn.
+
+    Raises:
+        RuntimeError: A forward is repeated within a backward, as torch.utils.checkpoint does, which puts back the state
+            of torch's global generators but not of another: the mask would not be that of the forward.
+    """
+    if generator is None:
+        return device
+    if torch._C._current_graph_task_id() != -1:  # torch has no public way to ask; a canary watches it
+        raise RuntimeError(
+            "TargetDrop with a generator of its own cannot be recomputed by torch.utils.checkpoint, since another mask "
+            "would be drawn; leave generator at None, or the layer outside the checkpoint"
+        )
+    return generator.device
