@@ -3,16 +3,18 @@
 import pytest
 import torch
 
+import tdbench
 from tdbench import load_config
 from tdbench.audit.network import audit_network as audit
 from tdbench.config import RunConfig
-from tdbench.errors import ConfigError, TdbenchError
+from tdbench.errors import ConfigError, RunFailed, TdbenchError
 from tdbench.models.build import build
 from tdbench.models.sites import insert
 from tdbench.regularizers.base import DropMeter
 from tdbench.regularizers.registry import find_method
 from tdbench.training.matching import solve_match
 from tdbench.training.run import Run
+from tdbench.training.setup import Setup
 from tdbench.user_code import absolute, load_object, short_name
 
 CODE = """
@@ -167,7 +169,7 @@ def test_what_is_no_method_is_refused(code, entry, message):
 
 
 def test_a_method_that_fails_says_so(code):
-    with pytest.raises(ConfigError, match=r"Fails cannot be built: ValueError: no good$"):
+    with pytest.raises(ConfigError, match=r"Fails cannot be built: ValueError: no good \(mine\.py, line 25\)$"):
         load_config(overrides={"regularizer": f"{code}:Fails"}).regularizer.build(3)
     layer = load_config(overrides={"regularizer": f"{code}:Wrong"}).regularizer.build(3)
     with pytest.raises(TdbenchError, match=r"Wrong must return a tensor of \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"):
@@ -216,3 +218,145 @@ def test_a_module_of_the_users_that_divides_by_what_it_keeps_can_be_matched(tmp_
     flags["precision"] = "fp32"  # in bf16 their uniform numbers have 8 bits, and fewer than p of them are below p
     config = load_config(overrides={"regularizer": f"{tmp_path}/mine.py:Inverted", **flags})
     assert solve_match(config).regularizer.p == pytest.approx(0.05, rel=0.02)
+
+
+NETWORKS = """
+import random, sys
+import numpy, torch
+from torch import nn
+
+class Base(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+        self.num_steps = 0
+    def forward(self, x):
+        self.num_steps += self.training
+        return self.head(self.stage(x))
+
+class Raises(Base):
+    def forward(self, x):
+        out = super().forward(x)
+        if self.num_steps == 3:
+            raise ValueError("step three\\nand more")  # line 20
+        return out
+
+class Exits(Base):
+    def forward(self, x):
+        return super().forward(x) if self.num_steps < 2 else sys.exit(3)  # line 25
+
+class Inside(Base):
+    def forward(self, x):
+        return super().forward(x[:, :, :, :1].expand(-1, 3, -1, -1) if self.num_steps == 2 else x)
+
+class Backward(torch.autograd.Function):
+    forward = staticmethod(lambda ctx, x: x * 1)
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no way back")  # line 35
+
+class NoWayBack(Base):
+    def forward(self, x):
+        return Backward.apply(super().forward(x))
+
+class Several(Base):
+    def forward(self, x):
+        out = super().forward(x)
+        return (out, out) if self.training else out
+
+class Table(Base):
+    def forward(self, x):
+        out = super().forward(x)
+        return {"scores": out} if self.training else out
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stage = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(num_classes))
+    def forward(self, x):
+        return self.head(self.stage(x))
+
+class Listed(Base):
+    regularizer_sites = ["stage"]
+
+class Astray(Base):
+    regularizer_sites = {"a": "stages"}
+
+class InAWord(Base):
+    regularizer_sites = "stage"
+
+class Drawn(Base):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        nn.init.constant_(self.head[2].bias, random.random() + numpy.random.rand())
+"""
+
+
+@pytest.fixture
+def networks(tmp_path):
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    return tmp_path / "nets.py"
+
+
+def train_in(networks, name, **more):
+    keys = {"train_fraction": 0.1, "batch_size": 32, "max_steps": 5, "threads": 1, "regularizer": "dropout"}
+    with torch.random.fork_rng():
+        return tdbench.train({**keys, **more}, networks.parent / name, model=f"{networks}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Raises", "ValueError: step three (nets.py, line 20)"),
+        ("Exits", "SystemExit: 3 (nets.py, line 25)"),
+        ("Inside", "but got 3 channels instead (nets.py, line "),
+        ("NoWayBack", "RuntimeError: no way back (nets.py, line 35)"),
+    ],
+)
+def test_what_the_user_s_code_raises_is_told_with_its_file_and_line(networks, name, words):
+    with pytest.raises(RunFailed) as failed:
+        train_in(networks, name)
+    assert words in str(failed.value)
+    assert words in tdbench.read_run(networks.parent / name).result.error
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Several", "must put out its scores alone in training too, got tuple of 2"),
+        ("Table", "must put out its scores alone in training too, got dict of 1"),
+        ("Astray", "Astray.regularizer_sites names 'stages', which is no module; did you mean stage?"),
+        ("InAWord", "must be a table of site name to module path, or a list of paths, got 'stage'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before(networks, name, words):
+    with pytest.raises(ConfigError) as refused:
+        train_in(networks, name)
+    assert words in str(refused.value)
+    assert not (networks.parent / name).exists()
+
+
+@pytest.mark.parametrize("name", ["Lazy", "Listed"])
+def test_lazy_modules_and_listed_sites_work(networks, name):
+    assert train_in(networks, name).dropped_pct == pytest.approx(10, abs=1)
+
+
+def test_a_network_that_python_and_numpy_draw_is_the_same_for_the_same_seed(networks):
+    first, second = (train_in(networks, "Drawn", seed=3).digest for _ in range(2))
+    biases = []
+    for seed in (3, 3, 4):
+        config = load_config({"model": f"{networks}:Drawn", "seed": seed, "train_fraction": 0.1, "threads": 1})
+        with torch.random.fork_rng():
+            biases.append(float(Setup(config).model.head[2].bias[0]))
+    assert first == second
+    assert biases[0] == biases[1] != biases[2]
+
+
+def test_the_input_may_be_given_by_its_name(networks):
+    network = load_object(f"{networks}:Base")(10, 1).train()
+    sites = insert(network, "cutout", None, image_shape=(1, 32, 32), size=8)
+    sites.meter(torch.device("cpu"))
+    network(x=torch.ones(2, 1, 32, 32))
+    assert sites.read_meter()["input"][1] == 2 * 32 * 32

@@ -17,6 +17,7 @@ from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
 from tdbench.errors import TdbenchError, clipped, line_of, plain
+from tdbench.user_code import reason_of
 
 app = typer.Typer(
     name="tdbench",
@@ -88,7 +89,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         if message is None:
             if os.environ.get("TDBENCH_DEBUG") == "1":
                 raise
-            return _complain(f"{line_of(error)} (a defect of tdbench; TDBENCH_DEBUG=1 shows where)", 1)
+            reason = reason_of(error)  # which names the user's own file and line, where it was that
+            hint = " (a defect of tdbench; TDBENCH_DEBUG=1 shows where)" if reason == line_of(error) else ""
+            return _complain(f"{reason}{hint}", 1)
         if type(error).__name__ == "NoSuchOption":
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "tdbench"

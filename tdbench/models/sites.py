@@ -8,7 +8,7 @@ two.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -64,7 +64,7 @@ class Insertion:
                 host.register_load_state_dict_post_hook(_expect_no_state),
             ]
             if name == INPUT:
-                self._handles.append(host.register_forward_pre_hook(_regularize_input))
+                self._handles.append(host.register_forward_pre_hook(_regularize_input, with_kwargs=True))
             elif type(host) is nn.ReLU and not host.inplace and "forward" not in vars(host):
                 # A forward hook could not save the ReLU's own pass.
                 host.__class__ = RegularizedReLU
@@ -206,8 +206,22 @@ def build_layers(regularizer: RegularizerConfig, shapes: dict[str, tuple[int, in
 
 
 def known_sites(model: nn.Module) -> dict[str, str]:
-    """Return site name to module path: what the network declares, else each of its modules."""
+    """Return site name to module path: what the network declares, else each of its modules.
+
+    Raises:
+        ConfigError: What it declares is no table or list of its modules' paths.
+    """
     declared = getattr(model, "regularizer_sites", None)
+    if declared is not None:
+        what = f"{type(model).__name__}.regularizer_sites"
+        if isinstance(declared, str) or not isinstance(declared, (Mapping, Sequence)):
+            raise ConfigError(
+                f"{what} must be a table of site name to module path, or a list of paths, got {declared!r}"
+            )
+        declared = dict(declared) if isinstance(declared, Mapping) else {path: path for path in declared}
+        paths = {path for path, _ in model.named_modules()}
+        if wrong := [path for path in declared.values() if path not in paths]:
+            raise ConfigError(f"{what} names {wrong[0]!r}, which is no module{nearest(str(wrong[0]), paths)}")
     return declared or {name: name for name, _ in model.named_modules() if name and _CHILD not in name}
 
 
@@ -246,8 +260,12 @@ def _regularize(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return module.get_submodule(_CHILD)(output)
 
 
-def _regularize_input(module: nn.Module, args: Any) -> Any:
-    return module.get_submodule(_CHILD)(args[0]), *args[1:]
+def _regularize_input(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    layer = module.get_submodule(_CHILD)
+    if args:
+        return (layer(args[0]), *args[1:]), kwargs
+    first = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+    return args, kwargs | {first: layer(kwargs[first])}
 
 
 def _hide_state(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tdbench.errors import ConfigError
 
@@ -226,13 +227,13 @@ def outputs_of(
             seen.clear()
 
     def note(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            there = args[0] if name == INPUT else output
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            there = next(iter((*args, *kwargs.values()))) if name == INPUT else output
             shapes[name].append(tuple(there.shape) if isinstance(there, Tensor) else ())
 
         return hook
 
-    handles = [host.register_forward_hook(note(name)) for name, host in hosts.items()]
+    handles = [host.register_forward_hook(note(name), with_kwargs=True) for name, host in hosts.items()]
     handles.append(model.register_forward_pre_hook(begin))
     try:
         with evaluating(model), torch.no_grad():
@@ -257,7 +258,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> Any:
     """Return the network's output for one blank image."""
-    like = next(model.parameters(), torch.empty(0))
+    known = (one for one in model.parameters() if not is_lazy(one))
+    like = next(known, torch.empty(0))
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     shapes = [image_shape] if image_shape is not None else [(in_channels, side, side) for side in (32, 64, 224)]
     failure: Exception | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tdbench.errors import ConfigError
-from tdbench.user_code import line_of, load_object
+from tdbench.user_code import load_object, reason_of
 
 
 def find_factory(name: str) -> Callable[..., Any]:
@@ -36,7 +36,7 @@ def build_user(name: str, num_classes: int, in_channels: int) -> nn.Module:
     try:
         network = factory(**given)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{name} cannot be built: {line_of(error)}") from error
+        raise ConfigError(f"{name} cannot be built: {reason_of(error)}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} must return an nn.Module, got {type(network).__name__}")
     return network

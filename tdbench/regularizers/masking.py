@@ -14,6 +14,15 @@ def zero_and_scale(x: Tensor, scale: Tensor, positions: Tensor, strides: tuple[i
     return _ZeroAndScale.apply(x, scale, positions, strides)
 
 
+def is_followed() -> bool:
+    """Return whether torch follows every operator, as torch.compile and the transforms of torch.func do.
+
+    Neither takes a kernel of one's own, and a vmap takes no decision that depends on a value.
+    """
+    # torch has no public way to ask for a transform; the tests of torch.func watch it.
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def wide_dtype(x: Tensor) -> torch.dtype:
     """Return the type of statistics, ranking and λ: that of `x`, but at least fp32."""
     return torch.promote_types(x.dtype, torch.float32)

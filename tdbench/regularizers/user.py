@@ -18,11 +18,11 @@ from pydantic import (
 from torch import Tensor, nn
 
 from tdbench.config.loading import explain
-from tdbench.errors import ConfigError, TdbenchError, line_of
+from tdbench.errors import ConfigError, TdbenchError
 from tdbench.knobs import knob
 from tdbench.regularizers.base import Regularizer
 from tdbench.regularizers.config import RegularizerConfig
-from tdbench.user_code import absolute, code_of, load_object
+from tdbench.user_code import absolute, code_of, load_object, reason_of
 
 STRENGTHS = ("p", "drop_ratio", "drop_prob", "drop_rate", "rate", "prob")  # --match solves the first one present
 
@@ -96,7 +96,7 @@ class UserConfig(RegularizerConfig):
         try:
             layer = self.entry(**known, **self.knobs())
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"{self.name} cannot be built: {line_of(error)}") from error
+            raise ConfigError(f"{self.name} cannot be built: {reason_of(error)}") from error
         return as_layer(layer)
 
 

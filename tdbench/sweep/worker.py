@@ -14,13 +14,14 @@ from multiprocessing.connection import Connection
 import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
-from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk, line_of
+from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
 from tdbench.store.rows import EpochRow, TrialState
 from tdbench.training.on_ray import RayTasks
 from tdbench.training.train import train
+from tdbench.user_code import reason_of
 
 PATIENCE_S = 60.0  # for a worker of a driver that was killed, which notices it within a step
 RAY_LOOK_S = 0.2
@@ -67,7 +68,7 @@ def run_assignment(
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide the reason
             traceback.print_exception((error.__cause__ or error) if isinstance(error, TdbenchError) else error)
-        reason = error.reason if isinstance(error, RunFailed) else line_of(error)
+        reason = error.reason if isinstance(error, RunFailed) else reason_of(error)
         if isinstance(error, WriteError) or is_full_disk(error):  # the same command goes on when there is room
             return Ended(assignment.digest, TrialState.KILLED, reason, no_room=is_full_disk(error))
         return Ended(assignment.digest, TrialState.FAILED, reason)

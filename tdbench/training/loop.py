@@ -98,7 +98,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
     except TdbenchError as failure:
         processes.first_failure(failure)
         raise
-    except Exception as failure:
+    except (Exception, SystemExit) as failure:  # the user's code may do anything
         error = processes.first_failure(failure).reason
         if processes.rank == 0 and not is_full_disk(
             failure

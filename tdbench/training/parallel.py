@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tdbench.errors import ConfigError, TdbenchError, line_of
+from tdbench.errors import ConfigError, TdbenchError
+from tdbench.user_code import reason_of
 
 if TYPE_CHECKING:  # at run time only several processes import torch; a single one reports errors without it
     import torch
@@ -70,7 +71,7 @@ class Processes:
 
     def first_failure(self, error: BaseException) -> "Failure":
         """Record why this process fails; return what the first process that failed recorded."""
-        return Failure(self.rank, exit_code_of(error), line_of(error))
+        return Failure(self.rank, exit_code_of(error), reason_of(error))
 
 
 ALONE = Processes()
@@ -148,7 +149,7 @@ class _Joined(Processes):
             self._dist.broadcast(buffer, src=0)
 
     def first_failure(self, error: BaseException) -> Failure:
-        reason = "another of its processes ended without saying why" if is_loss(error) else line_of(error)
+        reason = "another of its processes ended without saying why" if is_loss(error) else reason_of(error)
         own = Failure(self.rank, exit_code_of(error), reason)
         try:
             told = self._store.compare_set("failure", "", json.dumps(own))
@@ -250,6 +251,6 @@ def _attempt(do: Callable[[], T]) -> tuple[T | None, TdbenchError | None]:
     except TdbenchError as error:
         return None, error
     except Exception as error:
-        travelling = TdbenchError(line_of(error))
+        travelling = TdbenchError(reason_of(error))
         travelling.__cause__ = error
         return None, travelling

@@ -10,14 +10,15 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tdbench.errors import ConfigError, line_of, unknown
-from tdbench.user_code.imports import own_files
+from tdbench.errors import ConfigError, TdbenchError, line_of, unknown
+from tdbench.user_code.imports import is_installed, own_files
 
 SETTLED_NS = 2 * 10**9  # a file that changed later than this before it was read may have changed again unnoticed
 
@@ -117,6 +118,15 @@ def runs_here(name: str) -> bool:
     return path_of(name) in _loaded
 
 
+def reason_of(error: BaseException) -> str:
+    """Return any exception in one line and, where the user's own code raised it, that file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if os.path.isfile(frame.filename) and not is_installed(frame.filename)]
+    if isinstance(error, TdbenchError) or not own:
+        return line_of(error)
+    return f"{line_of(error)} ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})"
+
+
 def import_file(path: Path, module_name: str, code: Code) -> None:
     """Import a file under a name of our own; a failure leaves no half-made module behind."""
     now = {str(file): code.parts[there] for there, file in code.files.items()}
@@ -140,7 +150,7 @@ def import_file(path: Path, module_name: str, code: Code) -> None:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise ConfigError(f"{path} does not import: {line_of(error)}") from error
+        raise ConfigError(f"{path} does not import: {reason_of(error)}") from error
     finally:
         sys.dont_write_bytecode = writes_no_bytecode
     new = {name: _file_of(name) for name in set(sys.modules) - before}

@@ -62,7 +62,7 @@ def _place_of(top: str, folder: Path) -> Path | None:
         if spec is not None:
             places = list(spec.submodule_search_locations or ())
             origin = places[0] if places else spec.origin
-            if origin and os.path.exists(origin) and not _is_installed(origin):
+            if origin and os.path.exists(origin) and not is_installed(origin):
                 return Path(origin).parent
     return None
 
@@ -81,7 +81,7 @@ def _files_of(name: str, folder: Path | None) -> Iterator[Path]:
         folder = folder / part
 
 
-def _is_installed(path: str) -> bool:
+def is_installed(path: str) -> bool:
     """Return whether a path lies where Python or pip has put it, or in this package."""
     real = os.path.realpath(path) + os.sep
     places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]

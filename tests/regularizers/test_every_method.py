@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.func import functional_call, grad, vmap
 
 from tdbench import load_config
 from tdbench.config.loading import own_knobs
@@ -192,3 +193,19 @@ def test_a_linear_schedule_rises_to_full_strength_over_its_share_of_the_training
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_and_each_knob_is_described(name):
     assert all(field.description for field in find_method(name).model_fields.values())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_the_transforms_of_torch_func_go_through(name):
+    layer = layer_of(name, 8)
+    weights = torch.randn(8, 12, 12)
+    x = feature_map((4, 8, 12, 12)).requires_grad_(False)
+
+    def value(one):
+        return (layer(one[None])[0] * weights).sum()
+
+    assert grad(value)(x[0]).shape == x[0].shape
+    gradients = vmap(grad(value), randomness="different")(x)
+    assert gradients.shape == x.shape
+    assert gradients.isfinite().all()
+    assert functional_call(layer, dict(layer.named_parameters()), (x,)).shape == x.shape

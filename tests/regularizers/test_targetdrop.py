@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 from tdbench import TargetDrop2d, target_drop2d
@@ -589,3 +590,21 @@ def test_recomputed_in_a_backward_the_mask_is_that_of_the_forward_or_there_is_no
     out = checkpoint(layer, x, use_reentrant=use_reentrant)
     with pytest.raises(RuntimeError, match=r"cannot be recomputed by torch\.utils\.checkpoint"):
         out.sum().backward()
+
+
+@pytest.mark.parametrize("attention", ["se", "se_ste", "gap"])
+def test_under_vmap_each_sample_gets_what_it_gets_in_a_batch(attention):
+    layer = TargetDrop2d(16, drop_ratio=0.25, attention=attention, reduction=4 if attention != "gap" else 16).train()
+    x, weights = torch.randn(5, 16, 7, 7), torch.randn(16, 7, 7)
+    parameters = {name: one.detach() for name, one in layer.named_parameters()}
+
+    def value(parameters, one):
+        return (functional_call(layer, parameters, (one[None],))[0] * weights).sum()
+
+    own, gradients = vmap(grad(value, argnums=(0, 1)), in_dims=(None, 0))(parameters, x)
+    expected = x.clone().requires_grad_()
+    (layer(expected) * weights).sum().backward()
+    torch.testing.assert_close(gradients, expected.grad)
+    for name, one in layer.named_parameters():
+        if one.requires_grad:
+            torch.testing.assert_close(own[name].sum(0), one.grad, rtol=1e-4, atol=1e-5)

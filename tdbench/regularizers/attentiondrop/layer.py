@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
+from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.seeds import bernoulli_positions
 
 
@@ -28,7 +29,7 @@ class AttentionDrop(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with attended blocks damped, and the number of units damped to zero."""
-        dense = x.device.type != "cpu" or torch.compiler.is_compiling()
+        dense = x.device.type != "cpu" or is_followed()
         mask_of = dense_mask if dense else sparse_mask
         mask = mask_of(x.detach(), self.rate / self.block_size**2, self.threshold, self.block_size)
         scale = mask.numel() / mask.sum().clamp(min=1)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.regularizers.base import Regularizer, Traits, check_rate
-from tdbench.regularizers.masking import wide_dtype, zero_and_scale
+from tdbench.regularizers.masking import is_followed, wide_dtype, zero_and_scale
 from tdbench.regularizers.seeds import bernoulli_positions
 
 
@@ -30,7 +30,7 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
     tall, wide = min(block_size, height), min(block_size, width)
     rows, cols = height - tall + 1, width - wide + 1  # where a block's first unit may lie
     rate = min(1.0, p / (tall * wide) * (height * width) / (rows * cols))
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or is_followed():
         return _drop_dense(x, rate, (tall, wide), (rows, cols))
     # On a CPU the few seeds are drawn one by one, and only the units of their blocks are written.
     seeds = bernoulli_positions(x.shape[0] * x.shape[1] * rows * cols, rate)

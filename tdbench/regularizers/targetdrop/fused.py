@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.regularizers.kernels import imports, modules_named, runs_cpp
+from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.targetdrop import Region, Rescale
 from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite, share_of
 from tdbench.regularizers.targetdrop.windows import centres_by_channel, drop_dense, radius_of, scales, straight_through
@@ -47,7 +48,8 @@ def fused_form(x: Tensor, is_deterministic: bool) -> Form | None:
         is_deterministic: Nothing is drawn at random, and the scores are at most fp32 and need no gradient; the CPU form
             supports nothing else.
     """
-    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+    is_dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    if not is_dense or (is_followed() and not torch.compiler.is_compiling()):  # torch.compile takes Triton's kernels
         return None
     num_channels, num_positions = x.shape[1], x.shape[2] * x.shape[3]
     if x.device.type == "cuda":

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from tdbench.regularizers.masking import wide_dtype
+from tdbench.regularizers.masking import is_followed, wide_dtype
 from tdbench.regularizers.targetdrop import Region
 from tdbench.regularizers.targetdrop.windows import Windows, peaks, windows_at
 
@@ -15,7 +15,7 @@ CHUNK_UNITS = 2**20  # 4 MiB in fp32
 def channel_means(x: Tensor) -> Tensor:
     """Return the mean (N, C) of each channel of `x` (N, C, H, W), the squeeze, in fp32 or wider."""
     wide = wide_dtype(x)
-    if x.dtype == wide or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.dtype == wide or x.device.type != "cpu" or is_followed():
         return x.mean(dim=(2, 3), dtype=wide)
     # The CPU widens half types into a copy before it adds them up; chunk by chunk, that copy stays in the cache.
     sums = torch.empty(x.shape[:2], dtype=wide)
@@ -92,7 +92,7 @@ def top_channels(scores: Tensor, num_channels: int) -> Tensor:
     fp32 score becomes a unique integer key: its bits, in an order that rises with it, then the channel, descending. NaN
     is +inf.
     """
-    if scores.device.type == "cpu" and not torch.compiler.is_compiling():
+    if scores.device.type == "cpu" and not is_followed():
         values, channels = scores.topk(min(num_channels + 1, scores.shape[1]), dim=1)
         if (values[:, :-1] > values[:, 1:]).all():  # no ties and no NaN; on a CPU the check needs no synchronisation
             return channels[:, :num_channels]

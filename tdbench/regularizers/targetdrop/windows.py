@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tdbench.regularizers.masking import wide_dtype, zero_and_scale
+from tdbench.regularizers.masking import is_followed, wide_dtype, zero_and_scale
 from tdbench.regularizers.targetdrop import Rescale
 
 
@@ -57,7 +57,7 @@ def peaks(x: Tensor, channels: Tensor) -> Tensor:
     NaN counts as -inf, so that a diverging map is not hidden under its own window. On a CPU, max pooling over the whole
     map is 4 to 25 times as fast as argmax; where channels are contiguous in memory, only the chosen ones are read.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or is_followed():
         return argmax_ignoring_nan(x.flatten(2)).gather(1, channels)
     if x.is_contiguous():
         planes = x.flatten(0, 1).index_select(0, plane_numbers(x, channels)).unsqueeze(0)
@@ -102,7 +102,7 @@ def ratio_to_kept(num_units: int, area: Tensor, dtype: torch.dtype) -> Tensor:
 
 def drop_windows(x: Tensor, windows: Windows, scale: Tensor) -> Tensor:
     """Return `x` (N, C, H, W) with its windows zeroed and the rest times `scale` (N, C); the gradient likewise."""
-    if torch.compiler.is_compiling():
+    if is_followed():
         return drop_dense(x, centres_by_channel(x, windows), scale, windows.radius)
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory format of x
     samples, channels, rows, cols = indices(x, windows)
@@ -174,10 +174,15 @@ def straight_through(
 class _StraightThrough(torch.autograd.Function):
     """Identity in `out`; the gradient of `attention` is -λ · sum over the window of (gradient · U)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, out, attention, x, scale, samples, channels, rows, cols):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, scale, samples, channels, rows, cols)
+    def forward(out, attention, x, scale, samples, channels, rows, cols):  # type: ignore[no-untyped-def]
         return out.view_as(out)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
