@@ -11,6 +11,7 @@ import typer
 from tdbench.cli.ablate import ablate_command
 from tdbench.cli.audit import audit_command
 from tdbench.cli.commands import Commands
+from tdbench.cli.hints import meant_by
 from tdbench.cli.list import list_command
 from tdbench.cli.output import lasting_streams
 from tdbench.cli.profile import profile_command
@@ -95,6 +96,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         if type(error).__name__ == "NoSuchOption":
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "tdbench"
+            option = str(getattr(error, "option_name", ""))
+            if meant := meant_by(option):
+                return _complain(f"No such option: {option}; {meant}", 2)
             return _complain(f"{message()} ({command} --help lists what there is)", 2)
         return _complain(message(), getattr(error, "exit_code", 2)) if message() else 2
     if code == 130:  # what Typer makes of a KeyboardInterrupt

@@ -1,28 +1,41 @@
 """`tdbench list`: the methods with their knobs, the networks, the data sets, the ready experiments."""
 
-from typing import Any
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
 
 from tdbench.cli import options
 
+RANGE_WIDTH, PROSE_WIDTH = 20, 30  # characters, the most for a range and the least for prose
+SOURCE = "source of the default"
+
+Rows = list[dict[str, Any]]
+
+What = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[WHAT]",
+        help="methods, knobs, settings, models, data or experiments; or a method, FILE.py:MyDrop too, for its knobs.",
+    ),
+]
+Sources = Annotated[bool, typer.Option("--sources", help="Say where each knob's default comes from.")]
+
 
 def list_command(
+    what: What = None,
+    sources: Sources = False,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
     """Show the methods and their knobs (range, default, source), all settings, networks, data sets and experiments."""
+    from tdbench.cli.output import stdout_for_ourselves
     from tdbench.store.files import make_folder, to_csv, write_atomically
 
-    tables = {
-        "methods": methods(),
-        "knobs": knobs(),
-        "settings": settings(),
-        "models": models(),
-        "data": data_sets(),
-        "experiments": experiments(),
-    }
+    with stdout_for_ourselves():  # a method of the user's may print
+        tables = chosen(what)
     if out is not None:
         make_folder(out)
         for name, rows in tables.items():
@@ -34,10 +47,38 @@ def list_command(
     elif quiet:
         typer.echo(", ".join(f"{len(rows)} {name}" for name, rows in tables.items()))
     else:
-        print_tables(tables)
+        print_tables(tables, whole=what is not None or sources, sources=sources)
 
 
-def methods() -> list[dict[str, Any]]:
+def chosen(what: str | None) -> dict[str, Rows]:
+    """Return the tables that are asked for, by name.
+
+    Raises:
+        ConfigError: There is neither a table nor a method of that name.
+    """
+    from tdbench.errors import ConfigError, unknown
+    from tdbench.regularizers.registry import find_method, method_names
+    from tdbench.user_code import is_user_code
+
+    tables: dict[str, Callable[[], Rows]] = {
+        "methods": methods,
+        "knobs": knobs,
+        "settings": settings,
+        "models": models,
+        "data": data_sets,
+        "experiments": experiments,
+    }
+    if what is None:
+        return {name: rows() for name, rows in tables.items()}
+    if what in tables:
+        return {what: tables[what]()}
+    if what not in method_names() and not is_user_code(what):
+        raise ConfigError(unknown("name", what, [*tables, *method_names()]))
+    find_method(what)
+    return {"knobs": knobs_of(what, shared=True)}
+
+
+def methods() -> Rows:
     from tdbench.regularizers.registry import find_method, method_names
 
     return [
@@ -45,28 +86,43 @@ def methods() -> list[dict[str, Any]]:
     ]
 
 
-def knobs() -> list[dict[str, Any]]:
+def knobs() -> Rows:
     """Return a row per knob of each method."""
-    from tdbench.knobs import about, allowed, shown_default
-    from tdbench.regularizers.registry import find_method, method_names
+    from tdbench.regularizers.registry import method_names
 
+    return [row for method in method_names() for row in knobs_of(method)]
+
+
+def knobs_of(method: str, shared: bool = False) -> Rows:
+    """Return a row per knob of a method; those that all methods have only where they are asked for."""
+    from tdbench.knobs import about, allowed, shown_default
+    from tdbench.regularizers.config import RegularizerConfig
+    from tdbench.regularizers.registry import find_method
+    from tdbench.user_code import short_name
+
+    declaration = find_method(method)
+    own = {
+        key
+        for base in declaration.__mro__
+        if base not in RegularizerConfig.__mro__
+        for key in vars(base).get("__annotations__", ())
+    }
     return [
         {
-            "method": method,
+            "method": short_name(method),
             "knob": name,
             "default": shown_default(field),
             "range": allowed(field),
             "also": " ".join(about(field).get("aliases", ())),
             "meaning": field.description or "",
-            "source of the default": about(field).get("source", ""),
+            SOURCE: about(field).get("source", ""),
         }
-        for method in method_names()
-        for name, field in find_method(method).model_fields.items()
-        if name != "name" and name in find_method(method).__annotations__
+        for name, field in declaration.model_fields.items()
+        if name != "name" and (shared or name in own)
     ]
 
 
-def settings() -> list[dict[str, Any]]:
+def settings() -> Rows:
     """Return a row per key of the configuration that is not a method's knob."""
     from tdbench.config import known_keys
     from tdbench.knobs import allowed, shown_default
@@ -83,13 +139,13 @@ def settings() -> list[dict[str, Any]]:
     ]
 
 
-def models() -> list[dict[str, Any]]:
+def models() -> Rows:
     from tdbench.config.networks import NETWORKS
 
     return [{"model": name, "what it is": network.title} for name, network in NETWORKS.items()]
 
 
-def data_sets() -> list[dict[str, Any]]:
+def data_sets() -> Rows:
     from tdbench.config.data_sets import DATA_SETS
 
     return [
@@ -106,7 +162,7 @@ def data_sets() -> list[dict[str, Any]]:
     ]
 
 
-def experiments() -> list[dict[str, Any]]:
+def experiments() -> Rows:
     """Return a row per experiment that comes with tdbench."""
     from tdbench.sweep.experiment import read_experiment, ready_experiments
 
@@ -114,19 +170,54 @@ def experiments() -> list[dict[str, Any]]:
     return [{"experiment": name, "what it asks": one.title} for name, one in read.items() if one is not None]
 
 
-def print_tables(tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Print each table, as wide as the terminal."""
-    from rich.table import Table
-
+def print_tables(tables: dict[str, Rows], *, whole: bool, sources: bool) -> None:
+    """Print each table, as wide as the terminal: a line per row, or whole texts."""
     from tdbench.cli.console import console
+    from tdbench.cli.output import say
 
     screen = console()
     for name, rows in tables.items():
-        table = Table(title=name, title_justify="left", title_style="bold")
-        for column in rows[0]:
-            table.add_column(
-                column, overflow="fold", no_wrap=column in ("method", "knob", "key", "model", "data", "experiment")
-            )
-        for row in rows:
-            table.add_row(*map(str, row.values()))
-        screen.print(table)
+        say(name)
+        for line in lines_of(name, rows, screen.width, whole=whole, sources=sources):
+            say(line)
+        say("")
+    if not whole:
+        say("tdbench list WHAT: one of these, or a method, in whole; --sources: whence defaults")
+
+
+def lines_of(name: str, rows: Rows, width: int, *, whole: bool, sources: bool) -> Iterator[str]:
+    """Yield the lines of a table: short cells in columns, and the prose in what is left, cut off or folded."""
+    short, prose = ([*rows[0]][:-1], [*rows[0]][-1])
+    if name == "knobs":
+        short, prose = ["knob", "default", "range"], "meaning"
+    widths = {column: max(len(str(row[column])) for row in rows) for column in short}
+    if not whole and "range" in widths:
+        widths["range"] = min(widths["range"], RANGE_WIDTH)
+    indent = sum(widths.values()) + 2 * len(widths)
+    if width - indent < PROSE_WIDTH:
+        indent = 6 if whole else indent
+    method = None
+    for row in rows:
+        if row.get("method") != method and name == "knobs":
+            method = row["method"]
+            yield f"  {method}"
+        cells = "  ".join(clipped(str(row[column]), widths[column]).ljust(widths[column]) for column in short)
+        text = str(row[prose])
+        if not whole:
+            yield clipped(f"    {cells}  {text}", width)
+            continue
+        if row.get("also"):
+            text += f"; also {', '.join(row['also'].split())}"
+        folded = textwrap.wrap(text, max(PROSE_WIDTH, width - indent - 4), break_on_hyphens=False) or [""]
+        if sources and row.get(SOURCE):
+            folded += textwrap.wrap(f"default: {row[SOURCE]}", max(PROSE_WIDTH, width - indent - 4))
+        if len(cells) + 2 <= indent:
+            yield f"    {cells}  {folded.pop(0)}".rstrip()
+        else:
+            yield f"    {cells}".rstrip()
+        yield from (f"    {' ' * indent}{line}" for line in folded)
+
+
+def clipped(text: str, width: int) -> str:
+    """Return a text, cut off where it is longer."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -129,7 +129,13 @@ MALFORMED = [
     (["train", "--set", "training=3"], ["training"]),
     (["train", "--regularizer", "none", "--set", "gamma=0.3"], ["gamma"]),
     (["train", "a.yaml", "b.yaml"], ["b.yaml"]),
-    (["list", "targetdrop"], ["targetdrop"]),
+    (["list", "targetdropp"], ["targetdropp", "targetdrop"]),
+    (["train", "--amp"], ["--amp", "--precision bf16"]),
+    (["train", "--workers", "3"], ["--workers", "num_workers", "--jobs"]),
+    (["ablate", "--optimizer", "adam"], ["--optimizer", "SGD"]),
+    (["train", "--wandb"], ["--wandb", "--log tensorboard"]),
+    (["train", "--val-split=0.1"], ["--val-split", "--train-fraction"]),
+    (["train", "--block-size", "3"], ["--set block_size=VALUE"]),
 ]
 
 

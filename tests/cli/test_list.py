@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tdbench.cli.list import lines_of
 from tdbench.config.data_sets import DATA_SETS
 from tdbench.config.networks import NETWORKS
 from tdbench.regularizers.registry import find_method, method_names
@@ -87,3 +88,39 @@ def test_list_ends_quietly_when_its_reader_has_had_enough(cli):
     process.stdout.close()
     assert process.wait(timeout=120) == 0
     assert process.stderr.read() == ""
+
+
+def test_list_shows_one_table_or_one_method_alone(cli, listed):
+    for name, rows in listed.items():
+        assert json.loads(cli("list", name, "--json").out) == {name: rows}
+    (name, rows), = json.loads(cli("list", "dropblock", "--json").out).items()  # fmt: skip
+    assert name == "knobs"
+    assert [row["knob"] for row in rows] == ["sites", "schedule", "ramp", "match", "p", "block_size"]
+
+
+def test_list_shows_a_method_of_the_user_s(cli, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nprint('hello')\nclass Mine(nn.Module):\n"
+        "    def __init__(self, p: float = 0.3, wide: bool = True):\n        super().__init__()\n"
+    )
+    done = cli("list", "mine.py:Mine", "--json")
+    rows = {row["knob"]: row["default"] for row in json.loads(done.out)["knobs"]}
+    assert (rows["p"], rows["wide"]) == ("0.3", "True")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_list_has_a_line_per_row_on_a_terminal(listed, width):
+    for name, rows in listed.items():
+        lines = list(lines_of(name, rows, width, whole=False, sources=False))
+        assert len(lines) == len(rows) + (len({row["method"] for row in rows}) if name == "knobs" else 0)
+        assert max(map(len, lines)) <= width
+
+
+def test_list_folds_whole_texts_and_shows_sources_where_they_are_asked_for(listed):
+    lines = list(lines_of("knobs", listed["knobs"], 80, whole=True, sources=True))
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    for row in listed["knobs"]:
+        assert " ".join(row["meaning"].split()) in text
+        assert f"default: {row['source of the default']}" in text
+    assert "default: " not in " ".join(lines_of("knobs", listed["knobs"], 80, whole=True, sources=False))

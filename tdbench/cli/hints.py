@@ -1,0 +1,72 @@
+"""What is meant by an option that does not exist: a word of other tools, or a key that `--set` takes."""
+
+from contextlib import suppress
+
+NO_SPLIT = (
+    "the test set is evaluated, and there is no other split; --train-fraction F takes a part of the training images"
+)
+WORDS = {
+    "amp": "--precision bf16, or fp16",
+    "fp16": "--precision fp16",
+    "bf16": "--precision bf16",
+    "gpu": "--device cuda",
+    "cuda": "--device cuda",
+    "cpu": "--device cpu",
+    "workers": "--set num_workers=N for threads that decode images; ablate --jobs N for trials at once",
+    "dataset": "--data",
+    "data-dir": "--data-root",
+    "arch": "--model",
+    "net": "--model",
+    "network": "--model",
+    "method": "--regularizer",
+    "dropout": "--regularizer dropout",
+    "learning-rate": "--lr",
+    "bs": "--batch-size",
+    "wd": "--set weight_decay=F",
+    "optimizer": "the optimizer is SGD, with --lr and --set momentum=F, nesterov=BOOL, weight_decay=F",
+    "scheduler": "--set schedule.name=cosine, milestones or constant",
+    "val-split": NO_SPLIT,
+    "val": NO_SPLIT,
+    "wandb": "ablate --log tensorboard",
+    "tensorboard": "ablate --log tensorboard",
+    "output": "--out",
+    "output-dir": "--out",
+    "save-dir": "--out",
+    "name": "--out",
+    "overwrite": "--fresh",
+    "force": "--fresh",
+    "continue": "the same command goes on where it stopped",
+    "checkpoint": "the same command goes on where it stopped",
+    "pretrained": "networks start from fresh weights",
+    "iterations": "--max-steps",
+    "steps": "--max-steps",
+    "verbose": "TDBENCH_DEBUG=1 shows where an error comes from",
+    "debug": "TDBENCH_DEBUG=1 shows where an error comes from",
+}
+ALSO = {
+    "num-workers": "workers",
+    "validation-split": "val-split",
+    "optim": "optimizer",
+    "reg": "method",
+    "drop": "dropout",
+    "lr-scheduler": "scheduler",
+    "half": "amp",
+    "mixed-precision": "amp",
+}
+
+
+def meant_by(option: str) -> str | None:
+    """Return in words what is meant by an option such as `--amp`; None where nobody knows."""
+    word = option.lstrip("-").partition("=")[0].replace("_", "-")
+    word = ALSO.get(word, word)
+    if word in WORDS:
+        return f"use {WORDS[word]}" if WORDS[word].startswith(("--", "ablate")) else WORDS[word]
+    from tdbench.config import resolve_key
+    from tdbench.errors import ConfigError
+    from tdbench.regularizers.registry import find_method, method_names
+
+    for method in ("targetdrop", *method_names()):
+        with suppress(ConfigError):
+            key = resolve_key(word, find_method(method))
+            return f"use --set {key.removeprefix('regularizer.')}=VALUE"
+    return None
