@@ -64,7 +64,8 @@ def off(site: Site) -> Found:
     elif mask.num_dropped == 0:
         yield "note", f"no unit was dropped in {len(mask.draws)} draws, though the layer is not off"
     elif mask.share == 1 and mask.is_product:
-        yield "note", "every unit was dropped, and nothing passes"
+        asked = claims.nominal is not None and claims.nominal >= 1 - ROUNDING
+        yield "note" if asked else "fault", "every unit was dropped, and nothing passes"
 
 
 def product(site: Site) -> Found:

@@ -191,8 +191,8 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in flags.items() if value is not None}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set must be KEY=VALUE, got {assignment!r}")
+        if not equals or not key.strip() or not text.strip():
+            raise ConfigError(f"--set must be KEY=VALUE, with null for no value, got {assignment!r}")
         try:
             given[FLAGS.get(key.strip(), key.strip())] = parse_yaml(text)  # which a flag does not hide
         except (YAMLError, ValueError, RecursionError):

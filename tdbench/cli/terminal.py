@@ -12,11 +12,13 @@ from rich.text import Text
 
 from tdbench.cli.console import console
 from tdbench.cli.output import say, stdout
+from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import to_json
 from tdbench.store.folders import TRACE, RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.progress import Progress as RunProgress
 from tdbench.store.rows import RunResult
+from tdbench.user_code import short_name
 
 NEAR_MATCH = 0.1  # how far a share may be from the one it was solved for, as a part of that, before it is told
 LINE_EVERY_S = 5.0  # without a terminal
@@ -182,6 +184,20 @@ def note_off_target(match: float | None, dropped_pct: float | None) -> None:
             "the calibration saw the initial network, and a short run has few masks and few steps of its schedule",
             file=sys.stderr,
         )
+
+
+def note_nothing_dropped(regularizer: RegularizerConfig, result: RunResult) -> None:
+    """Say on stderr that a method dropped nothing, and why where that is known."""
+    if regularizer.name == "none" or not result.is_done or result.dropped_pct != 0:
+        return
+    rises = (
+        "its strength rises linearly over the run, which was too short; " if regularizer.schedule == "linear" else ""
+    )
+    print(
+        f"tdbench: note: {short_name(regularizer.name)} dropped nothing in the whole run; {rises}`tdbench audit` with "
+        "the same settings says more",
+        file=sys.stderr,
+    )
 
 
 def run_line(result: RunResult, folder: Path, trained: bool = True) -> str:

@@ -24,7 +24,7 @@ def train_command(
     --set takes, with its range and default. `torchrun --nproc-per-node N -m tdbench train` trains in N processes.
     """
     from tdbench.cli.signals import stop_signals
-    from tdbench.cli.terminal import note_off_target, show_result, watch
+    from tdbench.cli.terminal import note_nothing_dropped, note_off_target, show_result, watch
     from tdbench.config import load_config
     from tdbench.training.parallel import joined
     from tdbench.training.train import default_folder, train
@@ -50,6 +50,7 @@ def train_command(
             )
         if processes.rank == 0:
             note_off_target(run.regularizer.match, result.dropped_pct)
+            note_nothing_dropped(run.regularizer, result)
             show_result(result, folder, observer.has_started, quiet=quiet, json=json, trace=torch_profile)
     if not result.is_done:
         raise typer.Exit(1)

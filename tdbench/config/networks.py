@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdbench.errors import ConfigError, unknown
-from tdbench.user_code import is_user_code, short_name
+from tdbench.user_code import is_user_code, short_name, unnamed_code
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,4 @@ def find_network(name: str) -> Network:
         return wide_resnet_declared(int(shape[1]), int(shape[2]))
     if name.endswith(".py"):
         raise ConfigError(f"model {name!r} lacks the name of what makes the network in it: {name}:NAME")
-    raise ConfigError(unknown("model", name, [*NETWORKS, *PATTERNS]))
+    raise ConfigError(unnamed_code(name) or unknown("model", name, [*NETWORKS, *PATTERNS]))

@@ -149,6 +149,8 @@ class HardwareConfig(Section):
     @classmethod
     def _device_exists_in_torch(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+            if value.lower().startswith(("gpu", "nvidia", "rocm")):
+                raise OutOfRange("auto, cpu, cuda, cuda:N or mps, of which cuda is a GPU of NVIDIA or AMD", value)
             raise OutOfRange("auto, cpu, cuda, cuda:N or mps", value, known=("auto", "cpu", "cuda", "mps"))
         return value
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tdbench.errors import ConfigError, unknown
 from tdbench.regularizers.config import RegularizerConfig
-from tdbench.user_code import absolute, is_user_code
+from tdbench.user_code import absolute, is_user_code, unnamed_code
 
 READER_OF_USER_METHODS = "tdbench.regularizers.user"  # imports torch
 
@@ -37,7 +37,7 @@ def find_method(name: str) -> type[RegularizerConfig]:
         known = _declared.get(absolute(name))
         return known or import_module(READER_OF_USER_METHODS).user_method(name)
     if name not in method_names():
-        raise ConfigError(unknown("regularizer", name, method_names()))
+        raise ConfigError(unnamed_code(name) or unknown("regularizer", name, method_names()))
     module = import_module(f"tdbench.regularizers.{name}")
     for entry in vars(module).values():
         if isinstance(entry, type) and issubclass(entry, RegularizerConfig) and entry.__module__ == module.__name__:

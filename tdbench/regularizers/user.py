@@ -8,6 +8,7 @@ import inspect
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
+import torch
 from pydantic import (
     PydanticSchemaGenerationError,
     TypeAdapter,
@@ -55,9 +56,9 @@ class UserLayer(Regularizer):
         if not isinstance(out, Tensor) or out.shape != x.shape:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise TdbenchError(f"{type(self.module).__name__} must return a tensor of {tuple(x.shape)}, got {got}")
-        before = x.detach() != 0
-        zeroed = (before & (out.detach() == 0)).sum()
-        share = zeroed.double() / before.sum().clamp(min=1)
+        before, after = x.detach() != 0, out.detach() != 0
+        share = (before & ~after).sum().double() / before.sum().clamp(min=1)
+        share = torch.where(before.any(), share, (~after).double().mean())  # of a map that a layer before it emptied
         return out, (share * x.numel()).round().long()
 
 

@@ -17,6 +17,7 @@ from tdbench.config.settings import settings_of, without_knobs
 from tdbench.errors import ConfigError, OutOfRange, nearest
 from tdbench.knobs import Section, knob
 from tdbench.regularizers.config import RegularizerConfig
+from tdbench.store.files import as_text
 from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
 
 DEFAULT_SEEDS = 3
@@ -43,14 +44,26 @@ class Experiment(Section):
             return {key: () if values is None else values for key, values in value.items()}
         return value
 
+    @field_validator("arms", "published", mode="before")
+    @classmethod
+    def _named_by_text(cls, value: Any) -> Any:
+        """Take an arm, or a published value, that YAML reads as a number."""
+        return {as_text(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return value
-        if value > MOST_TRIALS:
-            raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", value)
-        return tuple(range(value))
+        if hasattr(value, "__index__") and not isinstance(value, bool):
+            if value < 1:
+                raise OutOfRange("at least one seed", int(value))
+            if value > MOST_TRIALS:
+                raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", int(value))
+            return tuple(range(value))
+        if not isinstance(value, (list, tuple)):
+            raise OutOfRange("how many, or a list of seeds", value)
+        return [
+            item.__index__() if hasattr(item, "__index__") and not isinstance(item, bool) else item for item in value
+        ]
 
     @field_validator("seeds")
     @classmethod
@@ -236,6 +249,8 @@ def parse_values(text: str) -> tuple[Any, ...]:
         whole = all("." not in part and "e" not in part.lower() for part in text.split(":"))
         return tuple(int(value) if whole else float(value) for value in numbers)
     try:
+        if "[" in text and "]" in text:  # values that are lists, such as [0.3,0.6],[0.5]
+            return tuple(tuple(value) if isinstance(value, list) else value for value in parse_yaml(f"[{text}]"))
         if any(part.strip() == "" for part in text.split(",")):
             raise ValueError("an empty part")
         return tuple(parse_yaml(part) for part in text.split(","))

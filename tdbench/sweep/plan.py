@@ -20,7 +20,7 @@ from tdbench.config.settings import settings_of
 from tdbench.config.tree import foreign_method
 from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
 from tdbench.knobs import about
-from tdbench.store.folders import CONFIG, SWEEP, SweepFolder
+from tdbench.store.folders import CONFIG, SWEEP, TRIALS, SweepFolder
 from tdbench.store.rows import Value
 from tdbench.sweep import lab
 from tdbench.sweep.experiment import MOST_TRIALS, Experiment
@@ -259,6 +259,9 @@ def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
     if tree is None:
         if (folder / CONFIG).exists():
             raise FolderError(f"{folder.path} holds a run, no sweep; take another --out")
+        above = folder.path.resolve().parents
+        if len(above) > 1 and above[0].name == TRIALS and (above[1] / SWEEP).exists():
+            raise FolderError(f"{folder.path} lies among the trials of the sweep {above[1]}; take another --out")
         return
     try:
         held = Experiment.model_validate(tree)

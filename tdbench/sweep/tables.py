@@ -53,6 +53,9 @@ def summary_markdown(
         paragraphs.append(ABOUT_DIFFERENCES.format(num_compared=num_compared))
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
+        shown = [published_error(published, row.values, keys) for row in rows]
+        if others := [f"{as_text(name)} {number(error)}" for name, error in published.items() if error not in shown]:
+            paragraphs.append(f"Published, and not among the values here: {', '.join(map(_escaped, others))}.")
     return "\n\n".join([*paragraphs, *_unfinished(trials)]) + "\n"
 
 
@@ -78,11 +81,17 @@ def _summary(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping
     if published is not None:
         headings, aligned = [*headings, "published error %"], [*aligned, "right"]
         for row, line in zip(rows, cells, strict=True):
-            value = tuple(row.values[key] for key in keys)
-            line.append(number(published.get(value[0] if len(keys) == 1 else value)))
+            line.append(number(published_error(published, row.values, keys)))
     return tabulate(
         cells, headers=list(map(_escaped, headings)), tablefmt="pipe", disable_numparse=True, colalign=aligned
     )
+
+
+def published_error(published: Mapping[Any, float], values: Mapping[str, Value], keys: Sequence[str]) -> float | None:
+    """Return the published error of a row, which goes by its value, by the tuple of its values, or by their text."""
+    row = tuple(values[key] for key in keys)
+    names = (row[0] if len(keys) == 1 else row, ",".join(map(as_text, row)))
+    return next((published[name] for name in names if name in published), None)
 
 
 def _unfinished(trials: Sequence[TrialRow]) -> list[str]:

@@ -9,7 +9,7 @@ from tdbench.config import Given, RunConfig, load_config
 from tdbench.config.contents import as_far_as_known, changes, shortened
 from tdbench.config.tree import foreign_method
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.folders import CHECKPOINT, RunFolder
+from tdbench.store.folders import CHECKPOINT, SWEEP, RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.training.parallel import ALONE, Processes
@@ -80,6 +80,8 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
     Raises:
         FolderError: The folder holds another run, or something else.
     """
+    if (folder / SWEEP).exists():
+        raise FolderError(f"{folder.path} holds a sweep, no run; take another --out")
     tree = folder.read_config()
     if tree is None:
         if folder.holds_run_files():
@@ -119,4 +121,7 @@ def difference(config: RunConfig, other: RunConfig) -> str:
     """Return in words how a configuration differs from the one in a folder; empty where it does not."""
     here, there = config.settings(), other.settings()
     keys = [key for key in here | there if here.get(key) != there.get(key)]
-    return shortened([f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys])
+    why = shortened([f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys])
+    if keys and set(keys) <= {"training.epochs", "training.max_steps"}:
+        why += " (its schedules are scaled to its length, so that a run cannot be made longer)"
+    return why

@@ -48,6 +48,16 @@ def is_user_code(name: str) -> bool:
     return re.fullmatch(r".+\.py:\w+", name) is not None
 
 
+def unnamed_code(name: str) -> str | None:
+    """Return what is missing in a name that means a Python file, but nothing in it; None where it means none."""
+    path, colon, entry = name.rpartition(":")
+    if name.endswith(".py"):
+        return f"{name} must name what is meant in the file too: {name}:NAME"
+    if colon and entry.isidentifier() and os.path.exists(f"{path}.py"):
+        return f"{name} must name the file as it is called: {path}.py:{entry}"
+    return None
+
+
 def absolute(name: str) -> str:
     """Return `file.py:NAME` with the absolute path, so that it means the same from everywhere; other names as is."""
     if not is_user_code(name):
@@ -108,7 +118,8 @@ def load_object(name: str) -> Any:
     module = sys.modules[module_name]
     _loaded.add(path)
     if not hasattr(module, entry):
-        public = [key for key, entry in vars(module).items() if callable(entry) and not key.startswith("_")]
+        own = {key: entry for key, entry in vars(module).items() if getattr(entry, "__module__", None) == module_name}
+        public = [key for key, entry in own.items() if callable(entry) and not key.startswith("_")]
         raise ConfigError(f"{path}: {unknown('name', entry, public)}")
     return getattr(module, entry)
 

@@ -13,6 +13,7 @@ from tdbench.audit.measure import read
 from tdbench.audit.network import audit_network as audit
 from tdbench.audit.site import Mask
 from tdbench.errors import ConfigError
+from tdbench.models.build import build
 from tdbench.regularizers.base import Regularizer
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.dropblock.layer import DropBlock
@@ -406,3 +407,24 @@ def test_the_network_and_the_random_numbers_stay_as_they_were():
 def test_one_batch_is_too_few():
     with pytest.raises(ConfigError, match="at least 2, for the interval of a share, got 1"):
         audit_of(*network("dropout"), num_batches=1)
+
+
+class Swallows(nn.Module):
+    def __init__(self, p: float = 0.5):
+        super().__init__()
+
+    def forward(self, x):
+        return x * 0 if self.training else x
+
+
+def test_a_layer_that_drops_everything_unasked_is_faulty_and_counted_as_such():
+    model = build("resnet8", 10, 1)
+    insertion = insert(model, Swallows, ["stage1", "stage2"], image_shape=(1, 32, 32))
+    batches = [(torch.rand(8, 1, 32, 32), torch.arange(8))] * 2
+    assert any(
+        "every unit was dropped" in fault.text for fault in audit(model, insertion, batches, num_batches=2).faults
+    )
+    insertion.meter(torch.device("cpu"))
+    model.train()(batches[0][0])
+    for dropped, units in insertion.read_meter().values():
+        assert dropped == units > 0

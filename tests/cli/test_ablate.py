@@ -322,3 +322,11 @@ def test_a_ray_that_is_not_there_is_one_message(cli, tmp_path):
     outcome = cli(*TWO, *cli.tiny, "--executor", "ray", "--ray-address", "127.0.0.1:1", "--out", tmp_path)
     assert outcome.code == 2
     assert "--ray-address 127.0.0.1:1: no Ray can be reached there" in outcome.err
+
+
+def test_a_run_is_not_put_into_a_sweep_s_folder_nor_a_sweep_among_another_s_trials(cli, copied):
+    refused = cli("train", *cli.tiny, "--out", copied)
+    assert (refused.code, "holds a sweep, no run" in refused.err) == (2, True)
+    refused = cli(*TWO, *cli.tiny, "--out", copied / "trials" / "new", "--dry-run")
+    assert (refused.code, "lies among the trials of the sweep" in refused.err) == (2, True)
+    assert not (copied / "trials" / "new").exists()

@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.sweep.experiment import Experiment, from_flags, parse_values, read_experiment, ready_experiments
+from tdbench.sweep.experiment import (
+    Experiment,
+    experiment_of,
+    from_flags,
+    parse_values,
+    read_experiment,
+    ready_experiments,
+)
 from tdbench.sweep.keys import column, default_sweep, resolve_param
 from tdbench.sweep.plan import make_plan
 
@@ -152,3 +160,22 @@ def test_there_is_an_experiment_for_each_question_on_embedded_data_and_on_fashio
     for question in ("drop_ratio", "block_size", "target_fraction", "knock_outs", "methods", "sites", "train_fraction"):
         assert {question, f"{question}_fashion_mnist"} <= names
     assert {"published_cifar10", "published_cifar100"} <= names
+
+
+def test_values_on_the_command_line_may_be_lists():
+    assert parse_values("[0.3,0.6],[0.5]") == ((0.3, 0.6), (0.5,))
+    assert parse_values("[stage1,stage2],stage3") == (("stage1", "stage2"), "stage3")
+    with pytest.raises(ConfigError, match="--values must be"):
+        parse_values("[0.3,0.6")
+
+
+@pytest.mark.parametrize("seeds", [1.5, "x", {"a": 1}])
+def test_seeds_that_are_neither_a_number_nor_a_list_are_refused(seeds):
+    with pytest.raises(ConfigError, match="seeds must be how many, or a list of seeds"):
+        experiment_of({"sweep": {"block_size": [3]}, "seeds": seeds})
+
+
+def test_seeds_may_be_of_numpy():
+    seeds = experiment_of({"sweep": {"block_size": [3]}, "seeds": np.int64(2)}).seeds
+    assert seeds == (0, 1)
+    assert experiment_of({"sweep": {"block_size": [3]}, "seeds": list(np.array([4, 7]))}).seeds == (4, 7)

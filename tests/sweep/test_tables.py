@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tdbench.store.rows import RunResult, TrialRow, TrialState
-from tdbench.sweep.tables import summary_markdown
+from tdbench.sweep.experiment import Experiment
+from tdbench.sweep.tables import published_error, summary_markdown
 from tests.sweep.one_baseline import summarise
 
 SUBJECT = "targetdrop, resnet8 on digits, 20 epochs"
@@ -145,3 +146,12 @@ def test_names_that_mean_something_to_markdown_are_shown_as_they_are():
 
 def test_a_sweep_of_nothing_has_a_summary():
     assert "No trial was planned." in summary_markdown([], ["block_size"], subject=SUBJECT)
+
+
+def test_a_published_error_without_a_row_is_told_and_its_name_may_be_a_number():
+    experiment = Experiment(sweep={"block_size": (3, 5)}, published={3: 4.5, 7: 6.25}, published_source="a paper")
+    assert experiment.published == {"3": 4.5, "7": 6.25}
+    text = summary_markdown([], ["block_size"], subject="x", published=experiment.published, published_source="a paper")
+    assert "Published, and not among the values here: 3 4.50, 7 6.25." in text
+    assert published_error(experiment.published, {"block_size": 3}, ["block_size"]) == 4.5
+    assert Experiment(arms={1: {"lr": 0.1}, 2: {"lr": 0.2}}).arms.keys() == {"1", "2"}
