@@ -139,6 +139,14 @@ class RunFolder:
             (self / name).unlink(missing_ok=True)
         shutil.rmtree(self / CODE, ignore_errors=True)
 
+    def give_up(self) -> None:
+        """Let the run be over no more, and its configuration be replaced even if it is damaged."""
+        (self / RESULT).unlink(missing_ok=True)
+        try:
+            self.read_config()
+        except FolderError:
+            (self / CONFIG).unlink(missing_ok=True)
+
     def write_contents(self, contents: Mapping[str, Mapping[str, str]], files: Mapping[str, Path]) -> None:
         """Write what a run's settings mean, and a copy of the files of the user's among it.
 

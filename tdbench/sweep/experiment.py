@@ -240,8 +240,8 @@ def parse_values(text: str) -> tuple[Any, ...]:
         parts = text.strip().split(":")
         if len(parts) != 3 or "" in parts or not all(math.isfinite(float(part)) for part in parts):
             raise ConfigError(f"--values FIRST:LAST:STEP must be three finite numbers, got {text!r}")
-        first, last, step = map(Decimal, parts)
-        if float(step) == 0 or (last - first) / step < 0:
+        first, last, step = (Decimal(part) if float(part) else Decimal(0) for part in parts)  # 1e-999999 is 0
+        if step == 0 or (last - first) / step < 0:
             raise ConfigError(f"--values FIRST:LAST:STEP must lead from FIRST to LAST, got {text!r}")
         if (last - first) / step > MOST_TRIALS:
             raise ConfigError(f"--values {text} would be about {(last - first) / step:.3g} values; take a wider step")

@@ -133,6 +133,8 @@ class Sweep:
         failed = record.status is TrialState.FAILED
         # What a diverged trial saved would diverge again; and what is not this trial's own cannot go on.
         fresh = fresh or record.status is TrialState.DIVERGED or (failed and record.digest != digest)
+        if fresh:
+            trial.give_up()
         if failed and trial.read_config() is None:  # only the reason stands there: see _record
             (trial / RESULT).unlink(missing_ok=True)
         return Assignment(digest, self.plan.trials[digest].dump(), trial.path, fresh, log)

@@ -74,6 +74,7 @@ def test_many_keys_take_their_number_of_time_and_not_its_square():
         (["ablate", "--param", "block_size=0:1e999999:1"], "must be three finite numbers"),
         (["ablate", "--param", "block_size=0:1e99999999999:1"], "must be three finite numbers"),
         (["ablate", "--param", "block_size=0:1:1e-999999"], "must lead from FIRST to LAST"),
+        (["ablate", "--param", f"block_size=9:1:1e-3{30 * '0'}"], "must lead from FIRST to LAST"),
         (["ablate", "--param", "block_size=0:1e300:1"], "would be about 1.00e+300 values"),
         (["train", "--set", "block_size=1:3"], "block_size must be a whole number, got '1:3'"),
         (["train", "--set", "lr=" + "9" * 5000], ""),

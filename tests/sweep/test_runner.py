@@ -351,3 +351,16 @@ def test_what_cannot_be_written_is_no_failure_of_a_trial(folder, monkeypatch, wh
     assert error.strerror in ended.reason
     assert not (assignment.folder / "result.json").exists()
     assert run_assignment(assignment, lambda event: None).status is TrialState.DONE
+
+
+def test_fresh_replaces_a_trial_with_a_damaged_configuration_and_takes_no_old_result_for_its_own(folder):
+    plan = tiny_plan()
+    run(plan, folder)
+    damaged, done = (folder.trial(digest) for digest in list(plan.trials)[:2])
+    (damaged / "config.yaml").write_bytes(b"\xff")
+    sweep, executor = Sweep(plan, folder), Pretending(folder, {2: ("failed", "no luck")})
+    sweep.run(executor, sweep.missing(fresh=True), SweepObserver(), fresh=True)
+    assert not (damaged / "config.yaml").exists()
+    states = [sweep.records[digest].status.value for digest in list(plan.trials)[:2]]
+    assert states == ["done", "failed"]
+    assert done.read_result().error == "no luck"
