@@ -54,8 +54,8 @@ class SilentSweep(SweepObserver):
 
     def trial_ended(self, digest: str, result: RunResult) -> None:
         self.running.pop(digest, None)
-        self.num_left -= 1
         self.num_ended += 1
+        self.num_left -= result.status is not TrialState.WAITING  # which the same command goes on with
 
     def outcome(self, digest: str, result: RunResult) -> str:
         """Return how a trial ended, in a few words."""

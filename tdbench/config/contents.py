@@ -8,26 +8,30 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tdbench.config.data_sets import find_data_set
 
-Parts = Mapping[str, str]  # what a data set or a piece of code consists of, by name, in words that change with it
-Contents = Mapping[str, Parts]  # of each source: `data`, and the keys whose value is a file of the user's
+
+class Parts(dict[str, str]):
+    """What a data set or a piece of code consists of, by name, in words that change with it."""
+
+    @cached_property
+    def digest(self) -> str:
+        """What stands for the parts in a run's identity, worked out once for thousands of trials; of one, its words."""
+        return next(iter(self.values())) if len(self) == 1 else digest_of(self)
+
+
+Contents = Mapping[str, Mapping[str, str]]  # the parts of each source: `data`, and the keys that name the user's files
 
 
 def digest_of(value: Any) -> str:
     """Return 12 hexadecimal digits that change with plain data."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def parts_digest(parts: Parts) -> str:
-    """Return what stands for parts in a run's identity: a digest; of one part, its own words."""
-    return next(iter(parts.values())) if len(parts) == 1 else digest_of(dict(parts))
 
 
 @cache
@@ -38,10 +42,9 @@ def data_parts(name: str, root: Path) -> Parts:
     """
     function = find_data_set(name).contents
     if function is None:
-        return {}
+        return Parts()
     module, _, entry = function.partition(":")
-    parts: Parts = getattr(import_module(f"{__package__}.{module}"), entry)(Path(os.path.expanduser(root)))
-    return parts
+    return Parts(getattr(import_module(f"{__package__}.{module}"), entry)(Path(os.path.expanduser(root))))
 
 
 def look_anew() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from tdbench.config.contents import Contents, data_parts, digest_of, parts_digest
+from tdbench.config.contents import Contents, Parts, data_parts, digest_of
 from tdbench.config.data_sets import find_data_set
 from tdbench.config.networks import find_network
 from tdbench.errors import OutOfRange
@@ -223,7 +223,10 @@ class RunConfig(Section):
             ConfigError: A file of the user's cannot be read.
         """
         contents = self.contents() if contents is None else contents
-        told = {f"{source} (content)": parts_digest(parts) for source, parts in contents.items()}
+        told = {
+            f"{source} (content)": (parts if isinstance(parts, Parts) else Parts(parts)).digest
+            for source, parts in contents.items()
+        }
         if self.data.name == "folder" and "data" not in contents:  # it is not there
             told["data.root"] = str(self.data.root)
         return self.settings() | told
