@@ -304,7 +304,7 @@ def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
         waiting = [sweep.plan.trials[digest] for digest in missing]
         finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]
         try:
-            check_trials(waiting)
+            check_trials(waiting, [config for config, _ in finished])
             left_s = time_left_s(waiting, finished, len(slots.environments))
         except DataError as error:  # the plan stands without it
             left_s, why_unknown = None, str(error)

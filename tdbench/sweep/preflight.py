@@ -12,14 +12,21 @@ from tdbench.config import RunConfig
 from tdbench.sweep import lab
 
 
-def check_trials(configs: Iterable[RunConfig]) -> None:
+def check_trials(configs: Iterable[RunConfig], finished: Iterable[RunConfig] = ()) -> None:
     """Load each data set, build each network with its sites, and find each device, once.
+
+    Args:
+        configs: The trials to come.
+        finished: Trials that have shown already that those which differ in their seed alone can run.
 
     Raises:
         TdbenchError: Something is missing; nothing was trained.
     """
     distinct = {shape_of(config, with_method=True): config for config in configs}
-    lab.ask("tdbench.training.ahead:check", [config.dump() for config in distinct.values()])
+    for config in finished:
+        distinct.pop(shape_of(config, with_method=True), None)
+    if distinct:
+        lab.ask("tdbench.training.ahead:check", [config.dump() for config in distinct.values()])
 
 
 def time_left_s(waiting: Iterable[RunConfig], finished: Iterable[tuple[RunConfig, float]], num_at_once: int) -> float:
