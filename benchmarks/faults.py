@@ -546,7 +546,7 @@ def flat(num_steps: int, num_trials: int) -> Iterator[Attempt]:
 
 
 def judged_flat(command: list[str]) -> tuple[str, str]:
-    """Run a command; compare what it holds in its second and in its last quarter."""
+    """Run a command; compare what it holds in its second quarter and shortly before it writes its tables."""
     process = subprocess.Popen([sys.executable, "-m", "tdbench", *command], stdout=-3, stderr=subprocess.PIPE)
     seen: list[tuple[int, int, int]] = []
     while process.poll() is None:
@@ -556,8 +556,8 @@ def judged_flat(command: list[str]) -> tuple[str, str]:
         time.sleep(0.05)
     if process.returncode != 0 or len(seen) < 20:
         return "FAULT", f"exit code {process.returncode}, {len(seen)} looks"
-    quarter = len(seen) // 4
-    early, late = seen[quarter : 2 * quarter], seen[-quarter:]
+    part = len(seen) // 20
+    early, late = seen[5 * part : 10 * part], seen[14 * part : 17 * part]
     before, after = ([max(column) for column in zip(*rows, strict=True)] for rows in (early, late))
     words = [f"{name} {a} -> {b}" for name, a, b in zip(("MiB", "files", "processes"), before, after, strict=True)]
     grown = [b > a * 1.05 + 8 for a, b in zip(before, after, strict=True)]

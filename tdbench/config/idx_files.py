@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -24,7 +25,7 @@ PUBLISHED = {
 
 def find_files(folder: Path) -> dict[str, Path]:
     """Return those of the four files that lie in a folder; a plain one takes precedence over its .gz."""
-    return {stem: path for stem in STEMS for path in (folder / f"{stem}.gz", folder / stem) if path.is_file()}
+    return {stem: path for stem in STEMS for path in (folder / f"{stem}.gz", folder / stem) if os.path.isfile(path)}
 
 
 def contents(root: Path) -> dict[str, str]:

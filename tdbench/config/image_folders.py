@@ -50,7 +50,7 @@ def contents(root: Path) -> dict[str, str]:
             for path, label in listing.images:
                 files[f"{part}/{listing.classes[label]}"].append(path)
         return fingerprints(root, files)
-    except OSError:
+    except (OSError, ValueError):  # the latter where the path is none at all
         return {}
 
 

@@ -252,3 +252,10 @@ def test_neighbours_of_one_name_in_two_folders_are_two(net):
         assert type(load_object(f"{net}:make_model")(3, 1)[0][1]).__name__ == "ReLU"
         assert type(load_object(f"{other / 'mine.py'}:make_model")(3, 1)[0][1]).__name__ == "Tanh"
         net.write_text(NET + "# changed")
+
+
+@pytest.mark.parametrize("name", ["folder", "fashion_mnist"])
+@pytest.mark.parametrize("root", ["a\0b", "\ud800", "x" * 5000])
+def test_a_place_that_cannot_be_is_no_data(name, root):
+    assert load_config({"data": name, "data_root": root}).contents() == {}
+    assert len(load_config({"data": name, "data_root": root}).digest()) == 12
