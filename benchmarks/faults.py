@@ -557,7 +557,7 @@ def judged_flat(command: list[str]) -> tuple[str, str]:
     if process.returncode != 0 or len(seen) < 20:
         return "FAULT", f"exit code {process.returncode}, {len(seen)} looks"
     part = len(seen) // 20
-    early, late = seen[5 * part : 10 * part], seen[14 * part : 17 * part]
+    early, late = seen[5 * part : 12 * part], seen[14 * part : 17 * part]  # the first look at the tables is early
     before, after = ([max(column) for column in zip(*rows, strict=True)] for rows in (early, late))
     words = [f"{name} {a} -> {b}" for name, a, b in zip(("MiB", "files", "processes"), before, after, strict=True)]
     grown = [b > a * 1.05 + 8 for a, b in zip(before, after, strict=True)]

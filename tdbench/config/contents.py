@@ -6,7 +6,6 @@ their parts by name, so that it can be said what has changed.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from importlib import import_module
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config.data_sets import find_data_set
+from tdbench.user_code import expanded
 
 
 class Parts(dict[str, str]):
@@ -44,7 +44,7 @@ def data_parts(name: str, root: Path) -> Parts:
     if function is None:
         return Parts()
     module, _, entry = function.partition(":")
-    return Parts(getattr(import_module(f"{__package__}.{module}"), entry)(Path(os.path.expanduser(root))))
+    return Parts(getattr(import_module(f"{__package__}.{module}"), entry)(Path(expanded(root))))
 
 
 def look_anew() -> None:

@@ -17,7 +17,7 @@ from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, about, as_json, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method
-from tdbench.user_code import absolute, code_of, is_user_code
+from tdbench.user_code import absolute, code_of, expanded, is_user_code
 
 # Digests change with this. It rises when a default or an algorithm changes, which a test notices. Only what differs
 # from the defaults is hashed, so that a new field leaves the digests of finished runs alone.
@@ -51,7 +51,7 @@ class DataConfig(Section):
     @field_validator("root")
     @classmethod
     def _same_from_everywhere(cls, value: Path) -> Path:
-        return Path(os.path.abspath(os.path.expanduser(value)))
+        return Path(os.path.abspath(expanded(value)))
 
     @field_validator("name")
     @classmethod

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from tdbench.config import DataConfig
 from tdbench.errors import DataError, line_of
+from tdbench.user_code import expanded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -148,7 +149,7 @@ def open_root(config: DataConfig) -> Path:
     Raises:
         DataError: It is a file, or cannot be read.
     """
-    root = Path(os.path.expanduser(config.root))  # Path.expanduser raises where there is no such user
+    root = Path(expanded(config.root))
     try:
         os.listdir(root)
         os.stat(os.path.join(root, os.curdir))  # fails where names can be listed but no file opened

@@ -63,7 +63,15 @@ def absolute(name: str) -> str:
     if not is_user_code(name):
         return name
     path, _, entry = name.rpartition(":")
-    return f"{os.path.abspath(os.path.expanduser(path))}:{entry}"
+    return f"{os.path.abspath(expanded(path))}:{entry}"
+
+
+def expanded(path: str | Path) -> str:
+    """Return a path with the folder of a user in place of `~`, or as it is where that can be no user's name."""
+    try:
+        return os.path.expanduser(str(path))
+    except ValueError:  # a null byte in the name
+        return str(path)
 
 
 def short_name(name: str) -> str:
@@ -185,5 +193,5 @@ def read(path: Path) -> bytes:
     """
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {line_of(error, with_type=False)}") from error

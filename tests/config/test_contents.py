@@ -13,6 +13,7 @@ from PIL import Image
 from tdbench import load_config
 from tdbench.config import fingerprints, idx_files
 from tdbench.config.contents import as_far_as_known, changes
+from tdbench.errors import ConfigError
 from tdbench.user_code import code_of, load_object
 
 
@@ -255,7 +256,14 @@ def test_neighbours_of_one_name_in_two_folders_are_two(net):
 
 
 @pytest.mark.parametrize("name", ["folder", "fashion_mnist"])
-@pytest.mark.parametrize("root", ["a\0b", "\ud800", "x" * 5000])
+@pytest.mark.parametrize("root", ["a\0b", "\ud800", "x" * 5000, "~a\0b/c"])
 def test_a_place_that_cannot_be_is_no_data(name, root):
     assert load_config({"data": name, "data_root": root}).contents() == {}
     assert len(load_config({"data": name, "data_root": root}).digest()) == 12
+
+
+@pytest.mark.parametrize("name", ["a\0b.py:X", "~a\0b/c.py:X", "\ud800.py:X", f"{'x' * 5000}.py:X"])
+@pytest.mark.parametrize("key", ["model", "regularizer"])
+def test_code_that_cannot_be_is_refused_in_a_line(key, name):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config({key: {"name": name}}).digest()
