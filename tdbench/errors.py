@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 from unicodedata import category
 
-NO_ROOM = {errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 MOST_LISTED = 30
 LONGEST_LINE = 1000
 
@@ -110,11 +110,17 @@ class OutOfRange(ValueError):
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Return whether an exception, or what it was raised from, says that a disk takes no more, whoever wrote."""
+    """Return whether an exception, or what it was raised from, says that a disk takes no more.
+
+    To our own writing that is also a disk that has become read-only or fails; other code may have reasons of its own.
+    """
+    numbers = NO_ROOM
     while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, WriteError):
+            numbers = NO_ROOM | {errno.EROFS, errno.EIO}
+        if isinstance(error, OSError) and error.errno in numbers:
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return False
 
 

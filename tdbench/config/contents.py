@@ -35,16 +35,17 @@ def digest_of(value: Any) -> str:
 
 
 @cache
-def data_parts(name: str, root: Path) -> Parts:
-    """Return the parts of a data set; empty where it cannot change, or is not there.
+def data_parts(name: str, root: Path) -> Parts | None:
+    """Return the parts of a data set, none where they are the published ones; None: it cannot change, or is not there.
 
     They are looked at once, so that what a command plans, runs and writes down is the same data.
     """
     function = find_data_set(name).contents
     if function is None:
-        return Parts()
+        return None
     module, _, entry = function.partition(":")
-    return Parts(getattr(import_module(f"{__package__}.{module}"), entry)(Path(expanded(root))))
+    parts = getattr(import_module(f"{__package__}.{module}"), entry)(Path(expanded(root)))
+    return None if parts is None else Parts(parts)
 
 
 def look_anew() -> None:

@@ -28,11 +28,11 @@ def find_files(folder: Path) -> dict[str, Path]:
     return {stem: path for stem in STEMS for path in (folder / f"{stem}.gz", folder / stem) if os.path.isfile(path)}
 
 
-def contents(root: Path) -> dict[str, str]:
-    """Return the fingerprint of each file; empty where they are the published ones, or one is missing or damaged."""
+def contents(root: Path) -> dict[str, str] | None:
+    """Return the fingerprint of each file, none where they are the published ones; None: one is missing or damaged."""
     found = find_files(root) or find_files(root / UNDER_ROOT)
     if set(found) != set(STEMS):
-        return {}
+        return None
 
     def work_out() -> dict[str, str]:
         return {stem: unpacked_digest(path) for stem, path in found.items()}
@@ -40,7 +40,7 @@ def contents(root: Path) -> dict[str, str]:
     try:
         told = remembered(root, [str(path) for path in found.values()], work_out)
     except (OSError, EOFError, zlib.error):
-        return {}
+        return None
     return {} if told == PUBLISHED else told
 
 

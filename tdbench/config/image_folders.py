@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tdbench.config.fingerprints import fingerprints
+from tdbench.errors import DataError, line_of
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif"]
@@ -40,8 +41,14 @@ def list_class_folders(folder: Path) -> Listing:
     return _Walk(folder).listing
 
 
-def contents(root: Path) -> dict[str, str]:
-    """Return the fingerprint of each class folder of train/ and test/; empty where they cannot be read."""
+def contents(root: Path) -> dict[str, str] | None:
+    """Return the fingerprint of each class folder of train/ and test/; None where they are not there.
+
+    Raises:
+        DataError: A folder or a file in them cannot be read, so that nobody knows whether it has changed.
+    """
+    if not all(os.path.isdir(root / part) for part in ("train", "test")):
+        return None
     try:
         files: dict[str, list[str]] = {}
         for part in ("train", "test"):
@@ -50,8 +57,8 @@ def contents(root: Path) -> dict[str, str]:
             for path, label in listing.images:
                 files[f"{part}/{listing.classes[label]}"].append(path)
         return fingerprints(root, files)
-    except (OSError, ValueError):  # the latter where the path is none at all
-        return {}
+    except OSError as error:
+        raise DataError(f"{error.filename or root} cannot be read: {line_of(error, with_type=False)}") from error
 
 
 class _Walk:

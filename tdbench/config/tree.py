@@ -17,7 +17,7 @@ from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, about, as_json, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method
-from tdbench.user_code import absolute, code_of, expanded, is_user_code
+from tdbench.user_code import absolute, code_of, expanded, is_user_code, running_code
 
 # Digests change with this. It rises when a default or an algorithm changes, which a test notices. Only what differs
 # from the defaults is hashed, so that a new field leaves the digests of finished runs alone.
@@ -194,24 +194,29 @@ class RunConfig(Section):
             {"data.name (reading)": reading} if reading > 1 else {}
         )
 
-    def contents(self) -> Contents:
-        """Return what the settings mean, as it lies there now: a data set that may change, and the user's own code.
+    def contents(self, running: bool = False) -> Contents:
+        """Return what the settings mean: a data set that may change, where it is there, and the user's own code.
+
+        Args:
+            running: Of code, what this process has imported; otherwise what lies there now.
 
         Raises:
             ConfigError: A file of the user's cannot be read.
         """
-        code = {key: code_of(name).parts for key, name in self.own_code().items()}
+        look = running_code if running else code_of
+        code = {key: look(name).parts for key, name in self.own_code().items()}
         data = data_parts(self.data.name, self.data.root)
-        return code | ({"data": data} if data else {})
+        return code if data is None else code | {"data": data}
 
     def own_code(self) -> dict[str, str]:
         """Return the keys whose value is a file of the user's."""
         names = {"model.name": self.model.name, "regularizer.name": self.regularizer.name}
         return {key: name for key, name in names.items() if is_user_code(name)}
 
-    def code_files(self) -> dict[str, Path]:
-        """Return the user's files, by their names as seen from those that the settings name."""
-        return {part: file for name in self.own_code().values() for part, file in code_of(name).files.items()}
+    def running_texts(self) -> dict[str, bytes]:
+        """Return the user's code as this process has imported it: under the key, by names as seen from the file."""
+        named = self.own_code().items()
+        return {f"{key}/{part}": text for key, name in named for part, text in running_code(name).texts.items()}
 
     def identity(self, contents: Contents | None = None) -> dict[str, Any]:
         """Return the settings, and a digest of whatever they mean.
@@ -226,6 +231,7 @@ class RunConfig(Section):
         told = {
             f"{source} (content)": (parts if isinstance(parts, Parts) else Parts(parts)).digest
             for source, parts in contents.items()
+            if parts  # a published data set is named as it always was
         }
         if self.data.name == "folder" and "data" not in contents:  # it is not there
             told["data.root"] = str(self.data.root)

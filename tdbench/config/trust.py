@@ -4,7 +4,7 @@ A configuration may come from anybody, and so may a run or a sweep folder: to re
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from tdbench.errors import ConfigError
 from tdbench.user_code import absolute, is_user_code, runs_here
 
-PROSE = ("title", "published_source")  # keys of an experiment whose text is for people
+PROSE = ("title", "published_source")  # of an experiment; their text is for people, and nothing reads them
 
 _trusted: ContextVar[tuple[bool, frozenset[str]]] = ContextVar("trusted", default=(False, frozenset()))
 
@@ -38,11 +38,12 @@ def code_names(value: Any) -> Iterator[str]:
     """Yield each `file.py:NAME` in a value, at any depth; in text also as parts of A,B and KEY=A."""
     if isinstance(value, str):
         yield from filter(is_user_code, {value, *(part.strip() for part in re.split("[,=]", value))})
+    elif isinstance(value, bytes):
+        yield from code_names(value.decode(errors="replace"))
     elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if key not in PROSE:
-                yield from code_names(item)
-    elif isinstance(value, (list, tuple)):
+        for item in value.values():
+            yield from code_names(item)
+    elif isinstance(value, Iterable):
         for item in value:
             yield from code_names(item)
 
@@ -54,7 +55,7 @@ def check_trusted(tree: Mapping[str, Any], path: Path) -> None:
         ConfigError: It has not been named by the user.
     """
     everything, named = _trusted.get()
-    names = [] if everything else code_names(tree)
+    names = [] if everything else code_names({key: tree[key] for key in tree if key not in PROSE})
     foreign = [name for name in names if absolute(name) not in named and not runs_here(name)]
     if foreign:
         raise ConfigError(

@@ -120,10 +120,13 @@ def decoded(images: FolderImages, num_workers: int, batch_size: int = 16) -> Ite
     Raises:
         BrokenImage: A file cannot be decoded.
     """
+    from PIL import Image
+
     batches = batched(range(len(images)), batch_size)
     if num_workers == 0:
         yield from (torch.stack([images[index] for index in batch]) for batch in batches)
         return
+    Image.init()  # all formats, before threads look for one at the same time
     pool = ThreadPoolExecutor(num_workers, "tdbench-decode")
     try:
         ahead: deque[list[Future[Tensor]]] = deque()

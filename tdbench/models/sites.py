@@ -7,6 +7,7 @@ regularizer. Where the module is a ReLU, the layer gets the feature map before i
 two.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -151,7 +152,6 @@ def insert(
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}")
-    check_unwrapped(model)
     if isinstance(sites, str):
         sites = re.split("[,+]", sites)
     if sites is not None and not sites:
@@ -161,6 +161,7 @@ def insert(
         regularizer = load_config(overrides=overrides).regularizer
     else:
         regularizer = configured(regularizer, knobs)
+    check_unwrapped(model, [])
     wanted = sites if sites is not None else regularizer.sites
     if wanted is None and regularizer.placement != "feature_map":
         wanted = [INPUT] if regularizer.placement == "input" else ["*.branch"]
@@ -169,6 +170,7 @@ def insert(
         name: input_module(model) if name == INPUT else output_module(model.get_submodule(path))
         for name, path in paths.items()
     }
+    check_unwrapped(model, paths.values())
     by_host: dict[nn.Module, str] = {}
     for name, host in hosts.items():
         if hasattr(host, _CHILD):
@@ -180,14 +182,15 @@ def insert(
     return Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes)
 
 
-def check_unwrapped(model: nn.Module) -> None:
-    """Check that a network is not compiled, scripted or distributed yet, all of which would pass the layers by.
+def check_unwrapped(model: nn.Module, paths: Iterable[str]) -> None:
+    """Check that no module on the way to a site is compiled, scripted or distributed, which would pass the layers by.
 
     Raises:
-        ConfigError: It is.
+        ConfigError: One is.
     """
     wrappers = (torch.jit.ScriptModule, nn.parallel.DistributedDataParallel)
-    for module in model.modules():
+    ways = {".".join(path.split(".")[:depth]) for path in paths for depth in range(path.count(".") + 2)}
+    for module in map(model.get_submodule, sorted(ways | {""})):
         # torch has no public way to ask whether a module is compiled; a canary watches these.
         is_compiled = "_orig_mod" in module._modules or module._compiled_call_impl is not None
         if isinstance(module, wrappers) or is_compiled:
@@ -218,10 +221,11 @@ def known_sites(model: nn.Module) -> dict[str, str]:
             raise ConfigError(
                 f"{what} must be a table of site name to module path, or a list of paths, got {declared!r}"
             )
-        declared = dict(declared) if isinstance(declared, Mapping) else {path: path for path in declared}
-        paths = {path for path, _ in model.named_modules()}
-        if wrong := [path for path in declared.values() if path not in paths]:
+        pairs = declared.items() if isinstance(declared, Mapping) else [(path, path) for path in declared]
+        paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
+        if wrong := [path for _, path in pairs if not isinstance(path, str) or path not in paths]:
             raise ConfigError(f"{what} names {wrong[0]!r}, which is no module{nearest(str(wrong[0]), paths)}")
+        declared = dict(pairs)
     return declared or {name: name for name, _ in model.named_modules() if name and _CHILD not in name}
 
 
@@ -264,8 +268,12 @@ def _regularize_input(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> A
     layer = module.get_submodule(_CHILD)
     if args:
         return (layer(args[0]), *args[1:]), kwargs
-    first = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-    return args, kwargs | {first: layer(kwargs[first])}
+    named = [name for name in inspect.signature(module.forward).parameters if name in kwargs]
+    if not named:
+        raise TypeError(
+            f"{type(module).__name__} must be given its images, which a regularizer acts on, to its forward"
+        )
+    return args, kwargs | {named[0]: layer(kwargs[named[0]])}
 
 
 def _hide_state(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """The run folder and the sweep folder: their files, by name, and what is in them."""
 
 import hashlib
+import io
 import json
-import shutil
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench import __version__
-from tdbench.errors import FolderError, WriteError
+from tdbench.errors import FolderError
 from tdbench.store.files import read_tree, to_csv, to_json, to_yaml, write_atomically, write_if_new
 from tdbench.store.rows import Decision, EpochRow, RunResult, SummaryRow, TrialRow, columns
 
@@ -20,7 +21,10 @@ SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
 REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
-CONTENTS, CODE = "contents.json", "code"  # what the settings meant: data and the user's code, a copy of which is kept
+CONTENTS, CODE = (
+    "contents.json",
+    "user_code.zip",
+)  # what the settings meant: data and the user's code, a copy of which is kept
 LOG = "log.txt"  # of a trial: what its process printed
 
 
@@ -51,8 +55,7 @@ class SweepFolder:
 
     def write_contents(self, contents: Mapping[str, Mapping[str, str]]) -> None:
         """Write what the settings that all trials share mean."""
-        if contents:
-            write_contents(self / CONTENTS, contents)
+        write_contents(self / CONTENTS, contents)
 
     def read_contents(self) -> dict[str, dict[str, str]] | None:
         """Return what they meant, or None where that is not known."""
@@ -92,7 +95,10 @@ def _seal(trials: Any, rows: Any) -> str:
 
 
 def write_contents(path: Path, contents: Mapping[str, Mapping[str, str]]) -> None:
-    """Write `contents.json`: what the settings of a run or a sweep mean."""
+    """Write `contents.json`: what the settings of a run or a sweep mean; where that is nothing, there is none."""
+    if not contents:
+        path.unlink(missing_ok=True)
+        return
     write_if_new(path, to_json({source: dict(parts) for source, parts in contents.items()}).encode())
 
 
@@ -135,9 +141,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the files of a run, and nothing else that may lie there."""
-        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CONTENTS, CONFIG):
+        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CODE, CONTENTS, CONFIG):
             (self / name).unlink(missing_ok=True)
-        shutil.rmtree(self / CODE, ignore_errors=True)
 
     def give_up(self) -> None:
         """Let the run be over no more, and its configuration be replaced even if it is damaged."""
@@ -147,23 +152,20 @@ class RunFolder:
         except FolderError:
             (self / CONFIG).unlink(missing_ok=True)
 
-    def write_contents(self, contents: Mapping[str, Mapping[str, str]], files: Mapping[str, Path]) -> None:
-        """Write what a run's settings mean, and a copy of the files of the user's among it.
+    def write_contents(self, contents: Mapping[str, Mapping[str, str]], code: Mapping[str, bytes]) -> None:
+        """Write what a run's settings mean, and a copy of the user's code among it.
 
         Args:
             contents: Source to part to words.
-            files: Name to file.
+            code: Name to content.
         """
-        if contents:
-            write_contents(self / CONTENTS, contents)
-        for name, file in files.items():
-            copy = self / CODE / name.replace("..", "up")
-            try:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                content = file.read_bytes()
-            except OSError as error:
-                raise WriteError(f"cannot copy {file} to {copy}: {error.strerror or error}") from error
-            write_if_new(copy, content)
+        write_contents(self / CONTENTS, contents)
+        if code:
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in code.items():
+                    archive.writestr(zipfile.ZipInfo(name), content)  # without a time, so that the same is the same
+            write_if_new(self / CODE, packed.getvalue())
 
     def read_contents(self) -> dict[str, dict[str, str]] | None:
         """Return what the run's settings meant, or None where that is not known."""

@@ -48,22 +48,28 @@ class Experiment(Section):
     @classmethod
     def _named_by_text(cls, value: Any) -> Any:
         """Take an arm, or a published value, that YAML reads as a number."""
-        return {as_text(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        named = {as_text(key): item for key, item in value.items()}
+        if len(named) < len(value):
+            raise OutOfRange("a table in which every name stands once", [*value])
+        return named
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        if hasattr(value, "__index__") and not isinstance(value, bool):
-            if value < 1:
-                raise OutOfRange("at least one seed", int(value))
-            if value > MOST_TRIALS:
-                raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", int(value))
-            return tuple(range(value))
-        if not isinstance(value, (list, tuple)):
+        plain = getattr(value, "tolist", lambda: value)()  # of NumPy
+        if isinstance(plain, int) and not isinstance(plain, bool):
+            if plain < 1:
+                raise OutOfRange("at least one seed", plain)
+            if plain > MOST_TRIALS:
+                raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", plain)
+            return tuple(range(plain))
+        if not isinstance(plain, Sequence) or isinstance(plain, str):
             raise OutOfRange("how many, or a list of seeds", value)
-        return [
-            item.__index__() if hasattr(item, "__index__") and not isinstance(item, bool) else item for item in value
-        ]
+        if len(plain) > MOST_TRIALS:
+            raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", len(plain))
+        return [getattr(item, "item", lambda item=item: item)() for item in plain]
 
     @field_validator("seeds")
     @classmethod

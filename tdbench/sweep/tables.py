@@ -53,8 +53,8 @@ def summary_markdown(
         paragraphs.append(ABOUT_DIFFERENCES.format(num_compared=num_compared))
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
-        shown = [published_error(published, row.values, keys) for row in rows]
-        if others := [f"{as_text(name)} {number(error)}" for name, error in published.items() if error not in shown]:
+        shown = {published_name(published, row.values, keys) for row in rows}
+        if others := [f"{as_text(name)} {number(error)}" for name, error in published.items() if name not in shown]:
             paragraphs.append(f"Published, and not among the values here: {', '.join(map(_escaped, others))}.")
     return "\n\n".join([*paragraphs, *_unfinished(trials)]) + "\n"
 
@@ -81,17 +81,18 @@ def _summary(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping
     if published is not None:
         headings, aligned = [*headings, "published error %"], [*aligned, "right"]
         for row, line in zip(rows, cells, strict=True):
-            line.append(number(published_error(published, row.values, keys)))
+            name = published_name(published, row.values, keys)
+            line.append(number(None if name is None else published[name]))
     return tabulate(
         cells, headers=list(map(_escaped, headings)), tablefmt="pipe", disable_numparse=True, colalign=aligned
     )
 
 
-def published_error(published: Mapping[Any, float], values: Mapping[str, Value], keys: Sequence[str]) -> float | None:
-    """Return the published error of a row, which goes by its value, by the tuple of its values, or by their text."""
+def published_name(published: Mapping[Any, float], values: Mapping[str, Value], keys: Sequence[str]) -> Any:
+    """Return the name of a row's published error: its value, the tuple of its values, or their text; or None."""
     row = tuple(values[key] for key in keys)
     names = (row[0] if len(keys) == 1 else row, ",".join(map(as_text, row)))
-    return next((published[name] for name in names if name in published), None)
+    return next((name for name in names if name in published), None)
 
 
 def _unfinished(trials: Sequence[TrialRow]) -> list[str]:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
-from tdbench.errors import ConfigError, Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
+from tdbench.errors import Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
@@ -53,7 +53,8 @@ def run_assignment(
     try:
         config = RunConfig.model_validate(assignment.config)
         if config.digest() != assignment.digest:
-            raise ConfigError("the data or your code has changed since the sweep was planned; run it again")
+            reason = "the data or your code has changed since the sweep was planned; run it again"
+            return Ended(assignment.digest, TrialState.KILLED, reason)  # and no failure of the trial that was planned
         observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
         result = train(
             config,
@@ -69,8 +70,9 @@ def run_assignment(
         with suppress(OSError):  # a full disk must not hide the reason
             traceback.print_exception((error.__cause__ or error) if isinstance(error, TdbenchError) else error)
         reason = error.reason if isinstance(error, RunFailed) else reason_of(error)
-        if isinstance(error, WriteError) or is_full_disk(error):  # the same command goes on when there is room
-            return Ended(assignment.digest, TrialState.KILLED, reason, no_room=is_full_disk(error))
+        full = isinstance(error, (WriteError, RunFailed)) and is_full_disk(error)  # not an image that cannot be read
+        if full or isinstance(error, WriteError):  # the same command goes on when there is room
+            return Ended(assignment.digest, TrialState.KILLED, reason, no_room=full)
         return Ended(assignment.digest, TrialState.FAILED, reason)
     return Ended(assignment.digest, result.status, result.error)
 

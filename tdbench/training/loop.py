@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig
-from tdbench.errors import FolderError, Interrupted, RunFailed, TdbenchError, is_full_disk
+from tdbench.errors import ConfigError, FolderError, Interrupted, RunFailed, TdbenchError, is_full_disk
 from tdbench.store.files import held, remove_unfinished
 from tdbench.store.folders import CHECKPOINT, RunFolder
 from tdbench.store.progress import Observer
@@ -42,11 +42,13 @@ def run_to_end(
     processes.together(run.insertion.check_blocks)
     with ExitStack() as until_end:
         first(lambda: until_end.enter_context(held(folder.path, patience_s)))
+        if run.contents != config.contents():
+            raise ConfigError("your code has changed while the run was being made ready; start it again")
         # Somebody else may have been at the folder meanwhile.
         finished = first(lambda: finished_result(folder, config, fresh))
         if finished is not None:
             return finished
-        state = first(lambda: None if fresh else load_checkpoint(folder / CHECKPOINT, config.digest()))
+        state = first(lambda: None if fresh else load_checkpoint(folder / CHECKPOINT, run.digest))
         if state is not None:
             restore(run, state)
         if trace is not None:
@@ -115,7 +117,7 @@ def write_beginning(run: Run, folder: RunFolder) -> dict[str, Any]:
     """Write what is known before the first step; return the environment."""
     environment = describe_environment(run.hardware, run.processes, run.config.own_code().values())
     folder.write_config(run.config.dump())
-    folder.write_contents(run.contents, run.config.code_files())
+    folder.write_contents(run.contents, run.config.running_texts())
     folder.write_environment(environment)
     folder.write_metrics(run.rows)
     return environment

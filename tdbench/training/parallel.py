@@ -223,7 +223,7 @@ def end(code: int) -> int:
     process aborts after all its work is done (pytorch/pytorch#179291 and #190489).
     """
     if _Joined.here is not None:
-        atexit._run_exitfuncs()  # these end the processes that read images
+        atexit._run_exitfuncs()  # what libraries and the user's code have registered
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):  # nobody reads it any more
                 stream.flush()

@@ -67,7 +67,7 @@ class Run:
         self.wall_s = self.epoch_s = 0.0
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.contents = config.contents()  # as they were read: they may change while the run goes on
+        self.contents = config.contents(running=True)  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
 

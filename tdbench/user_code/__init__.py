@@ -31,15 +31,18 @@ class Code:
         files: Where each lies, by its name as seen from the file's folder; the file itself first.
         parts: 12 hexadecimal digits of the content of each.
         digest: Those of all; where the file imports nothing of the user's, its own.
+        texts: The content of each.
     """
 
     files: Mapping[str, Path]
     parts: Mapping[str, str]
     digest: str
+    texts: Mapping[str, bytes]
 
 
 _looked_at: dict[Path, tuple[Any, Code]] = {}  # with what tells whether a file has changed since
-_loaded: set[Path] = set()
+_loaded: dict[Path, Code] = {}  # what this process runs of each file
+_theirs: dict[str, ModuleType] = {}  # modules of these files that the user imported before we did
 _imported: dict[str, tuple[ModuleType, str]] = {}  # by name: what we imported of the user's, and its content's digest
 
 
@@ -93,8 +96,10 @@ def code_of(name: str) -> Code:
     begun = time.time_ns()
     read(path)
     files = {os.path.relpath(file, path.parent): file for file in own_files(path)}
-    parts = {there: _digest(read(file)) for there, file in files.items()}
-    code = Code(files, parts, parts[path.name] if len(parts) == 1 else _digest(repr(sorted(parts.items())).encode()))
+    texts = {there: read(file) for there, file in files.items()}
+    parts = {there: _digest(text) for there, text in texts.items()}
+    whole = parts[path.name] if len(parts) == 1 else _digest(repr(sorted(parts.items())).encode())
+    code = Code(files, parts, whole, texts)
     stamp = _stamp(code)
     is_settled = stamp is not None and all(changed < begun - SETTLED_NS for _, _, changed in stamp)
     _looked_at[path] = (stamp if is_settled else None, code)
@@ -120,16 +125,28 @@ def load_object(name: str) -> Any:
         ConfigError: The file is missing, does not import (its own error is given), or lacks the name.
     """
     path, entry, code = path_of(name), name.rpartition(":")[2], code_of(name)
-    module_name = f"tdbench_user_{path.stem}_{code.digest}"
+    module_name = f"tdbench_user_{path.stem}_{code.digest}_{_digest(os.fsencode(path))[:6]}"
     if module_name not in sys.modules:
         import_file(path, module_name, code)
+        if code_of(name).digest != code.digest:
+            del sys.modules[module_name]
+            raise ConfigError(f"{path}, or what it imports, has changed while it was being imported; try again")
     module = sys.modules[module_name]
-    _loaded.add(path)
+    _loaded[path] = code
     if not hasattr(module, entry):
         own = {key: entry for key, entry in vars(module).items() if getattr(entry, "__module__", None) == module_name}
         public = [key for key, entry in own.items() if callable(entry) and not key.startswith("_")]
         raise ConfigError(f"{path}: {unknown('name', entry, public)}")
     return getattr(module, entry)
+
+
+def running_code(name: str) -> Code:
+    """Return the code of `file.py:NAME` that this process has imported; where it has not, as it lies there now.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    return _loaded.get(path_of(name)) or code_of(name)
 
 
 def runs_here(name: str) -> bool:
@@ -150,9 +167,13 @@ def import_file(path: Path, module_name: str, code: Code) -> None:
     """Import a file under a name of our own; a failure leaves no half-made module behind."""
     now = {str(file): code.parts[there] for there, file in code.files.items()}
     names = {".".join(Path(there).with_suffix("").parts).removesuffix(".__init__") for there in code.files}
-    ours = {name: kept for name, kept in _imported.items() if sys.modules.get(name) is kept[0]}
-    ours = {name: kept for name, kept in ours.items() if _file_of(name) in now or name in names}
-    if any(now.get(_file_of(name)) != part for name, (_, part) in ours.items()):  # changed, or another folder's
+    noted = {name: part for name, (module, part) in _imported.items() if sys.modules.get(name) is module}
+    here = {name for name in list(sys.modules) if _file_of(name) in now}
+    if path not in _loaded:
+        _theirs.update({name: sys.modules[name] for name in here - noted.keys()})
+    ours = {name for name in here if _theirs.get(name) is not sys.modules[name]} | (names & noted.keys())
+    # What a function has imported since is there with a content that nobody noted.
+    if any(noted.get(name) != now.get(_file_of(name)) for name in ours):
         for name in ours:  # those that have not changed may hold on to what has
             del sys.modules[name]
     if str(path.parent) in sys.path:

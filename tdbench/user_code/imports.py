@@ -31,12 +31,16 @@ def own_files(path: Path) -> list[Path]:
 
 def _imported_files(file: Path, folder: Path) -> Iterator[Path]:
     """Yield the user's files that one file imports; `folder` is first on the path when it does."""
-    with suppress(OSError, SyntaxError, ValueError, RecursionError):  # its import says what is wrong with it
-        for level, name in _imported_names(ast.parse(file.read_bytes())):
-            if level:
-                yield from _files_of(name, file.parents[level - 1])
-            else:
-                yield from _files_of(name, _place_of(name.partition(".")[0], folder))
+    names: list[tuple[int, str]] = []
+    with suppress(
+        OSError, SyntaxError, ValueError, RecursionError, MemoryError
+    ):  # its import says what is wrong with it
+        names = [*_imported_names(ast.parse(file.read_bytes()))]
+    for level, name in names:
+        if not level:
+            yield from _files_of(name, _place_of(name.partition(".")[0], folder))
+        elif level <= len(file.parents):
+            yield from _files_of(name, file.parents[level - 1])
 
 
 def _imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:

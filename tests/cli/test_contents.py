@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 
 import pytest
 
@@ -36,6 +37,12 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "blocks.py").write_text(BLOCKS)
     return tmp_path
+
+
+def kept(place):
+    """Return the copy of the user's code in the run folder."""
+    with zipfile.ZipFile(place / "run" / "user_code.zip") as archive:
+        return {name.removeprefix("model.name/"): archive.read(name).decode() for name in archive.namelist()}
 
 
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
@@ -101,8 +108,7 @@ def test_a_sweep_on_changed_images_is_refused_and_says_which(cli, place):
 def test_a_change_in_a_file_that_the_network_s_file_imports_is_named(cli, place, monkeypatch):
     command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
     assert cli(*command).code == 0
-    assert (place / "run" / "code" / "blocks.py").read_text() == BLOCKS
-    assert (place / "run" / "code" / "net.py").read_text() == NET
+    assert kept(place) == {"net.py": NET, "blocks.py": BLOCKS}
     (place / "blocks.py").write_text(BLOCKS.replace("ReLU", "Tanh"))
     refused = cli(*command)
     assert refused.code == 2
@@ -111,7 +117,7 @@ def test_a_change_in_a_file_that_the_network_s_file_imports_is_named(cli, place,
     assert refused.code == 2
     assert "run was trained with other code: blocks.py is " in refused.err
     assert cli(*command, "--fresh").code == 0
-    assert "Tanh" in (place / "run" / "code" / "blocks.py").read_text()
+    assert "Tanh" in kept(place)["blocks.py"]
 
 
 def test_code_that_changes_while_a_run_goes_on_changes_nothing_of_it(cli, place, monkeypatch):
@@ -127,7 +133,7 @@ def test_code_that_changes_while_a_run_goes_on_changes_nothing_of_it(cli, place,
     with monkeypatch.context() as patch:
         patch.setattr(Run, "end_epoch", edit)
         assert cli(*command).code == 0
-    assert (place / "run" / "code" / "blocks.py").read_text() == BLOCKS
+    assert kept(place)["blocks.py"] == BLOCKS
     assert "other code: blocks.py is " in cli(*command).err
     (place / "blocks.py").write_text(BLOCKS)
     before = cli.snapshot(place / "run")
@@ -153,3 +159,36 @@ class Fails(nn.Module):
             raise ValueError("not yet")
         return x
 """
+
+
+def test_a_user_s_files_beside_a_run_are_left_alone(cli, place):
+    (place / "code").mkdir()
+    (place / "net.py").rename(place / "code" / "net.py")
+    (place / "blocks.py").rename(place / "code" / "blocks.py")
+    (place / "code" / "thesis.txt").write_text("years of work")
+    command = ("train", "--model", "code/net.py:make_model", "--sites", "0", *cli.tiny, "--out", ".")
+    assert cli(*command).code == 0
+    assert cli(*command, "--fresh").code == 0
+    assert (place / "code" / "net.py").read_text() == NET
+    assert (place / "code" / "thesis.txt").read_text() == "years of work"
+
+
+def test_code_that_changes_while_a_run_is_made_ready_is_not_taken_for_what_ran(cli, place, monkeypatch):
+    from tdbench.training import setup
+
+    load_data = setup.load_data
+
+    def edit(*arguments):
+        load = load_data(*arguments)
+        (place / "blocks.py").write_text(BLOCKS + "# later")
+        return load
+
+    command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "load_data", edit)
+        done = cli(*command)
+    if done.code == 0:  # the change was in time for the import
+        assert "# later" in kept(place)["blocks.py"]
+    else:
+        assert "has changed while" in done.err
+        assert not (place / "run" / "result.json").exists()

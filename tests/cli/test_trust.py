@@ -8,6 +8,7 @@ import yaml
 import tdbench
 from tdbench.config.trust import code_names
 from tdbench.errors import ConfigError
+from tdbench.sweep.experiment import read_experiment
 
 CODE = """
 from pathlib import Path
@@ -94,6 +95,36 @@ def test_python_takes_trust_too_and_needs_none_for_what_runs_already(place):
     assert any(name.startswith("tdbench_user_their") for name in sys.modules)
 
 
-def test_prose_names_no_code():
-    tree = {"title": "a.py:B", "published_source": "c.py:D", "base": {"x": ["e.py:F", {"y": "k=g.py:H,i.py:J"}]}}
-    assert set(code_names(tree)) == {"e.py:F", "g.py:H", "i.py:J", "k=g.py:H,i.py:J"}  # the last may be a path
+def test_code_is_found_in_every_kind_of_value():
+    tree = {"base": {"x": ["e.py:F", {"y": "k=g.py:H,i.py:J"}], "title": {"z": {"l.py:M"}}, "b": b"n.py:O"}}
+    assert set(code_names(tree)) == {
+        "e.py:F",
+        "g.py:H",
+        "i.py:J",
+        "k=g.py:H,i.py:J",
+        "l.py:M",
+        "n.py:O",
+    }  # the last may be a path
+
+
+HIDDEN = {
+    "an arm called title": 'arms: {title: {regularizer: "their.py:Drop"}, b: {regularizer: dropout}}',
+    "a set": 'sweep: {regularizer: !!set {? "their.py:Drop", ? dropout}}',
+    "bytes": "arms: {a: {model.name: !!binary dGhlaXIucHk6bWFrZV9tb2RlbA==}, b: {lr: 0.1}}",
+    "pairs": 'sweep: {regularizer: !!pairs [a: "their.py:Drop"]}',
+}
+
+
+@pytest.mark.parametrize("text", HIDDEN.values(), ids=HIDDEN)
+def test_code_cannot_hide_in_a_file(cli, place, text):
+    (place / "x.yaml").write_text(text)
+    refused = cli("ablate", "x.yaml", "--dry-run")
+    assert (refused.code, refused.out) == (2, "")
+    assert "defect" not in refused.err
+    assert not (place / "RAN").exists()
+
+
+def test_a_title_for_people_names_no_code(place):
+    tree = {"title": "as in their.py:Drop", "sweep": {"lr": [0.1]}}
+    (place / "x.yaml").write_text(yaml.safe_dump(tree))
+    assert read_experiment(place / "x.yaml").title == "as in their.py:Drop"

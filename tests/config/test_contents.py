@@ -13,7 +13,7 @@ from PIL import Image
 from tdbench import load_config
 from tdbench.config import fingerprints, idx_files
 from tdbench.config.contents import as_far_as_known, changes
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, DataError
 from tdbench.user_code import code_of, load_object
 
 
@@ -149,6 +149,9 @@ def test_idx_files_count_by_what_is_in_them_and_the_published_ones_not_at_all(tm
     assert len({nothing, fashion_digest(plain), fashion_digest(other)}) == 3
     monkeypatch.setattr(idx_files, "PUBLISHED", idx_files.contents(plain))
     assert fashion_digest(plain) == nothing != fashion_digest(other)
+    before, now = (load_config({"data": "fashion_mnist", "data_root": str(at)}).contents() for at in (other, plain))
+    assert now == {"data": {}}
+    assert len(changes(before, as_far_as_known(now, before))) == 4  # exchanged for the published ones, not gone
 
 
 # Code
@@ -186,6 +189,10 @@ FORMS = {
     "installed": ("import torch, os, tdbench, yaml", []),
     "missing": ("import nowhere_to_be_found", []),
     "not Python": ("import broken", ["broken.py"]),
+    "from above": (
+        "try:\n    from ........................... import q\nexcept ImportError:\n    import alone",
+        ["alone.py"],
+    ),
 }
 
 
@@ -267,3 +274,21 @@ def test_a_place_that_cannot_be_is_no_data(name, root):
 def test_code_that_cannot_be_is_refused_in_a_line(key, name):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config({key: {"name": name}}).digest()
+
+
+def test_what_a_function_imports_is_imported_anew_too(tmp_path):
+    (tmp_path / "lazily.py").write_text("def f():\n    import behind_lazily\n    return behind_lazily.V\n")
+    for value in (1, 22, 333):
+        (tmp_path / "behind_lazily.py").write_text(f"V = {value}")
+        assert load_object(f"{tmp_path / 'lazily.py'}:f")() == value
+
+
+def test_a_folder_that_cannot_be_read_is_no_folder_that_is_gone(tmp_path, monkeypatch):
+    images(tmp_path / "data")
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied", "1.bmp")
+
+    monkeypatch.setattr(fingerprints, "bytes_digest", fail)
+    with pytest.raises(DataError, match=r"1\.bmp cannot be read: Permission denied"):
+        digest(tmp_path / "data")

@@ -321,3 +321,45 @@ def test_a_network_that_is_compiled_already_is_refused(network, wrap):
     """Also a canary: torch has no public way to ask for `Module.compile`."""
     with pytest.raises(ConfigError, match=r"before torch\.compile, torch\.jit or DistributedDataParallel"):
         insert(wrap(network), "dropout", None, image_shape=(1, 32, 32))
+
+
+def test_a_part_that_is_compiled_away_from_the_sites_is_no_obstacle(network):
+    model = nn.Sequential(torch.jit.script(nn.Identity()), nn.Conv2d(1, 4, 3), nn.ReLU())
+    assert list(insert(model, "dropout", ["1"], image_shape=(1, 16, 16)).layers) == ["1"]
+
+
+def test_a_map_that_is_pooled_to_a_strip_has_its_channels_first():
+    model = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.AdaptiveAvgPool2d((None, 1)), nn.Conv2d(32, 32, 1))
+    assert list(insert(model, "dropout", ["2"], image_shape=(1, 32, 32)).layers) == ["2"]
+
+
+def test_a_declared_site_may_be_another_name_of_a_module():
+    class Renamed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+            self.last = self.backbone[1]
+            self.regularizer_sites = {"end": "last"}
+
+        def forward(self, x):
+            return self.backbone(x)
+
+    assert list(insert(Renamed(), "dropout", None, image_shape=(1, 16, 16)).layers) == ["end"]
+
+
+def test_of_inputs_by_name_the_first_of_forward_is_regularized():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x, weight=None):
+            return self.conv(x), weight
+
+    model = Two().train()
+    insert(model, nn.Dropout(1.0), ["input"], image_shape=(1, 16, 16))
+    with torch.no_grad():
+        model.conv.bias.zero_()
+    out, weight = model(weight=torch.ones(3), x=torch.ones(2, 1, 16, 16))
+    assert not out.any()
+    assert weight.tolist() == [1, 1, 1]

@@ -178,4 +178,5 @@ def test_seeds_that_are_neither_a_number_nor_a_list_are_refused(seeds):
 def test_seeds_may_be_of_numpy():
     seeds = experiment_of({"sweep": {"block_size": [3]}, "seeds": np.int64(2)}).seeds
     assert seeds == (0, 1)
-    assert experiment_of({"sweep": {"block_size": [3]}, "seeds": list(np.array([4, 7]))}).seeds == (4, 7)
+    for several in (list(np.array([4, 7])), np.array([4, 7]), range(4, 8, 3), (4, 7)):
+        assert experiment_of({"sweep": {"block_size": [3]}, "seeds": several}).seeds == (4, 7)

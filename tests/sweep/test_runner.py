@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from tdbench.errors import DataError
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
@@ -351,6 +352,33 @@ def test_what_cannot_be_written_is_no_failure_of_a_trial(folder, monkeypatch, wh
     assert error.strerror in ended.reason
     assert not (assignment.folder / "result.json").exists()
     assert run_assignment(assignment, lambda event: None).status is TrialState.DONE
+
+
+def test_a_file_that_cannot_be_read_is_a_failure_of_its_trial(folder, monkeypatch):
+    plan = tiny_plan(seeds=(0,))
+    digest, config = next(iter(plan.trials.items()))
+
+    def fail(*_):
+        raise DataError("image x.png cannot be decoded") from OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("tdbench.training.setup.load_data", fail)
+    ended = run_assignment(Assignment(digest, config.dump(), folder.trial(digest).path), lambda event: None)
+    assert (ended.status, ended.no_room) == (TrialState.FAILED, False)
+
+
+def test_a_bug_beside_a_read_only_disk_is_a_failure_of_its_trial(folder, monkeypatch):
+    plan = tiny_plan(seeds=(0,))
+    digest, config = next(iter(plan.trials.items()))
+
+    def fail(*_):
+        try:
+            raise OSError(errno.EROFS, "Read-only file system")
+        except OSError:
+            raise ValueError("my bug")  # noqa: B904
+
+    monkeypatch.setattr("tdbench.training.run.Run.train_step", fail)
+    ended = run_assignment(Assignment(digest, config.dump(), folder.trial(digest).path), lambda event: None)
+    assert (ended.status, ended.no_room) == (TrialState.FAILED, False)
 
 
 def test_fresh_replaces_a_trial_with_a_damaged_configuration_and_takes_no_old_result_for_its_own(folder):

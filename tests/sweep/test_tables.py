@@ -7,7 +7,7 @@ import pytest
 
 from tdbench.store.rows import RunResult, TrialRow, TrialState
 from tdbench.sweep.experiment import Experiment
-from tdbench.sweep.tables import published_error, summary_markdown
+from tdbench.sweep.tables import published_name, summary_markdown
 from tests.sweep.one_baseline import summarise
 
 SUBJECT = "targetdrop, resnet8 on digits, 20 epochs"
@@ -153,5 +153,5 @@ def test_a_published_error_without_a_row_is_told_and_its_name_may_be_a_number():
     assert experiment.published == {"3": 4.5, "7": 6.25}
     text = summary_markdown([], ["block_size"], subject="x", published=experiment.published, published_source="a paper")
     assert "Published, and not among the values here: 3 4.50, 7 6.25." in text
-    assert published_error(experiment.published, {"block_size": 3}, ["block_size"]) == 4.5
+    assert published_name(experiment.published, {"block_size": 3}, ["block_size"]) == "3"
     assert Experiment(arms={1: {"lr": 0.1}, 2: {"lr": 0.2}}).arms.keys() == {"1", "2"}
