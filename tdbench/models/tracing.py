@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tdbench.errors import ConfigError
+from tdbench.user_code import reason_of
 
 INPUT = "input"  # the site of the network's input
 
@@ -264,7 +265,7 @@ def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> 
     like = next(known, torch.empty(0))
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     shapes = [image_shape] if image_shape is not None else [(in_channels, side, side) for side in (32, 64, 224)]
-    failure: Exception | None = None
+    failure: Exception = ValueError("no shape was tried")
     for shape in shapes:
         try:
             return model(like.new_zeros(1, *shape))
@@ -272,4 +273,4 @@ def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> 
             failure = error
     refused = " and ".join("×".join(map(str, shape)) for shape in shapes)
     advice = "choose another network" if image_shape is not None else "give image_shape"
-    raise ConfigError(f"the network refuses images of {refused}; {advice} ({failure})") from failure
+    raise ConfigError(f"the network refuses images of {refused}; {advice} ({reason_of(failure)})") from failure
