@@ -1,9 +1,9 @@
 """How a field of the configuration is declared: default, range, meaning, and what sweeps and listings want to know."""
 
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
@@ -22,7 +22,7 @@ def knob(default: Any, description: str, **extra: Any) -> Any:
             command line), `rule` (the range in words, where constraints cannot say it), `sweep` (the values that
             `tdbench ablate` takes where it is given none), `identity=False` for a field that changes where or how
             fast a run goes but not which run it is, `needs={"schedule": ("linear",)}` for one that does nothing unless
-            another field of the section has such a value, and is then refused.
+            another field of the section has such a value; refused where no run of a command uses it.
     """
     own: dict[str, Any] = {key: extra.pop(key) for key in _NOTED if key in extra}
     return Field(default, description=description, json_schema_extra=own or None, **extra)
@@ -52,16 +52,21 @@ class Section(BaseModel):
             raise OutOfRange("neither true nor false", value)
         return value
 
-    @model_validator(mode="after")
-    def _nothing_in_vain(self) -> Self:
-        for name, other, values, default in _needs(type(self)):
-            value, there = getattr(self, name), getattr(self, other)
-            if there not in values and value != default:
-                where = f"it does nothing where {other} is {there}"
-                raise ValueError(
-                    f"{name} must be left at {default}, got {value}: {where}, only at {' or '.join(values)}"
-                )
-        return self
+
+def used(section: Section) -> dict[str, str | None]:
+    """Return, of the fields that need a value of another one, why each does nothing; None where it does something.
+
+    Left out are those that do nothing and are left at their defaults.
+    """
+    found: dict[str, str | None] = {}
+    for name, other, values, default in _needs(type(section)):
+        value, there = getattr(section, name), getattr(section, other)
+        if there in values:
+            found[name] = None
+        elif value != default:
+            only = f"only where that is {' or '.join(values)}"
+            found[name] = f"must be left at {default}, got {value}: it does nothing where {other} is {there}, {only}"
+    return found
 
 
 @cache

@@ -260,6 +260,10 @@ class NoWayBack(Base):
     def forward(self, x):
         return Backward.apply(super().forward(x))
 
+class Never(Base):
+    def forward(self, x):
+        raise ValueError("not today\\nnor tomorrow")
+
 class Several(Base):
     def forward(self, x):
         out = super().forward(x)
@@ -325,6 +329,7 @@ def test_what_the_user_s_code_raises_is_told_with_its_file_and_line(networks, na
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("Never", "the network fails on images of 1×32×32: ValueError: not today (nets.py, line "),
         ("Several", "must put out its scores alone in training too, got tuple of 2"),
         ("Table", "must put out its scores alone in training too, got dict of 1"),
         ("Astray", "Astray.regularizer_sites names 'stages', which is no module; did you mean stage?"),

@@ -61,12 +61,13 @@ def meant_by(option: str) -> str | None:
     word = ALSO.get(word, word)
     if word in WORDS:
         return f"use {WORDS[word]}" if WORDS[word].startswith(("--", "ablate")) else WORDS[word]
-    from tdbench.config import resolve_key
+    from tdbench.config import FLAGS, resolve_key
     from tdbench.errors import ConfigError
     from tdbench.regularizers.registry import find_method, method_names
 
     for method in ("targetdrop", *method_names()):
         with suppress(ConfigError):
             key = resolve_key(word, find_method(method))
-            return f"use --set {key.removeprefix('regularizer.')}=VALUE"
+            flag = next((flag for flag, meant in FLAGS.items() if meant == key), None)
+            return f"use --{flag.replace('_', '-')}" if flag else f"use --set {key.removeprefix('regularizer.')}=VALUE"
     return None

@@ -1,6 +1,6 @@
 """How a run's configuration is put together: defaults < YAML < flags and `--set`; every error names the key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -16,7 +16,7 @@ from tdbench.config.tree import RunConfig, known_keys
 from tdbench.config.trust import check_trusted, trusting
 from tdbench.config.yaml_values import parse_yaml
 from tdbench.errors import ConfigError, OutOfRange, UnknownKey, line_of, nearest
-from tdbench.knobs import about, bounds
+from tdbench.knobs import Section, about, bounds, used
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method, method_names
 from tdbench.user_code import absolute
@@ -101,7 +101,29 @@ def load_config(config: Given = None, overrides: Mapping[str, Any] | None = None
         find_method(config.regularizer.name)  # by which the run folder will know it
         return config
     with trusting(overrides, trust):
-        return build_config(tree_of(config), overrides, file_given(config))
+        built = build_config(tree_of(config), overrides, file_given(config))
+    refuse_unused([built])
+    return built
+
+
+def refuse_unused(configs: Iterable[RunConfig]) -> None:
+    """Check that each setting does something in one of the runs at least that a command is about.
+
+    Raises:
+        ConfigError: One does nothing in any of them.
+    """
+    unused: dict[str, str] = {}
+    at_work: set[str] = set()
+    for config in configs:
+        for section in RunConfig.model_fields:
+            part = getattr(config, section)
+            for name, why in used(part).items() if isinstance(part, Section) else ():
+                if why is None:
+                    at_work.add(f"{section}.{name}")
+                else:
+                    unused.setdefault(f"{section}.{name}", why)
+    if wrong := [f"{key} {why}" for key, why in unused.items() if key not in at_work]:
+        raise ConfigError("\n".join(wrong))
 
 
 def tree_of(config: Given) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from tdbench.config.loading import Given, build_config, file_given, resolve_key, tree_of
+from tdbench.config.loading import Given, build_config, file_given, refuse_unused, resolve_key, tree_of
 from tdbench.config.tree import RunConfig
 from tdbench.errors import ConfigError, UnknownKey
 from tdbench.regularizers.config import RegularizerConfig
@@ -56,10 +56,12 @@ def configs_of(config: Given, methods: Sequence[str], given: Mapping[str, Any]) 
     knobs: dict[str, Any] = {}
     if len(methods) > 1:
         base, knobs = without_knobs(base)
-    return {
+    configs = {
         name: build_config(deepcopy(base), {"regularizer.name": name, **own}, file_given(config))
         for name, own in settings_of(methods, knobs | dict(given)).items()
     }
+    refuse_unused(configs.values())
+    return configs
 
 
 def without_knobs(base: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -117,7 +117,7 @@ class TrainBatches:
         if self.batch_size > self.num_images:
             raise ConfigError(
                 f"training.batch_size must be at most {self.num_images}, the number of training images, "
-                f"got {self.batch_size}"
+                f"got {self.batch_size}; give --batch-size"
             )
         side = data.image_shape[1]
         padding = config.augment.crop_padding

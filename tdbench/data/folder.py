@@ -19,8 +19,12 @@ def read_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]
     train, test = listing_of(root / "train"), listing_of(root / "test")
     if len(train.classes) < 2:
         raise DataError(f"{root / 'train'} must hold a folder for each of at least two classes, got {train.classes}")
-    if odd := sorted(set(train.classes) ^ set(test.classes)):
-        raise DataError(f"{root / 'train'} and {root / 'test'} must hold the same classes; not in both: {odd}")
+    odd = {
+        "train": sorted(set(train.classes) - set(test.classes)),
+        "test": sorted(set(test.classes) - set(train.classes)),
+    }
+    if told := [f"{', '.join(names)} in {part} alone" for part, names in odd.items() if names]:
+        raise DataError(f"{root / 'train'} and {root / 'test'} must hold the same classes; {', '.join(told)}")
     for folder, listing in ((root / "train", train), (root / "test", test)):
         labels = {label for _, label in listing.images}
         if empty := [name for label, name in enumerate(listing.classes) if label not in labels]:

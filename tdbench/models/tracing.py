@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, line_of
 from tdbench.user_code import reason_of
 
 INPUT = "input"  # the site of the network's input
@@ -273,4 +273,7 @@ def forward_once(model: nn.Module, image_shape: tuple[int, int, int] | None) -> 
             failure = error
     refused = " and ".join("×".join(map(str, shape)) for shape in shapes)
     advice = "choose another network" if image_shape is not None else "give image_shape"
-    raise ConfigError(f"the network refuses images of {refused}; {advice} ({reason_of(failure)})") from failure
+    reason = reason_of(failure)
+    if reason != line_of(failure):  # which names the user's own line
+        raise ConfigError(f"the network fails on images of {refused}: {reason}") from failure
+    raise ConfigError(f"the network refuses images of {refused}; {advice} ({reason})") from failure

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import RunConfig, load_config
-from tdbench.config.loading import build_config, read_yaml
+from tdbench.config.loading import build_config, read_yaml, refuse_unused
 from tdbench.config.settings import settings_of
 from tdbench.errors import ConfigError
 from tdbench.regularizers.registry import find_method
@@ -44,4 +44,5 @@ def shown_runs(path: Path | None, methods: Sequence[str] | None, given: Mapping[
             runs.append(build_config(base, {"regularizer.name": name, **overrides}, path))
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
+    refuse_unused(runs)
     return runs

@@ -21,10 +21,8 @@ SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
 REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
-CONTENTS, CODE = (
-    "contents.json",
-    "user_code.zip",
-)  # what the settings meant: data and the user's code, a copy of which is kept
+CONTENTS, CODE = "contents.json", "user_code.zip"  # what the settings meant, and a copy of the user's code
+RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT, CONTENTS, CODE)
 LOG = "log.txt"  # of a trial: what its process printed
 
 
@@ -121,8 +119,7 @@ class RunFolder:
 
     def files(self) -> list[str]:
         """Return the names of the run's files that are there."""
-        names = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT)
-        return [name for name in names if (self / name).exists()]
+        return [name for name in RUN_FILES if (self / name).exists()]
 
     def holds_run_files(self) -> bool:
         """Return whether there are files here that only a run with a `config.yaml` should have left."""
@@ -141,7 +138,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the files of a run, and nothing else that may lie there."""
-        for name in (RESULT, CHECKPOINT, METRICS, ENVIRONMENT, CODE, CONTENTS, CONFIG):
+        for name in (RESULT, *reversed(RUN_FILES)):  # first what says that it is over, last what says that it is a run
             (self / name).unlink(missing_ok=True)
 
     def give_up(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
 from tdbench.config.contents import Contents, as_far_as_known, changes, shortened
+from tdbench.config.loading import refuse_unused
 from tdbench.config.settings import settings_of
 from tdbench.config.tree import foreign_method
 from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
@@ -107,6 +108,7 @@ def make_plan(experiment: Experiment) -> Plan:
             values = dict(zip(values, resolved(config, overrides), strict=True))
         distinct.setdefault(tuple(values.values()), (values, config))
     configs = [config for _, config in distinct.values()]
+    refuse_unused(configs)
     points = [Point(values, add_trials(config, experiment.seeds, trials)) for values, config in distinct.values()]
     points = compared(experiment, base, points, configs, trials)
     in_order = [point.trials[seed] for seed in experiment.seeds for point in points]

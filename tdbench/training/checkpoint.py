@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 import torch
+from torch.nn.parameter import is_lazy
 
 from tdbench.errors import FolderError, line_of
 from tdbench.store.files import write_atomically
@@ -35,8 +36,15 @@ def seal_of(state: Any) -> str:
 
     def look(value: Any) -> None:
         if isinstance(value, torch.Tensor):
+            if is_lazy(value):  # of a module that was never called
+                seen.update(str(value.dtype).encode())
+                return
             seen.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            seen.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            dense = value.detach().cpu().resolve_conj().resolve_neg()
+            dense = dense if dense.layout is torch.strided else dense.to_dense()
+            seen.update(dense.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, (set, frozenset)):  # whose order is another in another process
+            look(sorted(value, key=repr))
         elif isinstance(value, dict):
             seen.update(f"{{{len(value)}".encode())
             for key, item in value.items():

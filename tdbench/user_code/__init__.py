@@ -94,7 +94,6 @@ def code_of(name: str) -> Code:
         if stamp is not None and stamp == _stamp(code):
             return code
     begun = time.time_ns()
-    read(path)
     files = {os.path.relpath(file, path.parent): file for file in own_files(path)}
     texts = {there: read(file) for there, file in files.items()}
     parts = {there: _digest(text) for there, text in texts.items()}

@@ -140,6 +140,7 @@ MALFORMED = [
     (["train", "--wandb"], ["--wandb", "--log tensorboard"]),
     (["train", "--val-split=0.1"], ["--val-split", "--train-fraction"]),
     (["train", "--block-size", "3"], ["--set block_size=VALUE"]),
+    (["train", "--batch_size", "8"], ["use --batch-size"]),
 ]
 
 

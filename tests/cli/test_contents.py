@@ -6,21 +6,13 @@ import shutil
 import zipfile
 
 import pytest
+import torch
 
 import tdbench
 from tdbench.errors import Interrupted
+from tdbench.training import setup
+from tests.user_files import BLOCKS, NET
 
-NET = """
-from torch import nn
-import blocks
-def make_model(num_classes, in_channels):
-    return nn.Sequential(blocks.stem(in_channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
-"""
-BLOCKS = """
-from torch import nn
-def stem(in_channels):
-    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.ReLU())
-"""
 ON_FOLDER = ("--data", "folder", "--set", "image_size=8", "--batch-size", "4", "--regularizer", "none")
 
 
@@ -173,22 +165,26 @@ def test_a_user_s_files_beside_a_run_are_left_alone(cli, place):
     assert (place / "code" / "thesis.txt").read_text() == "years of work"
 
 
-def test_code_that_changes_while_a_run_is_made_ready_is_not_taken_for_what_ran(cli, place, monkeypatch):
-    from tdbench.training import setup
+@pytest.mark.parametrize(("moment", "in_time"), [("load_data", True), ("seeded_network", False)])
+def test_what_a_run_keeps_is_the_code_that_it_imported(cli, place, monkeypatch, moment, in_time):
+    real = getattr(setup, moment)
 
-    load_data = setup.load_data
-
-    def edit(*arguments):
-        load = load_data(*arguments)
-        (place / "blocks.py").write_text(BLOCKS + "# later")
-        return load
+    def edit_after(*arguments):
+        found = real(*arguments)
+        (place / "blocks.py").write_text(BLOCKS.replace("in_channels, 4, 3", "in_channels, 4, 5"))
+        return found
 
     command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "load_data", edit)
+        patch.setattr(setup, moment, edit_after)
         done = cli(*command)
-    if done.code == 0:  # the change was in time for the import
-        assert "# later" in kept(place)["blocks.py"]
-    else:
-        assert "has changed while" in done.err
+    if not in_time:  # what was imported is not what lies there
+        assert done.code == 2
+        assert "your code has changed while the run was being made ready" in done.err
         assert not (place / "run" / "result.json").exists()
+        assert cli(*command).code == 0
+    else:
+        assert done.code == 0
+    assert "4, 5" in kept(place)["blocks.py"]
+    weights = torch.load(place / "run" / "checkpoint.pt", weights_only=True)["state"]["model"]
+    assert next(iter(weights.values())).shape[-1] == 5

@@ -4,9 +4,11 @@ import pytest
 import yaml
 
 from tdbench import load_config
-from tdbench.config import FLAGS, known_keys
+from tdbench.config import FLAGS, RunConfig, known_keys
+from tdbench.config.settings import configs_of
 from tdbench.errors import ConfigError
 from tdbench.regularizers.registry import find_method, method_names
+from tdbench.sweep.ablate import plan_sweep
 
 
 @pytest.fixture
@@ -149,3 +151,43 @@ def test_the_data_lie_under_the_working_folder_of_the_moment(tmp_path, monkeypat
         folder.mkdir()
         monkeypatch.chdir(folder)
         assert load_config().data.root == folder / "data"
+
+
+UNUSED = [
+    ({"image_size": 64}, {"data": "folder"}),
+    ({"milestones": [0.5]}, {"schedule.name": "milestones"}),
+    ({"factor": 0.5}, {"schedule.name": "milestones"}),
+    ({"ramp": 0.5}, {"regularizer.schedule": "linear"}),
+    ({"ramp": 0.5}, {"regularizer": "dropblock"}),
+    ({"reduction": 4}, {"attention": "se_ste"}),
+]
+NOT_THERE = {"data": "digits", "schedule.name": "cosine", "regularizer.schedule": "constant", "attention": "gap"}
+
+
+@pytest.mark.parametrize(("setting", "need"), UNUSED)
+def test_a_setting_that_does_nothing_is_refused_and_one_that_does_something_is_not(setting, need):
+    load_config(overrides=need | setting)
+    (name,), (other,) = setting, need
+    without = {other: NOT_THERE[other]} if other in NOT_THERE else {"regularizer": "targetdrop"}
+    with pytest.raises(ConfigError, match=rf"{name} must be left at .* does nothing where"):
+        load_config(overrides=without | setting)
+    load_config(overrides=without)
+
+
+def test_a_setting_that_one_of_several_runs_uses_is_not_refused():
+    configs = configs_of(None, ["targetdrop", "dropblock"], {"ramp": 0.5})
+    assert configs["dropblock"].regularizer.ramp == 0.5
+    with pytest.raises(ConfigError, match="ramp must be left at"):
+        configs_of(None, ["targetdrop", "dropout"], {"ramp": 0.5})
+    for param, settings in (
+        ("regularizer.schedule=constant,linear", {"ramp": 0.5}),
+        ("attention=se,gap", {"reduction": 4}),
+    ):
+        assert len(plan_sweep(None, param, (), 1, "off", settings).points) == 2
+    for param in ("ramp=0.25,0.5,1.0", "data.image_size=32,64"):
+        with pytest.raises(ConfigError, match="does nothing where"):
+            plan_sweep(None, param, (), 1, "off", {})
+
+
+def test_a_run_folder_of_before_may_hold_a_setting_that_does_nothing():
+    assert RunConfig.model_validate({"data": {"image_size": 64}}).data.image_size == 64

@@ -15,6 +15,7 @@ from tdbench.config import fingerprints, idx_files
 from tdbench.config.contents import as_far_as_known, changes
 from tdbench.errors import ConfigError, DataError
 from tdbench.user_code import code_of, load_object
+from tests.user_files import BLOCKS, NET
 
 
 def images(root: Path) -> Path:
@@ -157,19 +158,6 @@ def test_idx_files_count_by_what_is_in_them_and_the_published_ones_not_at_all(tm
 # Code
 
 
-NET = """
-from torch import nn
-import blocks
-def make_model(num_classes, in_channels):
-    return nn.Sequential(blocks.stem(in_channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
-"""
-BLOCKS = """
-from torch import nn
-def stem(in_channels):
-    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.ReLU())
-"""
-
-
 @pytest.fixture
 def net(tmp_path):
     (tmp_path / "net.py").write_text(NET)
@@ -292,3 +280,12 @@ def test_a_folder_that_cannot_be_read_is_no_folder_that_is_gone(tmp_path, monkey
     monkeypatch.setattr(fingerprints, "bytes_digest", fail)
     with pytest.raises(DataError, match=r"1\.bmp cannot be read: Permission denied"):
         digest(tmp_path / "data")
+
+
+def test_what_was_remembered_in_another_form_is_worked_out_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprints, "SETTLED_NS", -(10**18))
+    before = digest(images(tmp_path / "data"))
+    monkeypatch.setattr(fingerprints, "bytes_digest", lambda *_: "another form")
+    assert digest(tmp_path / "data") == before
+    monkeypatch.setattr(fingerprints, "FORM", fingerprints.FORM + 1)
+    assert digest(tmp_path / "data") != before

@@ -98,6 +98,12 @@ def test_a_seal_does_not_depend_on_the_layout_of_a_tensor_and_takes_every_type()
     for dtype in (torch.bfloat16, torch.float16, torch.bool, torch.uint8, torch.int64, torch.float64):
         assert seal_of(torch.ones(3, dtype=dtype)) != seal_of(torch.zeros(3, dtype=dtype))
     assert seal_of(torch.empty(0))
+    indices, values = torch.tensor([[0, 2]]), torch.tensor([1.0, 2.0])
+    sparse = [torch.sparse_coo_tensor(indices, values * factor, (3,)) for factor in (1, 2)]
+    assert seal_of(sparse[0]) != seal_of(sparse[1])
+    assert seal_of(torch.ones(2, dtype=torch.complex64).conj())
+    assert seal_of(torch.nn.LazyLinear(3).state_dict())
+    assert seal_of({"a", "b", "c"}) == seal_of({"c", "b", "a"})
 
 
 def test_an_unsealed_checkpoint_of_release_0_2_0_is_loaded(path):
