@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tdbench.store.rows import SummaryRow, TrialRow
+from tdbench.cli.sweep_terminal import SilentSweep
+from tdbench.store.rows import RunResult, SummaryRow, TrialRow, TrialState
+from tdbench.sweep.ablate import open_sweep, plan_sweep
+from tdbench.sweep.slots import Slots
 
 TIMINGS = {"train_img_per_s", "wall_s", "peak_mem_mib"}
 TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
@@ -330,3 +333,14 @@ def test_a_run_is_not_put_into_a_sweep_s_folder_nor_a_sweep_among_another_s_tria
     refused = cli(*TWO, *cli.tiny, "--out", copied / "trials" / "new", "--dry-run")
     assert (refused.code, "lies among the trials of the sweep" in refused.err) == (2, True)
     assert not (copied / "trials" / "new").exists()
+
+
+def test_a_trial_that_waits_is_left_and_one_that_ended_is_not(copied):
+    sweep = open_sweep(plan_sweep(copied / "sweep.yaml", (), (), None, None, {}), copied)
+    told = SilentSweep(sweep, Slots([{}], None, 1.0))
+    told.began(3)
+    for status in (TrialState.DONE, TrialState.FAILED, TrialState.WAITING):
+        digest = next(iter(sweep.records))
+        told.trial_began(digest)
+        told.trial_ended(digest, RunResult(status, digest, 0))
+    assert (told.num_left, told.num_ended) == (1, 3)

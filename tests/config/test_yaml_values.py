@@ -88,3 +88,12 @@ def test_a_slip_of_the_pen_is_one_short_line(arguments, message, capsys):
     assert message in told
     assert len(told) < 1100
     assert "defect" not in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!set {a}", "!!binary YQ==", "!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp 2001-01-01", "!!python/name:os"],
+)
+def test_a_type_that_no_setting_has_is_refused(text):
+    with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
+        parse_yaml(text)

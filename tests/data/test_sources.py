@@ -393,6 +393,26 @@ def test_a_damaged_gz_file_is_named(
     assert f"{path} cannot be read" in failure("fashion_mnist", tmp_path)
 
 
+def test_a_gz_file_is_read_no_further_than_its_header_says(
+    tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_idx_files(tiny("fashion_mnist"), tmp_path, compressed=(0, 1, 2, 3))
+    path = tmp_path / f"{IMAGES}.gz"
+    header_and_images = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(header_and_images + bytes(2**24)))
+    asked: list[int] = []
+
+    class Counted(gzip.GzipFile):
+        def read(self, size: int | None = -1) -> bytes:
+            asked.append(-1 if size is None else size)
+            return super().read(size)
+
+    monkeypatch.setattr(published, "opened", lambda path: Counted(path))
+    assert "it holds more bytes, where its header says" in failure("fashion_mnist", tmp_path)
+    assert min(asked) > 0
+    assert sum(asked) <= len(header_and_images) + 1
+
+
 # Image folders
 
 

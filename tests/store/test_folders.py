@@ -177,3 +177,21 @@ def test_a_number_that_is_text_stays_a_number():
     assert to_csv([{"value": value} for value in ("-0.5", "+3", "-1e-3", "a-b")], ["value"]).split() == [
         *("value", "-0.5", "+3", "-1e-3", "a-b")
     ]
+
+
+def test_every_file_of_a_run_is_listed_travels_and_goes_with_the_run_and_no_other(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    folder.write_config({"seed": 1})
+    folder.write_contents({"model.name": {"net.py": "abc"}}, {"model.name/net.py": b"x = 1"})
+    assert folder.files() == ["config.yaml", "contents.json", "user_code.zip"]
+    folder.clear()
+    assert sorted(os.listdir(tmp_path)) == ["mine.txt"]
+
+
+def test_contents_that_are_none_leave_no_file_of_before(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_contents({"data": {"train/cat": "3 files"}}, {})
+    assert folder.read_contents() == {"data": {"train/cat": "3 files"}}
+    folder.write_contents({}, {})
+    assert folder.read_contents() is None
