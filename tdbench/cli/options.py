@@ -164,11 +164,12 @@ def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(config: Path | None = None, **arguments: Any) -> None:
+        from tdbench.config.contents import one_look
         from tdbench.config.trust import trusting
 
         flags = {name: arguments.pop(name) for name in RUN_FLAGS}
         trust, given = bool(flags.pop("trust")), overrides(flags)
-        with stdout_for_ourselves(), trusting([given, arguments], trust):
+        with stdout_for_ourselves(), one_look(), trusting([given, arguments], trust):
             command(config=config, given=given, **arguments)
 
     wrapped.__signature__ = inspect.Signature([*positional, *flags, *rest])  # type: ignore[attr-defined]

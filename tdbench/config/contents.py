@@ -6,7 +6,9 @@ their parts by name, so that it can be said what has changed.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -48,9 +50,24 @@ def data_parts(name: str, root: Path) -> Parts | None:
     return None if parts is None else Parts(parts)
 
 
+_held: ContextVar[bool] = ContextVar("held", default=False)
+
+
 def look_anew() -> None:
-    """Forget what data sets held; each call from Python starts so."""
-    data_parts.cache_clear()
+    """Forget what data sets held; each call from Python starts so, unless `one_look` lasts."""
+    if not _held.get():
+        data_parts.cache_clear()
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Look at data once for as long as this lasts: a command, or a trial in its process, is about one state of them."""
+    look_anew()
+    token = _held.set(True)
+    try:
+        yield
+    finally:
+        _held.reset(token)
 
 
 def as_far_as_known(now: Contents, before: Contents | None) -> Contents:

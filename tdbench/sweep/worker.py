@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
+from tdbench.config.contents import one_look
 from tdbench.errors import Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
@@ -51,19 +52,22 @@ def run_assignment(
 ) -> Ended:
     """Train a trial in this process and return how it ended; whatever it raises is caught."""
     try:
-        config = RunConfig.model_validate(assignment.config)
-        if config.digest() != assignment.digest:
-            reason = "the data or your code has changed since the sweep was planned; run it again"
-            return Ended(assignment.digest, TrialState.KILLED, reason)  # and no failure of the trial that was planned
-        observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
-        result = train(
-            config,
-            assignment.folder,
-            fresh=assignment.fresh,
-            observer=observer,
-            should_stop=should_stop,
-            patience_s=PATIENCE_S,
-        )
+        with one_look():
+            config = RunConfig.model_validate(assignment.config)
+            if config.digest() != assignment.digest:
+                reason = "the data or your code has changed since the sweep was planned; run it again"
+                return Ended(
+                    assignment.digest, TrialState.KILLED, reason
+                )  # and no failure of the trial that was planned
+            observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
+            result = train(
+                config,
+                assignment.folder,
+                fresh=assignment.fresh,
+                observer=observer,
+                should_stop=should_stop,
+                patience_s=PATIENCE_S,
+            )
     except Interrupted:
         return Ended(assignment.digest, TrialState.WAITING)
     except Exception as error:

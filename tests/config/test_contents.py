@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tdbench import load_config
-from tdbench.config import fingerprints, idx_files
-from tdbench.config.contents import as_far_as_known, changes
+from tdbench.config import fingerprints, idx_files, image_folders
+from tdbench.config.contents import as_far_as_known, changes, one_look
 from tdbench.errors import ConfigError, DataError
 from tdbench.user_code import code_of, load_object
 from tests.user_files import BLOCKS, NET
@@ -289,3 +289,20 @@ def test_what_was_remembered_in_another_form_is_worked_out_anew(tmp_path, monkey
     assert digest(tmp_path / "data") == before
     monkeypatch.setattr(fingerprints, "FORM", fingerprints.FORM + 1)
     assert digest(tmp_path / "data") != before
+
+
+def test_a_command_looks_at_its_data_once_and_the_next_one_anew(tmp_path, monkeypatch):
+    images(tmp_path / "data")
+    looks, contents = [], image_folders.contents
+    monkeypatch.setattr(image_folders, "contents", lambda root: looks.append(root) or contents(root))
+    config = load_config({"data": "folder", "data_root": str(tmp_path / "data")})
+    with one_look():
+        for _ in range(3):
+            load_config(config).digest()
+    assert len(looks) == 1
+    change_a_pixel(tmp_path / "data")
+    with one_look():
+        changed = load_config(config).digest()
+    assert len(looks) == 2
+    assert load_config(config).digest() == changed
+    assert len(looks) == 3
