@@ -228,7 +228,8 @@ def test_a_process_that_fails_ends_all_with_its_reason_in_one_message(cli, torch
     command = ("--model", "code.py:make_model", "--regularizer", "none", *LONG, "--out", "run")
     failed = torchrun(*command, FAILS=rank)
     assert failed.code != 0
-    reason = "MemoryError: none is left"
+    line = 1 + CODE[: CODE.index("none is left")].count("\n")
+    reason = f"MemoryError: none is left (code.py, line {line})"
     assert said(failed) == [f"tdbench: the run failed in epoch 1: {reason}; the same command tries again"]
     result = cli.result(tmp_path / "run")
     assert (result["status"], result["error"]) == ("failed", reason)
