@@ -17,6 +17,10 @@ class TdbenchError(Exception):
     exit_code = 1
 
 
+class Note(UserWarning):
+    """Something the user may want to know and can go on without; the command line prints it in one line."""
+
+
 class ConfigError(TdbenchError):
     """A key or value of the configuration is unknown, of the wrong type, or out of range."""
 

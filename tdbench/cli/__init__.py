@@ -3,7 +3,9 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -17,7 +19,7 @@ from tdbench.cli.output import lasting_streams
 from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
-from tdbench.errors import TdbenchError, clipped, line_of, plain
+from tdbench.errors import Note, TdbenchError, clipped, line_of, plain
 from tdbench.user_code import reason_of
 
 app = typer.Typer(
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tdbench.training.parallel import end, has_joined
 
     try:
-        with lasting_streams():
+        with lasting_streams(), notes_in_one_line():
             code = _run(arguments)
         return end(code)
     except SystemExit as stop:
@@ -104,6 +106,25 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == 130:  # what Typer makes of a KeyboardInterrupt
         return _complain("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def notes_in_one_line() -> Iterator[None]:
+    """Print our own notes without the place in our code that they come from; other warnings stay as they are."""
+    as_before = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, Note):
+            return plain(f"tdbench: note: {message}") + "\n"
+        return as_before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_before
 
 
 def _complain(message: str, code: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tdbench.store.files import write_atomically
+from tdbench.store.files import open_file, read_file, write_atomically
 from tdbench.user_code import SETTLED_NS
 
 WHOLE_UP_TO = 2**30  # bytes of a data set; of the files of a larger one, both ends are read
@@ -56,7 +56,7 @@ def remembered(root: Path, paths: Sequence[str], work_out: Callable[[], dict[str
     ]
     stamp, memory = hashlib.sha256(json.dumps([FORM, marks]).encode()).hexdigest(), memory_of(root)
     with suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(memory.read_text(encoding="utf-8"))
+        kept = json.loads(read_file(memory))
         if kept["stamp"] == stamp:
             return {str(part): str(told) for part, told in kept["told"].items()}
     told = work_out()
@@ -69,7 +69,7 @@ def remembered(root: Path, paths: Sequence[str], work_out: Callable[[], dict[str
 
 def bytes_digest(path: str, is_whole: bool) -> str:
     """Return the size of a file and a digest of its bytes, or of its two ends."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if is_whole:
             seen = hashlib.file_digest(file, "sha256")

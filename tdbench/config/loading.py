@@ -19,6 +19,7 @@ from tdbench.errors import ConfigError, OutOfRange, UnknownKey, line_of, nearest
 from tdbench.knobs import Section, about, bounds, used
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method, method_names
+from tdbench.store.files import read_file
 from tdbench.user_code import absolute
 
 Given = RunConfig | Mapping[str, Any] | str | Path | None  # how a configuration is given
@@ -218,7 +219,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, unreadable, empty, no YAML, not a mapping, or names code that is not trusted.
     """
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(_text_of(path))
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -234,6 +235,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} must hold a table of keys, got {type(tree).__name__}")
     check_trusted(tree, path)
     return {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
+
+
+def _text_of(path: Path) -> str:
+    """Return a file's text; of the pipes only those are read that a shell has opened, `<(command)`, since they end."""
+    is_opened = path.is_fifo() and path.is_relative_to("/dev")
+    return (path.read_bytes() if is_opened else read_file(path)).decode()
 
 
 # Type of pydantic's error -> the rule that was broken, in words that its context fills in.

@@ -4,7 +4,6 @@ Dropped units are marked by a colour and a hatch, so that they stand out in grey
 Ito's, which are safe for the colour-blind. The figure is 12 inches wide, to be read at 1200 pixels.
 """
 
-import io
 import re
 import textwrap
 from collections.abc import Sequence
@@ -17,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -28,6 +25,7 @@ from torch import Tensor
 
 from tdbench.show.drops import Drops
 from tdbench.show.gallery import Gallery
+from tdbench.store import pictures
 
 # Inches. Small print holds about 16 characters per inch, a heading 11.
 WIDTH, MARGIN, GAP, GROUP_GAP, LARGEST_SIDE, LINE = 12.0, 0.15, 0.05, 0.2, 1.3, 0.165
@@ -38,13 +36,9 @@ DROPPED: dict[str, Any] = {"facecolor": "#D55E00", "edgecolor": "white", "hatch"
 DAMPED: dict[str, Any] = {"facecolor": "#56B4E9", "edgecolor": "white", "hatch": "......", "linewidth": 0}
 GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#969696"])  # lighter than the marks
 STYLE = {
-    "text.parse_math": False,  # a name with $ in it is a name
-    "font.family": "DejaVu Sans",
     "font.size": SMALL,
     "axes.linewidth": 0.5,
     "hatch.linewidth": 0.7,
-    "svg.fonttype": "none",  # keeps text selectable
-    "svg.hashsalt": "tdbench",  # makes the bytes reproducible
 }
 
 
@@ -87,16 +81,14 @@ class Sheet:
             self.figure.text(x / WIDTH, 1 - (top + (number + 0.75) * LINE) / self.height, line, **look)
 
 
-in_own_style = style.context(["default", STYLE])  # independent of the user's matplotlibrc
+in_own_style = style.context(["default", pictures.STYLE, STYLE])  # independent of the user's matplotlibrc
 
 
 @in_own_style
 def render(gallery: Gallery) -> dict[str, bytes]:
     """Return the content of `show.png` and `show.svg`."""
-    figure, png, svg = draw_gallery(gallery), io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(png, format="png", dpi=DPI)
-    FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None})
-    return {"show.png": png.getvalue(), "show.svg": svg.getvalue()}
+    png, svg = pictures.render(draw_gallery(gallery), DPI)
+    return {"show.png": png, "show.svg": svg}
 
 
 @in_own_style

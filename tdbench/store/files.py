@@ -1,12 +1,14 @@
 """How files are written, whole or not at all; how a folder is held; and the forms of what is written."""
 
 import csv
+import errno
 import io
 import json
 import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,29 @@ from tdbench.errors import FolderError, WriteError, plain
 LOCK = ".lock"
 _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+
+
+def open_file(path: Path | str) -> io.BufferedReader:
+    """Open a file to read it; what lies there may be a stranger's, and a pipe or a device would never end.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
+    return file
+
+
+def read_file(path: Path | str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
+    """
+    with open_file(path) as file:
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -43,7 +68,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 def write_if_new(path: Path, content: bytes) -> bool:
     """Write a file unless it holds that already; return whether it was written."""
-    if path.exists() and path.read_bytes() == content:
+    if path.is_file() and read_file(path) == content:
         return False
     write_atomically(path, content)
     return True
@@ -136,7 +161,7 @@ def read_tree(path: Path) -> dict[str, Any] | None:
         FolderError: The file is not one that tdbench wrote.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_file(path))
     except FileNotFoundError:
         return None
     except NotADirectoryError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tdbench import __version__
 from tdbench.errors import FolderError
-from tdbench.store.files import read_tree, to_csv, to_json, to_yaml, write_atomically, write_if_new
+from tdbench.store.files import read_file, read_tree, to_csv, to_json, to_yaml, write_atomically, write_if_new
 from tdbench.store.rows import Decision, EpochRow, RunResult, SummaryRow, TrialRow, columns
 
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
@@ -82,7 +82,7 @@ class SweepFolder:
     def recall_summary(self, trials: Any) -> tuple[SummaryRow, ...] | None:
         """Return the summary that was kept for exactly these trials by this release; None where there is none."""
         with suppress(OSError, ValueError, TypeError, KeyError):
-            kept = json.loads((self / REMEMBERED_SUMMARY).read_text(encoding="utf-8"))
+            kept = json.loads(read_file(self / REMEMBERED_SUMMARY))
             if kept["seal"] == _seal(trials, kept["rows"]):
                 return tuple(SummaryRow(**tree | {"decision": Decision(tree["decision"])}) for tree in kept["rows"])
         return None
@@ -103,7 +103,7 @@ def write_contents(path: Path, contents: Mapping[str, Mapping[str, str]]) -> Non
 def read_contents(path: Path) -> dict[str, dict[str, str]] | None:
     """Return what `contents.json` holds, or None where it is missing or damaged."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(read_file(path))
         return {str(source): dict(parts) for source, parts in tree.items()}
     return None
 
@@ -179,7 +179,7 @@ class RunFolder:
     def read_environment(self) -> dict[str, Any]:
         """Return what the run ran on, or nothing where that cannot be read."""
         with suppress(OSError, ValueError, TypeError):
-            return dict(json.loads((self / ENVIRONMENT).read_text(encoding="utf-8")))
+            return dict(json.loads(read_file(self / ENVIRONMENT)))
         return {}
 
     def write_metrics(self, rows: Iterable[EpochRow]) -> None:
@@ -205,7 +205,7 @@ class RunFolder:
             FolderError: The file is not one that a run wrote.
         """
         try:
-            tree = json.loads((self / RESULT).read_text(encoding="utf-8"))
+            tree = json.loads(read_file(self / RESULT))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

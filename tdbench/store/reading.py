@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdbench.errors import FolderError
+from tdbench.store.files import open_file
 from tdbench.store.folders import CONFIG, METRICS, SUMMARY_TABLE, SWEEP, TRIALS_TABLE, RunFolder, SweepFolder
 from tdbench.store.rows import RunResult
 
@@ -110,6 +111,7 @@ def read_table(path: Path) -> "pandas.DataFrame":
     import pandas
 
     try:
-        return pandas.read_csv(path, keep_default_na=False, na_values=[""], dtype={"trial": str, "digest": str})
+        with open_file(path) as file:
+            return pandas.read_csv(file, keep_default_na=False, na_values=[""], dtype={"trial": str, "digest": str})
     except (OSError, ValueError) as error:
         raise FolderError(f"{path} cannot be read: {error}") from error

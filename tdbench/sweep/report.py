@@ -1,6 +1,6 @@
 """What a sweep leaves for people: `summary.md` and the plot, beside the tables for programs."""
 
-from tdbench.store.files import write_atomically
+from tdbench.store.files import read_file, write_atomically
 from tdbench.store.folders import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import summary_markdown
@@ -24,7 +24,7 @@ def write_report(sweep: Sweep, tables: Tables) -> None:
         published_source=experiment.published_source,
     )
     pictures = folder / PLOT_PNG, folder / PLOT_SVG
-    is_old = (folder / SUMMARY_TEXT).exists() and (folder / SUMMARY_TEXT).read_bytes() == text.encode()
+    is_old = (folder / SUMMARY_TEXT).is_file() and read_file(folder / SUMMARY_TEXT) == text.encode()
     if is_old and all(path.exists() for path in pictures):
         return  # drawing is the slowest part of looking again at a large sweep
     if any(row.n for row in rows):

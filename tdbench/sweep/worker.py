@@ -95,7 +95,7 @@ def work(assignment: Assignment, link: Connection) -> None:
     os.environ.update(assignment.environment)
     with suppress(OSError):  # a trial without a log is better than none
         assignment.folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(assignment.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(assignment.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log, stream.fileno())
 

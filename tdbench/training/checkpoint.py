@@ -12,7 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from tdbench.errors import FolderError, line_of
-from tdbench.store.files import write_atomically
+from tdbench.store.files import open_file, write_atomically
 from tdbench.store.rows import EpochRow
 from tdbench.training.run import Run
 
@@ -75,7 +75,8 @@ def load_checkpoint(
         FolderError: The file is cut short, damaged, no checkpoint of tdbench's, or of another run.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises half a dozen kinds, pickle's own among them

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.errors import ConfigError, line_of
-from tdbench.store.files import write_atomically
+from tdbench.store.files import read_file, write_atomically
 from tdbench.store.folders import RESULT, SWEEP, RunFolder
 
 MAX_RETRIES = 3  # of a trial whose worker or node was lost
@@ -79,7 +79,7 @@ class RayTasks:
     def submit(self, assignment: Any) -> None:
         """Begin an assignment as a task."""
         folder = RunFolder(assignment.folder)
-        saved = {} if assignment.fresh else {name: (folder / name).read_bytes() for name in folder.files()}
+        saved = {} if assignment.fresh else {name: read_file(folder / name) for name in folder.files()}
         task = self._trial.remote(self._run, assignment, mark_of(assignment.folder), saved, self._board)
         self._running[task] = assignment, time.monotonic()
 
@@ -191,12 +191,12 @@ def run_remotely(run: Callable[..., Any], assignment: Any, mark: str, saved: Fil
         for name, content in saved.items():
             write_atomically(folder / name, content)
         ended = run(replace(assignment, folder=folder.path), post, should_stop)
-        return ended, {name: (folder / name).read_bytes() for name in folder.files()}
+        return ended, {name: read_file(folder / name) for name in folder.files()}
 
 
 def mark_of(trial_folder: Path) -> str:
     """Return what tells whether a trial's folder belongs to the same sweep folder here as elsewhere."""
     try:
-        return hashlib.sha256((trial_folder.parents[1] / SWEEP).read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(trial_folder.parents[1] / SWEEP)).hexdigest()
     except OSError:
         return ""

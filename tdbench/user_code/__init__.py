@@ -212,6 +212,8 @@ def read(path: Path) -> bytes:
         ConfigError: It cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} must be a file of Python code")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {line_of(error, with_type=False)}") from error

@@ -23,7 +23,6 @@ ZERO = {
     "drop_path": {"p": 0},
     "dropblock": {"p": 0},
     "dropout": {"p": 0},
-    "focused_dropout": {"participation": 0},
     "max_dropout": {"p": 0},
     "spatial_dropout": {"p": 0},
     "targetdrop": {"drop_ratio": 0},
@@ -55,7 +54,8 @@ def test_evaluation_is_the_identity_itself(name):
 
 
 def test_every_method_that_can_drop_nothing_is_asked_to():
-    assert set(ZERO) == set(METHODS) - {"none", "cutout"}  # a hole has one pixel at least
+    # A hole has one pixel at least; a participation of 0 is refused.
+    assert set(ZERO) == set(METHODS) - {"none", "cutout", "focused_dropout"}
 
 
 @pytest.mark.parametrize("name", ZERO)

@@ -84,7 +84,8 @@ def test_the_defaults_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"participation": 1.5}, "participation must be between 0 and 1, got 1.5"),
+        ({"participation": 1.5}, "participation must be at most 1, got 1.5"),
+        ({"participation": 0}, "participation must be greater than 0, got 0"),
         ({"low": -0.1}, "low must be between 0 and 1, got -0.1"),
         ({"high": 1.1}, "high must be between 0 and 1, got 1.1"),
         ({"low": 0.7}, "low must be at most high = 0.6, got 0.7"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from tdbench.errors import FolderError
+from tdbench.errors import FolderError, Note
 from tdbench.store.rows import RunResult, TrialRow, TrialState
 from tdbench.sweep.plots import arrangement, plot_sweep
 from tdbench.sweep.plots.arrangement import arrange, is_geometric
@@ -201,3 +201,12 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
     rows, trials = sweep(NUMBERS, ("none",))
     with pytest.raises(FolderError, match="cannot write"):
         draw(tmp_path / "missing", rows, trials)
+
+
+def test_what_no_font_here_can_write_is_said_once_and_stays_text_in_the_svg(tmp_path):
+    name = "\U00013000\U00013001"  # hieroglyphs, which are in none of the fonts that are looked for
+    rows, _ = sweep([(name,), ("drop",)], keys=("arm",))
+    with pytest.warns(Note, match=f"has {name}: the PNG shows boxes") as told:
+        plot_sweep(rows, ("arm",), tmp_path / "plot.png", tmp_path / "plot.svg", subject=SUBJECT)
+    assert len(told) == 1
+    assert name in (tmp_path / "plot.svg").read_text()

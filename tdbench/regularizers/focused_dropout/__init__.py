@@ -24,7 +24,7 @@ class FocusedDropoutConfig(RegularizerConfig):
         "focused_dropout", "positions off the strongest channel's focus are dropped"
     )
     participation: float = knob(
-        0.1, "share of the steps that take part", ge=0, le=1, source="paper", sweep=(0.05, 0.1, 0.2, 0.5)
+        0.1, "share of the steps that take part", gt=0, le=1, source="paper", sweep=(0.05, 0.1, 0.2, 0.5)
     )
     low: float = knob(0.3, "lower end of the range of r", ge=0, le=1, source="paper (its algorithm box says 0.6)")
     high: float = knob(0.6, "upper end of the range of r", ge=0, le=1, source="paper (its algorithm box says 0.9)")

@@ -10,7 +10,7 @@ class FocusedDropout(Regularizer):
     """FocusedDropout; a rising schedule lets a rising share of the steps take part.
 
     Args:
-        participation: Probability of a step to take part, in [0, 1].
+        participation: Probability of a step to take part, in (0, 1].
         low, high: Range of r, in [0, 1], low at most high.
     """
 
@@ -20,6 +20,8 @@ class FocusedDropout(Regularizer):
         super().__init__()
         for name, value in (("participation", participation), ("low", low), ("high", high)):
             check_rate(name, value)
+        if participation == 0:
+            raise ValueError(f"participation must be greater than 0, got {participation}")
         if low > high:
             raise ValueError(f"low must be at most high = {high}, got {low}")
         self.full_rate, self.low, self.high = participation, low, high

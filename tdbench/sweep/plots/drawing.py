@@ -4,7 +4,6 @@ Numbers get a numeric axis, names a row each with the best on top. Filled marks 
 not detectably. The colours are those of Okabe & Ito, which the colour-blind tell apart.
 """
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,11 @@ from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
+from tdbench.store import pictures
 from tdbench.store.files import as_text, write_atomically
 from tdbench.store.rows import Decision, SummaryRow, TrialRow
 from tdbench.sweep.plots.arrangement import Arrangement, Mark, arrange, is_geometric
@@ -30,9 +28,7 @@ TEXT, GREY, FRAME, GRID = "#333333", "#767676", "#BBBBBB", "#ECECEC"
 FILLED = (Decision.HELPS, Decision.HURTS, Decision.BASELINE, Decision.NO_BASELINE)
 ERROR = "test error after the last epoch (%)"
 STYLE = {
-    "font.family": "DejaVu Sans",
     "text.color": TEXT,
-    "text.parse_math": False,  # a $ in a name is a $
     "axes.labelcolor": TEXT,
     "axes.edgecolor": FRAME,
     "axes.spines.top": False,
@@ -47,8 +43,6 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "tdbench",  # the same table, the same bytes
 }
 
 
@@ -77,15 +71,13 @@ def plot_sweep(
         FolderError: A file cannot be written.
     """
     sweep = arrange(rows, keys, trials, len(COLOURS))
-    with style.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
+    with style.context(["default", pictures.STYLE, STYLE]):  # whatever the user's own matplotlibrc says
         figure = draw_sweep(
             sweep, f"{' × '.join(keys)}: {subject}", caption(sweep, [row.n for row in rows]), units or {}
         )
-        pixels, vectors = io.BytesIO(), io.BytesIO()
-        FigureCanvasAgg(figure).print_figure(pixels, format="png", dpi=DPI)
-        FigureCanvasSVG(figure).print_figure(vectors, format="svg", metadata={"Date": None})
-    write_atomically(png, pixels.getvalue())
-    write_atomically(svg, vectors.getvalue())
+        pixels, vectors = pictures.render(figure, DPI)
+    write_atomically(png, pixels)
+    write_atomically(svg, vectors)
 
 
 def draw_sweep(sweep: Arrangement, title: str, caption: str, units: Mapping[str, str]) -> Figure:
