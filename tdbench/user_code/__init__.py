@@ -212,7 +212,7 @@ def read(path: Path) -> bytes:
         ConfigError: It cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ConfigError(f"{path} must be a file of Python code")
         return path.read_bytes()
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ def own_files(path: Path) -> list[Path]:
     Found are the modules beside it, as it finds them when it runs, and those elsewhere on the path that pip has not put
     there. A name that is put together at run time is not seen.
     """
-    found, waiting = [path], [path] if path.is_file() else []  # a pipe might never end
+    found, waiting = [path], [path] if os.path.isfile(path) else []  # a pipe might never end
     while waiting:
         file = waiting.pop(0)
         for imported in _imported_files(file, path.parent):
