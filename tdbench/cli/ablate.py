@@ -40,6 +40,14 @@ Baseline = Annotated[
     str | None,
     typer.Option(metavar="none|VALUE|off", help="What to compare with.  [default: none]", rich_help_panel=_SWEEP),
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the verdict is about: test_error_pct, or test_error_pct_bn: BatchNorm's statistics re-estimated.",
+        rich_help_panel=_SWEEP,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the trials and the time; train nothing.")]
 Jobs = Annotated[
     int | None,
@@ -78,6 +86,7 @@ def ablate_command(
     values: Values = None,
     seeds: Seeds = None,
     baseline: Baseline = None,
+    metric: Metric = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
     gpus: Gpus = None,
@@ -110,7 +119,7 @@ def ablate_command(
         start.announce("torch", quiet or json)
 
     with lab.stand_ins():
-        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, announce)
+        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, metric, announce)
         sweep = open_sweep(plan, out or default_folder(plan))
         if sweep.missing(retry_failed, fresh):
             announce()

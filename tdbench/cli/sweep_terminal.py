@@ -21,6 +21,7 @@ from tdbench.sweep.slots import Slots
 
 _OUTCOME = {  # field of result.json or environment.json -> form
     "test_error_pct": "test error {:.2f} %",
+    "test_error_pct_bn": "{:.2f} % with BatchNorm re-estimated",
     "dropped_pct": "{:.3f} % dropped",
     "wall_s": "{:.1f} s",
     "train_img_per_s": "{:,.0f} images/s",

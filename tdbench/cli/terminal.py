@@ -25,6 +25,7 @@ LINE_EVERY_S = 5.0  # without a terminal
 
 _SHOWN = {
     "test_error_pct": ("test error, last epoch", "{:.2f} %"),
+    "test_error_pct_bn": ("the same, BatchNorm re-estimated", "{:.2f} %"),
     "best_test_error_pct": ("test error, best epoch (optimistic)", "{:.2f} %"),
     "train_error_pct": ("train error, last epoch", "{:.2f} %"),
     "dropped_pct": ("units dropped at the sites", "{:.3f} %"),

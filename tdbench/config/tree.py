@@ -135,6 +135,17 @@ class TrainingConfig(Section):
     label_smoothing: float = knob(0.0, "label smoothing", ge=0, lt=1, sweep=(0.0, 0.05, 0.1))
 
 
+class EvaluateConfig(Section):
+    """What is looked at after training, beside the error of the last epoch."""
+
+    bn_batches: int = knob(
+        100,
+        "training batches over which BatchNorm's statistics are re-estimated without the regularizer, for "
+        "test_error_pct_bn; at most an epoch; 0: not at all",
+        ge=0,
+    )
+
+
 class HardwareConfig(Section):
     """Where the run goes, and in which arithmetic."""
 
@@ -167,6 +178,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
     hardware: HardwareConfig = HardwareConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @field_validator("regularizer", mode="wrap")
     @classmethod

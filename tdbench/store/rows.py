@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 Value = str | int | float  # of a swept key, as tables show it
+TEST_ERROR, TEST_ERROR_BN = "test_error_pct", "test_error_pct_bn"  # fields of a result that a verdict may be about
 
 
 class TrialState(StrEnum):
@@ -58,6 +59,8 @@ class RunResult:
         digest: Of the configuration; None: unknown, since the file could not be read.
         test_error_pct: Of the last epoch; `best_test_error_pct` is that of the best one, and optimistic.
         error: Why the run failed or diverged, in a line.
+        test_error_pct_bn: As test_error_pct, with BatchNorm's running statistics re-estimated on training images,
+            without the regularizer; None where the network has no BatchNorm.
     """
 
     status: TrialState
@@ -72,6 +75,7 @@ class RunResult:
     wall_s: float | None = None
     peak_mem_mib: float | None = None
     error: str | None = None
+    test_error_pct_bn: float | None = field(default=None, metadata={"since": "0.3.0"})
 
     @property
     def is_done(self) -> bool:
@@ -130,7 +134,8 @@ class SummaryRow:
         test_error_pct_std: Standard deviation over the seeds, with n - 1.
         ci95_low, ci95_high: Student's t interval of the mean; None where the seeds show no scatter, because an
             interval of no width would claim a certainty that equal errors on a finite test set do not give.
-        delta_vs_baseline: Mean over the shared seeds of value - baseline, in per cent points; negative is better.
+        delta_vs_baseline: Mean over the shared seeds of value - baseline, in per cent points of `metric`; negative is
+            better. The columns from here to the verdict, and `detectable`, are about `metric` too.
         delta_ci95_low, delta_ci95_high: Its t interval, for this value alone (not corrected for the others).
         p_value: Two-sided, of the paired t-test, or of the sign test where the differences show no scatter.
         p_holm: Corrected over all values that were compared with the baseline.
@@ -138,6 +143,10 @@ class SummaryRow:
         dropped_pct, train_img_per_s: Means over the finished seeds.
         detectable: The smallest true difference, in per cent points, that these seeds with their scatter would have
             shown with 80 % power.
+        test_error_pct_bn_mean, test_error_pct_bn_std, ci95_bn_low, ci95_bn_high: As those of the test error, with
+            BatchNorm's statistics re-estimated without the regularizer; over the seeds that have that figure.
+        delta_bn_vs_baseline, delta_bn_ci95_low, delta_bn_ci95_high: Its mean paired difference and t interval.
+        metric: The field of `result.json` that the verdict is about.
         decision: What the verdict says, for programs; no column of its own.
     """
 
@@ -156,6 +165,14 @@ class SummaryRow:
     dropped_pct: float | None
     train_img_per_s: float | None
     detectable: float | None
+    test_error_pct_bn_mean: float | None
+    test_error_pct_bn_std: float | None
+    ci95_bn_low: float | None
+    ci95_bn_high: float | None
+    delta_bn_vs_baseline: float | None
+    delta_bn_ci95_low: float | None
+    delta_bn_ci95_high: float | None
+    metric: str
     decision: Decision = field(metadata={"column": False})
 
     @staticmethod

@@ -127,6 +127,7 @@ def ablate(
     *,
     seeds: int | Sequence[int] | str | None = None,
     baseline: str | None = None,
+    metric: str | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
     gpus: str | Sequence[str] | None = None,
@@ -151,6 +152,8 @@ def ablate(
         values: VALUES as text, for each KEY of `param` that has none.
         seeds: How many, or which.
         baseline: `none`, a swept value, or `off`.
+        metric: What the verdicts are about: `test_error_pct`, or `test_error_pct_bn`, which leaves out what the
+            regularizer does to BatchNorm's statistics.
         out: The sweep folder; None: one of its own under `runs/`.
         jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
         dry_run: Run nothing; return the `Outlook`: the trials, and the time that they will take.
@@ -166,7 +169,7 @@ def ablate(
         *(executor, ray_address, log),
     )
     with lab.stand_ins(), trusting([param, values, settings], trust):
-        plan = plan_sweep(config, param, values, seeds, baseline, settings)
+        plan = plan_sweep(config, param, values, seeds, baseline, settings, metric)
         sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
         if dry_run:
             return look_ahead(sweep, execution)
@@ -181,6 +184,7 @@ def plan_sweep(
     seeds: int | Sequence[int] | str | None,
     baseline: str | None,
     settings: Mapping[str, Any],
+    metric: str | None = None,
     before_lab: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Return the plan of what is asked for; see `ablate`. `before_lab` is called before a user's file is looked at.
@@ -194,7 +198,7 @@ def plan_sweep(
     look_anew()
     experiment = read_experiment(config)
     base = experiment.base if experiment is not None else tree_of(config)
-    asked = from_flags(experiment, base, param, values, seeds, baseline)
+    asked = from_flags(experiment, base, param, values, seeds, baseline, metric)
     lab.declare_user_methods(methods_named(asked, given), before_lab)
     return make_plan(with_settings(asked, given, file_given(config)))
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tdbench.store.rows import SummaryRow
+from tdbench.store.rows import TEST_ERROR_BN, SummaryRow
 
 MISSING = "—"
 
@@ -43,16 +43,36 @@ def probability(x: float | None) -> str:
     return "<0.001" if x is not None and x < 0.001 else number(x, ".3f")
 
 
+def beside(row: SummaryRow, text: str) -> str:
+    """Return what is said of a metric beside the one that the verdict is about; nothing where it is that one."""
+    return MISSING if row.metric == TEST_ERROR_BN else text
+
+
 COLUMNS = (
     Column("n", lambda row: str(row.n)),
     Column("error %\n(mean ± std)", lambda row: joined_by(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
-    Column("95 %\ninterval", lambda row: joined_by(" to ", row.ci95_low, row.ci95_high), goes=2),
+    Column("95 %\ninterval", lambda row: joined_by(" to ", row.ci95_low, row.ci95_high), goes=5),
     Column("difference", lambda row: number(row.delta_vs_baseline, "+.2f")),
     Column("its 95 %\ninterval", lambda row: joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")),
-    Column("p\n(Holm)", lambda row: probability(row.p_holm), goes=3),
+    Column("p\n(Holm)", lambda row: probability(row.p_holm), goes=6),
     Column("verdict", lambda row: row.verdict, is_figure=False),
-    Column("dropped\n%", lambda row: number(row.dropped_pct, ".3f"), goes=4),
-    Column("images/s", lambda row: number(row.train_img_per_s, ",.0f"), goes=1),
+    Column("dropped\n%", lambda row: number(row.dropped_pct, ".3f"), goes=7),
+    Column("images/s", lambda row: number(row.train_img_per_s, ",.0f"), goes=2),
+    Column(
+        "error %,\nBN re-estimated",
+        lambda row: joined_by(" ± ", row.test_error_pct_bn_mean, row.test_error_pct_bn_std),
+        goes=4,
+    ),
+    Column(
+        "difference,\nBN re-estimated",
+        lambda row: beside(row, number(row.delta_bn_vs_baseline, "+.2f")),
+        goes=3,
+    ),
+    Column(
+        "95 % interval,\nBN re-estimated",
+        lambda row: beside(row, joined_by(" to ", row.delta_bn_ci95_low, row.delta_bn_ci95_high, form="+.2f")),
+        goes=1,
+    ),
 )
 
 

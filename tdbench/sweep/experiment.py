@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError, field_validator, model_validator
@@ -18,6 +18,7 @@ from tdbench.errors import ConfigError, OutOfRange, nearest
 from tdbench.knobs import Section, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import as_text
+from tdbench.store.rows import TEST_ERROR
 from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
 
 DEFAULT_SEEDS = 3
@@ -34,6 +35,9 @@ class Experiment(Section):
     arms: dict[str, dict[str, Any]] = knob({}, "name -> settings, in place of a grid")
     seeds: tuple[int, ...] = knob(tuple(range(DEFAULT_SEEDS)), "seeds, or how many of them, from 0")
     baseline: str = knob("none", "none: the same without a regularizer; a swept value or an arm; off")
+    metric: Literal["test_error_pct", "test_error_pct_bn"] = knob(
+        TEST_ERROR, "what the verdicts are about, of the fields of result.json; declared before the sweep begins"
+    )
     published: dict[str, float] = knob({}, "arm or value -> published test error in per cent")
     published_source: str = knob("", "where the published figures stand")
 
@@ -156,6 +160,7 @@ def from_flags(
     values: Sequence[str],
     seeds: int | Sequence[int] | str | None,
     baseline: str | None,
+    metric: str | None = None,
 ) -> Experiment:
     """Return an experiment put together from flags, on top of one from a file if there is one.
 
@@ -166,6 +171,7 @@ def from_flags(
         values: VALUES of each KEY, in their order, or none.
         seeds: How many, or which; as text, separated by commas.
         baseline: `none`, a swept value, or `off`.
+        metric: What the verdicts are about; None: what the file says.
 
     Raises:
         ConfigError: The flags do not fit together.
@@ -179,6 +185,8 @@ def from_flags(
         tree["seeds"] = parse_seeds(seeds) if isinstance(seeds, str) else seeds
     if baseline is not None:
         tree["baseline"] = baseline
+    if metric is not None:
+        tree["metric"] = metric
     if not tree.get("sweep") and not tree.get("arms"):
         tree["sweep"] = {"block_size": ()}
     return experiment_of(tree)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tdbench.store.rows import Decision, SummaryRow
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow
 
 ALPHA = 0.05  # of a whole sweep: the chance of a single `helps` or `hurts` where nothing does
 POWER = 0.8
@@ -24,7 +24,12 @@ K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
 
 
-def summarise(errors: Mapping[K, Mapping[int, float]], baselines: Mapping[K, K]) -> dict[K, SummaryRow]:
+def summarise(
+    errors: Mapping[K, Mapping[int, float]],
+    baselines: Mapping[K, K],
+    errors_bn: Mapping[K, Mapping[int, float]] | None = None,
+    metric: str = TEST_ERROR,
+) -> dict[K, SummaryRow]:
     """Return what the errors of a sweep say of each value, in the order given; rows without the swept values.
 
     A value `helps` or `hurts` where its Holm-corrected p is at most 0.05. Otherwise the verdict names the smallest
@@ -36,6 +41,8 @@ def summarise(errors: Mapping[K, Mapping[int, float]], baselines: Mapping[K, K])
     Args:
         errors: Value of the sweep -> seed -> test error of the last epoch, in per cent; unfinished trials left out.
         baselines: Value -> the value that it is compared with; a value that is not here is compared with nothing.
+        errors_bn: The same values -> seed -> test error with BatchNorm's statistics re-estimated; None: there is none.
+        metric: Which of the two the verdicts are about.
 
     Raises:
         ValueError: An error is NaN or not from 0 to 100, or a baseline is not among the values.
@@ -44,18 +51,38 @@ def summarise(errors: Mapping[K, Mapping[int, float]], baselines: Mapping[K, K])
     strangers = [baseline for baseline in baselines.values() if baseline not in values]
     if strangers:
         raise ValueError(f"a baseline must be one of the values {list(values)}, got {strangers[0]!r}")
-    table = _by_seed(errors)
-    differences = np.full_like(table, np.nan)
-    for value, baseline in baselines.items():
-        differences[values[value]] = table[values[value]] - table[values[baseline]]
-
-    own, delta = estimate(table), estimate(differences)
+    pairs = [(values[value], values[baseline]) for value, baseline in baselines.items()]
+    of_each = {}
+    for name, by_value in ((TEST_ERROR, errors), (TEST_ERROR_BN, errors_bn or {value: {} for value in errors})):
+        table = _by_seed(by_value)
+        differences = np.full_like(table, np.nan)
+        for row, baseline_row in pairs:
+            differences[row] = table[row] - table[baseline_row]
+        of_each[name] = estimate(table), estimate(differences)
+    (own, _), (own_bn, delta_bn), (_, delta) = *of_each.values(), of_each[metric]
     p_values = paired_p_values(delta)
     p_holm = holm(p_values)
     num_compared = max(1, int(np.count_nonzero(~np.isnan(p_holm))))
     detectable = detectable_difference(delta.n, delta.std, num_compared)
-    columns = (own.mean, own.std, own.low, own.high, delta.mean, delta.low, delta.high, p_values, p_holm)
-    figures = zip(own.n.tolist(), *map(_as_list, columns), strict=True)
+    columns = {
+        "test_error_pct_mean": own.mean,
+        "test_error_pct_std": own.std,
+        "ci95_low": own.low,
+        "ci95_high": own.high,
+        "delta_vs_baseline": delta.mean,
+        "delta_ci95_low": delta.low,
+        "delta_ci95_high": delta.high,
+        "p_value": p_values,
+        "p_holm": p_holm,
+        "test_error_pct_bn_mean": own_bn.mean,
+        "test_error_pct_bn_std": own_bn.std,
+        "ci95_bn_low": own_bn.low,
+        "ci95_bn_high": own_bn.high,
+        "delta_bn_vs_baseline": delta_bn.mean,
+        "delta_bn_ci95_low": delta_bn.low,
+        "delta_bn_ci95_high": delta_bn.high,
+    }
+    figures = zip(*map(_as_list, columns.values()), strict=True)
     rows: dict[K, SummaryRow] = {}
     for (value, row), figure in zip(values.items(), figures, strict=True):
         seen: float | None = None
@@ -64,24 +91,16 @@ def summarise(errors: Mapping[K, Mapping[int, float]], baselines: Mapping[K, K])
             decision = _decide(float(delta.mean[row]), float(delta.std[row]), float(p_holm[row]), seen)
         else:
             decision = Decision.BASELINE if value in baselines.values() else Decision.NO_BASELINE
-        n, mean, std, low, high, delta_mean, delta_low, delta_high, p_value, p_corrected = figure
         rows[value] = SummaryRow(
             values={},
-            n=n,
-            test_error_pct_mean=mean,
-            test_error_pct_std=std,
-            ci95_low=low,
-            ci95_high=high,
-            delta_vs_baseline=delta_mean,
-            delta_ci95_low=delta_low,
-            delta_ci95_high=delta_high,
-            p_value=p_value,
-            p_holm=p_corrected,
+            n=int(own.n[row]),
             verdict=verdict(decision, seen),
             dropped_pct=None,
             train_img_per_s=None,
             detectable=seen,
+            metric=metric,
             decision=decision,
+            **dict(zip(columns, figure, strict=True)),
         )
     return rows
 

@@ -22,7 +22,7 @@ from tdbench.config.tree import foreign_method
 from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
 from tdbench.knobs import about
 from tdbench.store.folders import CONFIG, SWEEP, TRIALS, SweepFolder
-from tdbench.store.rows import Value
+from tdbench.store.rows import TEST_ERROR, Value
 from tdbench.sweep import lab
 from tdbench.sweep.experiment import MOST_TRIALS, Experiment
 from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
@@ -59,8 +59,11 @@ class Plan:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
-        shared = shared_settings(self.experiment, self.base), shared_contents(self.experiment, self.base)
-        text = json.dumps([*shared, self.experiment.arms], sort_keys=True)
+        settings = shared_settings(self.experiment, self.base)
+        if settings["metric"] == TEST_ERROR:  # as sweeps are named that know of no other
+            del settings["metric"]
+        contents = shared_contents(self.experiment, self.base)
+        text = json.dumps([settings, contents, self.experiment.arms], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def with_threads(self, threads: int | None) -> "Plan":
@@ -156,11 +159,11 @@ def resolved(config: RunConfig, overrides: dict[str, Any]) -> list[Value]:
 
 
 def shared_settings(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
-    """Return what makes a sweep this sweep, whatever its values, seeds and baseline: its keys, and what they share."""
+    """Return what makes a sweep this one, whatever its values, seeds and baseline: its keys, metric, and the rest."""
     swept = [resolve_param(key, base) for key in experiment.sweep]
     shared = {key: value for key, value in base.settings().items() if key not in ("seed", *swept)}
     knobs = {f"settings.{key}": value for key, value in experiment.settings.items()}
-    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | shared | knobs
+    return {"sweeps": ", ".join(map(column, swept)) or "arms", "metric": experiment.metric} | shared | knobs
 
 
 def shared_contents(experiment: Experiment, base: RunConfig) -> Contents:

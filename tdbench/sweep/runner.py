@@ -19,7 +19,7 @@ from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.assignment import Assignment, Ended, Progressed
 from tdbench.store.folders import RESULT, SweepFolder
 from tdbench.store.progress import SweepObserver
-from tdbench.store.rows import RunResult, SummaryRow, TrialRow, TrialState
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, RunResult, SummaryRow, TrialRow, TrialState
 from tdbench.sweep.executors import Executor
 from tdbench.sweep.plan import Plan, Point
 
@@ -182,7 +182,9 @@ class Sweep:
     def _summary(self) -> tuple[SummaryRow, ...]:
         from tdbench.sweep.inference import summarise  # numpy and scipy: half a second, for which few calls have a use
 
-        errors = {point: self.test_errors(point) for point in self.plan.points}
+        errors, errors_bn = (
+            {point: self.errors_of(point, name) for point in self.plan.points} for name in (TEST_ERROR, TEST_ERROR_BN)
+        )
         baselines = {point: point.baseline for point in self.plan.points if point.baseline is not None}
         return tuple(
             replace(
@@ -191,17 +193,13 @@ class Sweep:
                 dropped_pct=self._mean(point, "dropped_pct"),
                 train_img_per_s=self._mean(point, "train_img_per_s"),
             )
-            for point, row in summarise(errors, baselines).items()
+            for point, row in summarise(errors, baselines, errors_bn, self.plan.experiment.metric).items()
         )
 
-    def test_errors(self, point: Point) -> dict[int, float]:
-        """Return seed to the last epoch's test error, in per cent, of the trials that are done."""
-        results = {seed: self.records[digest] for seed, digest in point.trials.items()}
-        return {
-            seed: result.test_error_pct
-            for seed, result in results.items()
-            if result.is_done and result.test_error_pct is not None
-        }
+    def errors_of(self, point: Point, name: str) -> dict[int, float]:
+        """Return seed to one of the test errors, in per cent, of the trials that are done and have it."""
+        done = {seed: self.records[digest] for seed, digest in point.trials.items() if self.records[digest].is_done}
+        return {seed: error for seed, result in done.items() if (error := getattr(result, name)) is not None}
 
     def _mean(self, point: Point, name: str) -> float | None:
         done = [self.records[digest] for digest in point.trials.values() if self.records[digest].is_done]

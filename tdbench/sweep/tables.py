@@ -7,7 +7,7 @@ from typing import Any
 from tabulate import tabulate
 
 from tdbench.store.files import as_text, counted
-from tdbench.store.rows import Decision, RunResult, SummaryRow, TrialRow, Value
+from tdbench.store.rows import TEST_ERROR_BN, Decision, RunResult, SummaryRow, TrialRow, Value
 from tdbench.sweep.columns import MISSING, number, telling
 
 ABOUT_ERRORS = f"""\
@@ -15,6 +15,13 @@ Errors are those of the last epoch, not of the best one, which would be picked o
 ± is the standard deviation over the n seeds, the 95 % interval Student's t interval of the mean. "dropped %" is the
 share of units that the layer's mask really set to zero, images/s the training throughput. {MISSING} stands for what
 cannot be said, mostly for want of seeds."""
+
+ABOUT_BN = """\
+"BN re-estimated" is the same network's test error with BatchNorm's running statistics estimated anew on training
+images, without the regularizer, whose scaling shifts what BatchNorm averages while it trains. What remains of a
+difference there is the method's; what is gone was due to those averages."""
+SECONDARY = "It is secondary: no verdict is about it, and its intervals are not corrected."
+PRIMARY = "This is what the differences and verdicts here are about, as was declared (`--metric test_error_pct_bn`)."
 
 ABOUT_DIFFERENCES = """\
 A difference is value − baseline in per cent points, averaged over the seeds that both have; below 0 is better. Runs of
@@ -48,6 +55,9 @@ def summary_markdown(
     """
     paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _summary(rows, keys, published)]
     paragraphs.append(ABOUT_ERRORS)
+    if any(row.test_error_pct_bn_mean is not None for row in rows):
+        is_primary = any(row.metric == TEST_ERROR_BN for row in rows)
+        paragraphs.append(f"{ABOUT_BN} {PRIMARY if is_primary else SECONDARY}")
     if any(row.decision is Decision.BASELINE for row in rows):
         num_compared = counted(sum(row.p_holm is not None for row in rows), "value")
         paragraphs.append(ABOUT_DIFFERENCES.format(num_compared=num_compared))

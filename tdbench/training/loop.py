@@ -95,6 +95,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             save(run, folder)
             observer.epoch_ended(row)
             run.check_evaluation()
+        run.evaluate_re_estimated(lambda: stop_if_asked(run, folder, should_stop))
     except Diverged as divergence:
         status, error = TrialState.DIVERGED, str(divergence)
     except TdbenchError as failure:
@@ -141,8 +142,7 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
         if stop:
             run.check_losses(number)
             save(run, folder)
-            done = f"stopped after step {run.step} of {run.num_steps}"
-            raise Interrupted(f"{done}; {folder.path} keeps it, and the same command goes on from there")
+            raise stopped(run, folder)
         run.train_step(images, labels, number)
         now = time.perf_counter()
         run.epoch_s = earlier_s + now - begun
@@ -155,6 +155,18 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
                 run.has_slowed = True
                 observer.slowed(times)
     run.check_losses(last)
+
+
+def stop_if_asked(run: Run, folder: RunFolder, should_stop: Callable[[], bool]) -> None:
+    """Raise Interrupted once a stop is asked for, of whichever process; what was trained is saved already."""
+    if any(run.processes.any(should_stop())):
+        raise stopped(run, folder)
+
+
+def stopped(run: Run, folder: RunFolder) -> Interrupted:
+    """Return what says that a run has stopped, and that it goes on."""
+    done = f"stopped after step {run.step} of {run.num_steps}"
+    return Interrupted(f"{done}; {folder.path} keeps it, and the same command goes on from there")
 
 
 def save(run: Run, folder: RunFolder) -> None:

@@ -7,6 +7,7 @@ torch's global generator serves the regularizer alone, and runs of one seed diff
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from tdbench.data.sources import LoadedData
 from tdbench.errors import TdbenchError
 from tdbench.store.progress import Progress
 from tdbench.store.rows import EpochRow, RunResult, TrialState
+from tdbench.training.batchnorm import averaging, batch_norms, statistics_of
 from tdbench.training.clock import StepClock
 from tdbench.training.facts import facts_of
 from tdbench.training.optimizer import make_optimizer
@@ -67,6 +69,7 @@ class Run:
         self.wall_s = self.epoch_s = 0.0
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.test_error_pct_bn: float | None = None
         self.contents = config.contents(running=True)  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
@@ -187,6 +190,31 @@ class Run:
         shares = self.processes.gather((sum(map(float, losses)), int(num_hits)))
         return sum(loss for loss, _ in shares) / num_images, error_pct(sum(hits for _, hits in shares), num_images)
 
+    @torch.no_grad()
+    def evaluate_re_estimated(self, check: Callable[[], None]) -> None:
+        """Measure the test error with BatchNorm's statistics re-estimated, the regularizer off; nothing else changes.
+
+        Args:
+            check: Called before each batch; what it raises ends the measurement.
+        """
+        num_batches = min(self.config.evaluate.bn_batches, self.steps_per_epoch)
+        if not num_batches or not batch_norms(self.model):
+            return
+        begun = time.perf_counter()
+        with averaging(self.model) as norms:
+            for images, _ in self.batches.epoch(0, 0, num_batches):  # an order and crops that no epoch has had
+                check()
+                with self.hardware.autocast():
+                    self.model.forward(images)  # not the compiled one, which would be compiled anew for this
+            statistics = statistics_of(norms)
+            shares = self.processes.gather([one.cpu() for one in statistics])
+            for own, *of_all in zip(statistics, *shares, strict=True):
+                own.copy_(torch.stack(of_all).mean(0))
+            for one in norms:
+                one.eval()
+            _, self.test_error_pct_bn = self.evaluate()
+        self.wall_s += time.perf_counter() - begun
+
     def result(self, status: TrialState, error: str | None) -> RunResult:
         """Return what `result.json` is to hold."""
         tested, over = self.tested(), status is TrialState.DONE
@@ -204,6 +232,7 @@ class Run:
             wall_s=self.wall_s + self.epoch_s,
             peak_mem_mib=max([row.peak_mem_mib for row in self.rows[-1:]] + [self.hardware.peak_mem_mib()]),
             error=error,
+            test_error_pct_bn=self.test_error_pct_bn,
         )
 
     def img_per_s(self, step_s: float | None) -> float | None:

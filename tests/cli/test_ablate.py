@@ -131,6 +131,9 @@ def test_more_values_join_a_finished_sweep_and_another_sweep_does_not(cli, copie
     refused = cli("ablate", "--param", "gamma", "--seeds", "2", *cli.tiny, "--out", copied)
     assert refused.code == 2
     assert "holds another sweep: sweeps is block_size there and drop_ratio here" in refused.err
+    refused = cli("ablate", "--param", "k=5", "--metric", "test_error", "--seeds", "2", *cli.tiny, "--out", copied)
+    assert refused.code == 2
+    assert "metric must be 'test_error_pct' or 'test_error_pct_bn', got 'test_error'" in refused.err
 
 
 def test_a_failed_trial_is_told_with_its_reason_and_tried_again_when_asked(cli, copied):

@@ -71,15 +71,16 @@ def test_the_columns_are_the_fixed_ones():
     )
     assert ",".join(columns(RunResult)) == (
         "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,"
-        "wall_s,peak_mem_mib,error"
+        "wall_s,peak_mem_mib,error,test_error_pct_bn"
     )
     assert ",".join(TrialRow.columns(["block_size"])) == (
         "trial,status,seed,block_size,digest,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,"
-        "train_img_per_s,wall_s,peak_mem_mib,error"
+        "train_img_per_s,wall_s,peak_mem_mib,error,test_error_pct_bn"
     )
     assert ",".join(SummaryRow.columns(["block_size"])) == (
         "block_size,n,test_error_pct_mean,test_error_pct_std,ci95_low,ci95_high,delta_vs_baseline,delta_ci95_low,"
-        "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable"
+        "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable,test_error_pct_bn_mean,"
+        "test_error_pct_bn_std,ci95_bn_low,ci95_bn_high,delta_bn_vs_baseline,delta_bn_ci95_low,delta_bn_ci95_high,metric"
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tdbench.store.rows import Decision, SummaryRow, columns
+from tdbench.sweep import inference
 from tdbench.sweep.inference import detectable_difference, holm
 from tests.sweep.one_baseline import summarise
 
@@ -43,6 +44,24 @@ def test_the_figures_are_those_of_a_hand_calculation():
     half = 4.302653 / math.sqrt(3)  # t of 97.5 % with two degrees of freedom; both standard deviations are 1
     p = 1 - math.sqrt(12) / math.sqrt(12 + 2)  # two-sided, t = -2 / (1 / √3), in closed form for two degrees
     assert figures_of(summary) == pytest.approx([3, 9, 1, 9 - half, 9 + half, -2, -2 - half, -2 + half, p, p], abs=1e-6)
+
+
+def test_the_error_with_batchnorm_re_estimated_stands_beside_and_may_be_what_is_judged():
+    errors = {"none": numbered(10, 12, 11, 10), "k=5": numbered(19, 21, 20, 19.5)}
+    errors_bn = {"none": numbered(9, 9.5, 10), "k=5": numbered(9, 9.25, 10.5)}  # a seed has none
+    baselines = {"k=5": "none"}
+    plain = inference.summarise(errors, baselines, errors_bn)["k=5"]
+    judged = inference.summarise(errors, baselines, errors_bn, "test_error_pct_bn")["k=5"]
+    alone = inference.summarise(errors_bn, baselines)["k=5"]
+    for row in (plain, judged):
+        assert (row.n, row.test_error_pct_mean, row.ci95_low) == (4, 19.875, plain.ci95_low)
+        beside = row.test_error_pct_bn_mean, row.test_error_pct_bn_std, row.ci95_bn_low, row.ci95_bn_high
+        assert beside == (alone.test_error_pct_mean, alone.test_error_pct_std, alone.ci95_low, alone.ci95_high)
+        delta = row.delta_bn_vs_baseline, row.delta_bn_ci95_low, row.delta_bn_ci95_high
+        assert delta == (alone.delta_vs_baseline, alone.delta_ci95_low, alone.delta_ci95_high)
+    assert (plain.decision, plain.delta_vs_baseline, plain.metric) == (Decision.HURTS, 9.125, "test_error_pct")
+    assert (judged.verdict, judged.p_holm, judged.metric) == (alone.verdict, alone.p_holm, "test_error_pct_bn")
+    assert judged.delta_vs_baseline == alone.delta_vs_baseline != 9.125
 
 
 def test_holm_steps_down_and_never_falls():

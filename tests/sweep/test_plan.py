@@ -132,6 +132,12 @@ def test_a_folder_takes_more_values_and_seeds_of_its_sweep_and_no_other_sweep(tm
         check_same_sweep(plan_of(block_size=(3, 5), base={"training": {"epochs": 3}}), folder)
     with pytest.raises(FolderError, match="another sweep: sweeps is block_size there and drop_ratio here"):
         check_same_sweep(plan_of(drop_ratio=(0.1,)), folder)
+    judged = make_plan(plan.experiment.model_copy(update={"metric": "test_error_pct_bn"}))
+    with pytest.raises(FolderError, match="metric is test_error_pct there and test_error_pct_bn here"):
+        check_same_sweep(judged, folder)
+    assert judged.digest != plan.digest
+    folder.write_sweep({key: value for key, value in plan.tree().items() if key != "metric"})  # as 0.2.0 wrote it
+    check_same_sweep(plan, folder)
     folder.write_sweep({"something": "else"})
     with pytest.raises(FolderError, match="not one that this release wrote"):
         check_same_sweep(plan, folder)

@@ -37,6 +37,15 @@ def sweep(values, baseline=None, keys=("block_size",), num_seeds=3):
     return rows, trials
 
 
+def with_bn(rows, trials, metric="test_error_pct"):
+    """Return rows and trials whose errors are 1 point lower with BatchNorm's statistics re-estimated."""
+    names = {"mean": "test_error_pct_bn_mean", "low": "ci95_bn_low", "high": "ci95_bn_high"}
+    of = {"mean": "test_error_pct_mean", "low": "ci95_low", "high": "ci95_high"}
+    rows = [replace(row, metric=metric, **{names[k]: getattr(row, of[k]) - 1 for k in names}) for row in rows]
+    results = [replace(trial.result, test_error_pct_bn=trial.result.test_error_pct - 1) for trial in trials]
+    return rows, [replace(trial, result=result) for trial, result in zip(trials, results, strict=True)]
+
+
 def draw(folder, rows, trials=(), keys=("block_size",), **options):
     """Draw without a warning; return the pixels and the lines of text in the SVG."""
     png, svg = folder / "plot.png", folder / "plot.svg"
@@ -210,3 +219,18 @@ def test_what_no_font_here_can_write_is_said_once_and_stays_text_in_the_svg(tmp_
         plot_sweep(rows, ("arm",), tmp_path / "plot.png", tmp_path / "plot.svg", subject=SUBJECT)
     assert len(told) == 1
     assert name in (tmp_path / "plot.svg").read_text()
+
+
+def test_the_other_test_error_stands_beside_the_one_that_the_verdict_is_about(tmp_path):
+    plain, trials = with_bn(*sweep(NUMBERS, ("none",)))
+    _, texts = draw(tmp_path, plain, trials)
+    assert "with BatchNorm's statistics re-estimated" in " ".join(texts)
+    marks, judged = (
+        arrange(*with_bn(*sweep(NUMBERS, ("none",)), metric)[::1][:1], ["block_size"], trials, 7).marks
+        for metric in ("test_error_pct", "test_error_pct_bn")
+    )
+    for mark, other in zip(marks, judged, strict=True):
+        assert (other.mean, other.beside) == (mark.beside, mark.mean) == (pytest.approx(mark.mean - 1), mark.mean)
+        assert other.seeds == [error - 1 for error in mark.seeds]
+    _, texts = draw(tmp_path, *with_bn(*sweep(NUMBERS, ("none",)), "test_error_pct_bn"))
+    assert "test error, BatchNorm's statistics re-estimated (%)" in texts

@@ -89,6 +89,22 @@ def test_a_rounded_zero_has_no_sign_and_a_tiny_p_no_zero():
     assert (cells["difference"], cells["p (Holm)"]) == ("0.00", "<0.001")
 
 
+@pytest.mark.parametrize("metric", ["test_error_pct", "test_error_pct_bn"])
+def test_batchnorm_s_share_stands_beside_and_is_said_to_be_secondary_unless_it_is_judged(metric):
+    figures = {"delta_bn_vs_baseline": -0.5, "delta_bn_ci95_low": -1.0, "delta_bn_ci95_high": 0.0}
+    rows = [
+        replace(row, test_error_pct_bn_mean=8.0, test_error_pct_bn_std=0.25, metric=metric, **figures)
+        for row in rows_of(ERRORS, ("none",))
+    ]
+    text = summary_markdown(rows, ["block_size"], subject=SUBJECT)
+    cells = table_of(text)[1]
+    assert cells["error %, BN re-estimated"] == "8.00 ± 0.25"
+    is_secondary = metric == "test_error_pct"
+    assert ("no verdict is about it" in text, "as was declared" in text) == (is_secondary, not is_secondary)
+    assert cells.get("difference, BN re-estimated") == ("−0.50" if is_secondary else None)
+    assert cells.get("95 % interval, BN re-estimated") == ("−1.00 to 0.00" if is_secondary else None)
+
+
 def test_a_grid_has_a_column_for_each_key():
     errors = {(0.15, ("stage1", "stage2")): (9, 10), (0.15000000000000002, None): (9, 11)}
     rows = rows_of(errors, None, ("drop_ratio", "sites"))

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any
 
 from tdbench.store.files import as_text
-from tdbench.store.rows import Decision, SummaryRow, TrialRow, Value
+from tdbench.store.rows import TEST_ERROR, Decision, SummaryRow, TrialRow, Value
 
 MOST_ROWS = 60  # of names; more make a picture that nobody reads
 
@@ -28,6 +28,7 @@ class Mark:
     high: float
     seeds: list[float]
     decision: Decision
+    beside: float  # the mean of the other test error: with BatchNorm's statistics re-estimated, or as it was
 
     @property
     def is_baseline(self) -> bool:
@@ -49,6 +50,7 @@ class Arrangement:
         others: The keys that give the colours.
         is_numeric: The values along the axis are numbers, but for the baseline's.
         marks: What is shown, in the order of the sweep.
+        metric: What the marks are, a field of a result.
         num_left_out: Values that are not shown, for want of rows; they have the highest errors, or none.
     """
 
@@ -56,6 +58,7 @@ class Arrangement:
     others: list[str]
     is_numeric: bool
     marks: list[Mark]
+    metric: str = TEST_ERROR
     num_left_out: int = 0
 
     @cached_property
@@ -90,7 +93,7 @@ class Arrangement:
 
     def error_limits(self) -> tuple[float, float]:
         """Return the errors in view: all means and seeds, and the intervals unless they would dwarf those."""
-        points = [x for mark in self.marks for x in (mark.mean, *mark.seeds) if not math.isnan(x)]
+        points = [x for mark in self.marks for x in (mark.mean, mark.beside, *mark.seeds) if not math.isnan(x)]
         ends = [x for mark in self.marks for x in (mark.low, mark.high) if not math.isnan(x)]
         if not points:
             return 0.0, 100.0
@@ -118,29 +121,33 @@ def arrange(
     axis, others = [along], [key for key in keys if key != along]
     if len({name_of(values, others) for values in compared}) > most_series:
         axis, others = list(keys), []
+    metric = next((row.metric for row in rows), TEST_ERROR)
     seeds = defaultdict(list)
     for trial in trials:
-        if trial.result.is_done and trial.result.test_error_pct is not None:
-            seeds[name_of(trial.values, keys)].append(trial.result.test_error_pct)
+        if trial.result.is_done and (error := getattr(trial.result, metric)) is not None:
+            seeds[name_of(trial.values, keys)].append(error)
+    plain, re_estimated = (
+        ("test_error_pct_mean", "test_error_pct_std", "ci95_low", "ci95_high"),
+        ("test_error_pct_bn_mean", "test_error_pct_bn_std", "ci95_bn_low", "ci95_bn_high"),
+    )
+    shown, beside = (plain, re_estimated) if metric == TEST_ERROR else (re_estimated, plain)
     marks = [
         Mark(
             name=name_of(row.values, keys),
             place=row.values[along] if len(axis) == 1 else name_of(row.values, keys),
             series=name_of(row.values, others),
-            mean=_figure(row.test_error_pct_mean),
-            std=_figure(row.test_error_pct_std),
-            low=_figure(row.ci95_low),
-            high=_figure(row.ci95_high),
+            **dict(zip(("mean", "std", "low", "high"), (_figure(getattr(row, name)) for name in shown), strict=True)),
             seeds=seeds[name_of(row.values, keys)],
             decision=row.decision,
+            beside=_figure(getattr(row, beside[0])),
         )
         for row in rows
     ]
-    whole = Arrangement(axis, others, axis[0] in numeric and len(axis) == 1, marks)
+    whole = Arrangement(axis, others, axis[0] in numeric and len(axis) == 1, marks, metric)
     if whole.is_numeric or len(whole.rows) <= MOST_ROWS:
         return whole
-    shown = [mark for mark in marks if mark.is_baseline or whole.position(mark) < MOST_ROWS]
-    return replace(whole, marks=shown, num_left_out=len(marks) - len(shown))
+    kept = [mark for mark in marks if mark.is_baseline or whole.position(mark) < MOST_ROWS]
+    return replace(whole, marks=kept, num_left_out=len(marks) - len(kept))
 
 
 def is_geometric(places: Sequence[float]) -> bool:

@@ -18,15 +18,25 @@ from matplotlib.transforms import ScaledTranslation
 
 from tdbench.store import pictures
 from tdbench.store.files import as_text, write_atomically
-from tdbench.store.rows import Decision, SummaryRow, TrialRow
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow, TrialRow
 from tdbench.sweep.plots.arrangement import Arrangement, Mark, arrange, is_geometric
 
 WIDTH, HEIGHT, DPI = 8.0, 5.0, 150  # inches; 1200 pixels wide
-SEED_SHIFT, SERIES_SHIFT = 5.0, 12.0  # points from a mean to its seeds, and to the mean of the next series
+SEED_SHIFT, SERIES_SHIFT = (
+    5.0,
+    12.0,
+)  # points from a mean to its seeds on one side and the cross on the other, and to the mean of the next series
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TEXT, GREY, FRAME, GRID = "#333333", "#767676", "#BBBBBB", "#ECECEC"
 FILLED = (Decision.HELPS, Decision.HURTS, Decision.BASELINE, Decision.NO_BASELINE)
-ERROR = "test error after the last epoch (%)"
+ERRORS = {
+    TEST_ERROR: "test error after the last epoch (%)",
+    TEST_ERROR_BN: "test error, BatchNorm's statistics re-estimated (%)",
+}
+BESIDE = {
+    TEST_ERROR: "with BatchNorm's statistics re-estimated without the regularizer",
+    TEST_ERROR_BN: "with BatchNorm's statistics as training left them",
+}
 STYLE = {
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -87,10 +97,10 @@ def draw_sweep(sweep: Arrangement, title: str, caption: str, units: Mapping[str,
     described = " · ".join(f"{key} ({units[key]})" if key in units else key for key in sweep.axis)
     if sweep.is_numeric:
         height = _draw_numbers(axes, sweep)
-        axes.set(xlabel=described, ylabel=ERROR, ylim=sweep.error_limits())
+        axes.set(xlabel=described, ylabel=ERRORS[sweep.metric], ylim=sweep.error_limits())
     else:
         height = _draw_names(axes, sweep)
-        axes.set(xlabel=ERROR, ylabel=described, xlim=sweep.error_limits())
+        axes.set(xlabel=ERRORS[sweep.metric], ylabel=described, xlim=sweep.error_limits())
     if sweep.others:
         height += _draw_legend(axes, list(sweep.series), " · ".join(sweep.others))
     if not any(mark.has_result for mark in sweep.marks):
@@ -114,6 +124,8 @@ def caption(sweep: Arrangement, counts: Sequence[int]) -> str:
     text = f"{n} seed{'s' * (most != 1)} per value{dots}. Bars: 95 % t intervals of the means."
     if sweep.baseline is not None:
         text += " Filled: differs from the baseline (paired t-test, Holm-corrected p ≤ 0.05); hollow: not detectably."
+    if any(not math.isnan(mark.beside) for mark in sweep.marks):
+        text += f" × and dotted line: the means {BESIDE[sweep.metric]}."
     if sweep.num_left_out:
         text += f" The {sweep.num_left_out:,} values that rank lower are left out."
     return text
@@ -124,6 +136,7 @@ def _draw_numbers(axes: Axes, sweep: Arrangement) -> float:
     if (baseline := sweep.baseline) is not None:
         axes.axhspan(baseline.low, baseline.high, color=GREY, alpha=0.15, lw=0)
         axes.axhline(baseline.mean, color=GREY, lw=1.2, ls=(0, (5, 3)))
+        axes.axhline(baseline.beside, color=GREY, lw=1.2, ls=(0, (1, 2)))
         name = textwrap.fill(baseline.name, 16)
         _write_aside(axes, f"baseline\n{name}\n{baseline.mean:.2f} %", baseline.mean, GREY)
     places = sorted({sweep.position(mark) for mark in sweep.placed})
@@ -137,6 +150,7 @@ def _draw_names(axes: Axes, sweep: Arrangement) -> float:
     if (baseline := sweep.baseline) is not None:
         axes.axvspan(baseline.low, baseline.high, color=GREY, alpha=0.15, lw=0)
         axes.axvline(baseline.mean, color=GREY, lw=1.2, ls=(0, (5, 3)))
+        axes.axvline(baseline.beside, color=GREY, lw=1.2, ls=(0, (1, 2)))
     _draw_marks(axes, sweep, room=math.inf)
     if len(sweep.rows) == len(sweep.marks):
         for mark in sweep.marks:
@@ -170,6 +184,17 @@ def _draw_marks(axes: Axes, sweep: Arrangement, room: float) -> None:
         seeds = [(x, error) for x, mark in zip(at, marks, strict=True) for error in mark.seeds]
         dots = {"ls": "", "marker": "o", "ms": 4.5, "mew": 0, "color": colour, "alpha": 0.35}
         plot([x for x, _ in seeds], [error for _, error in seeds], shift + SEED_SHIFT, **dots)
+        plot(
+            at,
+            [mark.beside for mark in marks],
+            shift - SEED_SHIFT,
+            ls="",
+            marker="x",
+            ms=6,
+            mew=1.4,
+            mec=colour,
+            alpha=0.85,
+        )
         for face, filled in ((colour, True), ("white", False)):
             means = [mark.mean if (mark.decision in FILLED) == filled else math.nan for mark in marks]
             plot(at, means, shift, ls="", marker=marker, ms=7.5, mew=1.8, mec=colour, mfc=face)
