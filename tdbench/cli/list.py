@@ -47,6 +47,8 @@ def list_command(
     elif quiet:
         typer.echo(", ".join(f"{len(rows)} {name}" for name, rows in tables.items()))
     else:
+        if what is not None and what not in tables:
+            print_method(what)
         print_tables(tables, whole=what is not None or sources, sources=sources)
 
 
@@ -76,6 +78,22 @@ def chosen(what: str | None) -> dict[str, Rows]:
         raise ConfigError(unknown("name", what, [*tables, *method_names()]))
     find_method(what)
     return {"knobs": knobs_of(what, shared=True)}
+
+
+def print_method(name: str) -> None:
+    """Print a method's source, its formula, where it departs from its public code, and its default place."""
+    import inspect
+
+    from tdbench.cli.console import console
+    from tdbench.cli.output import say
+    from tdbench.regularizers.registry import find_method
+
+    method = find_method(name)
+    text = inspect.cleandoc(getattr(inspect.getmodule(method), "__doc__", None) or method.__doc__ or "")
+    for paragraph in (*text.split("\n\n"), f"Where no site is named, it stands at {method.default_place()}."):
+        for line in textwrap.wrap(paragraph, min(console().width, 100), break_on_hyphens=False):
+            say(line)
+        say("")
 
 
 def methods() -> Rows:

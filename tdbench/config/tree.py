@@ -201,10 +201,14 @@ class RunConfig(Section):
         kept = {key for key in values if about(fields[key]).get("identity", True)}
         if self.regularizer.match is not None:  # the knob follows from it
             kept.discard(f"regularizer.{self.regularizer.strength_knob}")
-        reading = find_data_set(self.data.name).reading
-        return {key: values[key] for key in values if key in kept} | (
-            {"data.name (reading)": reading} if reading > 1 else {}
-        )
+        revisions = {
+            "data.name (reading)": find_data_set(self.data.name).reading,
+            "regularizer.name (revision)": type(self.regularizer).revision,
+        }
+        told: dict[str, Any] = {name: revision for name, revision in revisions.items() if revision > 1}
+        if self.regularizer.sites is None and self.regularizer.groups != RegularizerConfig.groups:
+            told["regularizer.sites (default)"] = self.regularizer.groups
+        return {key: values[key] for key in values if key in kept} | told
 
     def contents(self, running: bool = False) -> Contents:
         """Return what the settings mean: a data set that may change, where it is there, and the user's own code.

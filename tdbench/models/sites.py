@@ -138,8 +138,8 @@ def insert(
         regularizer: A method's name, or your own layer or configuration class, with its knobs as keyword arguments; or
             a configuration; or a module such as `nn.Dropout2d(0.1)`, of which every site gets a copy.
         sites: Names or patterns (`stage1.*`) of the network's sites, or of its modules where it declares none.
-            `input` is the network's input. None: the method's default, which is the first two sites that the
-            network declares or a trace finds (see traced_sites), the input, or each residual branch.
+            `input` is the network's input. None: the method's own place (see RegularizerConfig.groups), which is among
+            the sites that the network declares or a trace finds (see traced_sites), the input, or each residual branch.
         image_shape: (C, H, W) of the images, for one forward that finds the channels at each site. None: the
             channels of the first convolution, and the first side of 32, 64, 224 that the network accepts.
         **knobs: The method's knobs. One called `channels` is given C of the feature map.
@@ -165,7 +165,7 @@ def insert(
     wanted = sites if sites is not None else regularizer.sites
     if wanted is None and regularizer.placement != "feature_map":
         wanted = [INPUT] if regularizer.placement == "input" else ["*.branch"]
-    paths = find_sites(model, wanted, image_shape)
+    paths = find_sites(model, wanted, image_shape, regularizer.groups)
     hosts = {
         name: input_module(model) if name == INPUT else output_module(model.get_submodule(path))
         for name, path in paths.items()
@@ -230,9 +230,12 @@ def known_sites(model: nn.Module) -> dict[str, str]:
 
 
 def find_sites(
-    model: nn.Module, wanted: Iterable[str] | None, image_shape: tuple[int, int, int] | None = None
+    model: nn.Module,
+    wanted: Iterable[str] | None,
+    image_shape: tuple[int, int, int] | None = None,
+    groups: str = "first_two",
 ) -> dict[str, str]:
-    """Return site name to module path for names and patterns, in the network's order; for None, the first two sites.
+    """Return site name to module path for names and patterns, in the network's order; for None, the outputs of groups.
 
     Raises:
         ConfigError: A name or pattern matches nothing (the message gives the nearest site and all others), or a trace
@@ -244,9 +247,10 @@ def find_sites(
         if not sites:
             raise ConfigError("the network puts out no feature map that a trace can find; name a module as the site")
         tops = [name for name in sites if "." not in name or not declares]
-        return {name: sites[name] for name in tops[:2]}
+        chosen = {"first_two": tops[:2], "last_two": tops[-2:], "last_but_one": tops[-2:-1] or tops}[groups]
+        return {name: sites[name] for name in chosen}
     known = {INPUT: ""} | known
-    chosen: set[str] = set()
+    found: set[str] = set()
     for pattern in wanted:
         # Patterns match feature maps only; the input must be named.
         matches = {name for name in known if name == pattern or (name != INPUT and fnmatchcase(name, pattern))}
@@ -256,8 +260,8 @@ def find_sites(
             traced = ", ".join(traced_sites(model, image_shape))
             hint = f"found by a trace: {traced}; the path of any other module will do"
             raise ConfigError(f"unknown site {pattern!r}{nearest(pattern, known)} ({hint})")
-        chosen |= matches
-    return {name: path for name, path in known.items() if name in chosen}
+        found |= matches
+    return {name: path for name, path in known.items() if name in found}
 
 
 def _regularize(module: nn.Module, args: Any, output: Tensor) -> Tensor:

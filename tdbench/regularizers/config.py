@@ -21,19 +21,23 @@ class RegularizerConfig(Section):
         share_is_proportional: The dropped share is proportional to that knob.
         placement: Where the method belongs, which is also its default site: a feature map, the images, or each
             residual branch.
+        groups: Of feature maps, at the outputs of which of the network's groups it stands where no site is named.
+        revision: Rises where the algorithm of the layer changes, so that no run of before is taken for one of now.
     """
 
     layer_class: ClassVar[str | type] = ""
     strength_knob: ClassVar[str | None] = None
     share_is_proportional: ClassVar[bool] = False
     placement: ClassVar[Literal["feature_map", "input", "branch"]] = "feature_map"
+    groups: ClassVar[Literal["first_two", "last_two", "last_but_one"]] = "first_two"
+    revision: ClassVar[int] = 1
 
     name: str = knob("targetdrop", "method: a folder of regularizers/, or the user's own: file.py:MyDrop")
     sites: tuple[str, ...] | None = knob(
         None,
-        "where it is put, as site names or patterns such as stage1.*; null: the outputs of the first two groups",
+        "where it is put, as site names or patterns such as stage1.*; null: the method's own place, see `list METHOD`",
         rule="names or patterns of the model's sites",
-        source="tdbench's choice",
+        source="the method's, or tdbench's choice",
         sweep=("stage1", "stage2", "stage3", "stage1+stage2", "stage2+stage3", "stage1+stage2+stage3"),
     )
 
@@ -53,6 +57,14 @@ class RegularizerConfig(Section):
         gt=0,
         le=100,
     )
+
+    @classmethod
+    def default_place(cls) -> str:
+        """Return in words where the method stands where no site is named."""
+        if cls.placement != "feature_map":
+            return {"input": "the images", "branch": "every residual branch"}[cls.placement]
+        groups = {"first_two": "s of the first two groups", "last_two": "s of the last two groups"}
+        return f"the output{groups.get(cls.groups, ' of the last group but one')}"
 
     def build(self, channels: int, depth: float = 1.0) -> Any:
         """Return the layer, a `regularizers.base.Regularizer`; its module is imported here, and torch with it.
@@ -149,7 +161,7 @@ class Declaration(NamedTuple):
     facts: dict[str, Any]
 
 
-_FACTS = ("strength_knob", "share_is_proportional", "placement")
+_FACTS = ("strength_knob", "share_is_proportional", "placement", "groups", "revision")
 
 
 def declaration_of(method: type[RegularizerConfig]) -> Declaration:

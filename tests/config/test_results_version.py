@@ -20,7 +20,7 @@ from tdbench.knobs import knob
 from tdbench.regularizers.registry import find_method, method_names
 
 SNAPSHOT = Path(__file__).with_name("results_version.json")
-ADVICE = "results change: raise RESULTS_VERSION in tdbench/config/tree.py, then write the snapshot anew"
+ADVICE = "results change: raise the method's revision, or RESULTS_VERSION in tdbench/config/tree.py; snapshot anew"
 
 
 def defaults() -> dict[str, dict]:
@@ -68,6 +68,7 @@ def test_an_algorithm_that_changes_raises_the_version(method):
     assert method in known, "a new method, which changes no results: write the snapshot anew"
     if method == "dropout" and torch_keeps() != snapshot["torch_keeps"]:
         pytest.skip(f"the dropout of torch {torch.__version__} draws other units than that of the snapshot's torch")
+    assert find_method(method).revision == snapshot["revisions"].get(method, 1), "write the snapshot anew"
     assert outcome(method) == pytest.approx(known.get(method), rel=1e-4), ADVICE
 
 
@@ -111,6 +112,22 @@ def test_a_folder_is_named_by_its_place_even_where_that_is_the_default():
     assert load_config(overrides={"data": "folder"}).identity()["data.root"].endswith("data")
 
 
+def test_a_layer_or_a_default_place_that_is_another_makes_other_runs(monkeypatch):
+    method = find_method("spatial_dropout")
+    plain, named = ({"regularizer": "spatial_dropout"} | more for more in ({}, {"sites": "stage2"}))
+    before = [load_config(overrides=given).digest() for given in (plain, named)]
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "groups", "last_two")
+        assert [
+            load_config(overrides=given).digest() == known for given, known in zip((plain, named), before, strict=True)
+        ] == [
+            False,
+            True,
+        ]
+    monkeypatch.setattr(method, "revision", 2)
+    assert not {load_config(overrides=given).digest() for given in (plain, named)} & set(before)
+
+
 def test_a_reader_that_makes_other_images_makes_other_runs(monkeypatch):
     config = load_config(overrides={"data": "folder"})
     before = config.digest()
@@ -124,6 +141,7 @@ if __name__ == "__main__":
         "version": RESULTS_VERSION,
         "torch_keeps": torch_keeps(),
         "defaults": defaults(),
+        "revisions": {name: find_method(name).revision for name in method_names() if find_method(name).revision > 1},
         "outcomes": {name: outcome(name) for name in method_names()},
     }
     SNAPSHOT.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

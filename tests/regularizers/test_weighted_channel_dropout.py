@@ -84,16 +84,37 @@ def test_each_selected_channel_is_kept_with_its_own_coin():
     assert ((observed - expected) ** 2 / expected).sum() <= chi2.isf(1e-6, num_selected)
 
 
-def test_what_is_kept_is_scaled_by_all_scores_over_the_kept_ones_in_each_sample():
-    x = positive_map(50, 8, 3, 4)
-    torch.manual_seed(0)
-    out = WeightedChannelDropout(0.6, 0.8)(x)
-    for sample, result, kept in zip(x, out, kept_channels(out), strict=True):
-        if kept.any():
-            scores = sample.double().mean(dim=(1, 2)).tolist()
-            scale = oracle.scale(scores, kept.tolist())
-            torch.testing.assert_close(result[kept], sample[kept] * scale)
+@pytest.mark.parametrize("rescale", ["selected", "kept"])
+def test_what_is_kept_is_scaled_by_all_scores_over_those_that_count_in_each_sample(monkeypatch, rescale):
+    x, draws = positive_map(50, 8, 3, 4), torch.rand(2, 50, 8, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(torch, "rand_like", lambda _: draws[0])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: draws[1])
+    out = WeightedChannelDropout(0.6, 0.8, rescale)(x)
+    for number, (sample, result) in enumerate(zip(x.double(), out, strict=True)):
+        expected = oracle.drop(sample, draws[0][number].tolist(), draws[1][number].tolist(), 0.6, 0.8, rescale)
+        torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=0)
+        if rescale == "kept" and result.any():
             assert float(result.mean()) == pytest.approx(float(sample.mean()), rel=1e-5)  # the scores' sum is kept
+
+
+@pytest.mark.parametrize(("rescale", "factor"), [("selected", 0.9), ("kept", 1.0)])
+def test_the_mean_of_a_map_is_lower_by_the_coins_unless_they_are_made_up_for(rescale, factor):
+    n, scores = 4000, [1.0] * 32
+    torch.manual_seed(0)
+    means = WeightedChannelDropout(0.8, 0.9, rescale)(map_with_means(scores, n)).double().mean(dim=(1, 2, 3))
+    assert abs(float(means.mean()) - factor) <= 5 * float(means.std()) / math.sqrt(n) + 1e-6
+
+
+def test_the_count_is_rounded_down_as_in_public_code():
+    torch.manual_seed(0)
+    layer = WeightedChannelDropout(0.8, keep=1.0)
+    assert float((layer(positive_map(10, 32, 2, 2)) == 0).double().mean()) == 0.21875 == layer.nominal_share((32, 2, 2))
+    assert WeightedChannelDropout(0.29, keep=1.0).nominal_share((100, 2, 2)) == pytest.approx(0.71)
+
+
+def test_a_rescaling_that_is_none_is_refused_by_the_layer():
+    with pytest.raises(ValueError, match="rescale must be selected or kept, got 'all'"):
+        WeightedChannelDropout(rescale="all")
 
 
 def test_a_sample_that_keeps_no_channel_is_zero_and_not_nan():

@@ -3,6 +3,8 @@
 DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv 1708.04552. The hole is
 cut after normalisation, so that 0 is the mean. Because of the clipping, the mean share that is masked is below
 (L / side)²: 19.1 % at L = 16 and 5.5 % at L = 8 on 32×32.
+
+Departs from the public code of the paper in holes of an odd side alone, which are L wide here and L - 1 there.
 """
 
 from typing import ClassVar, Literal

@@ -2,6 +2,8 @@
 
 Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382; scaled in training, identity in evaluation, as
 torchvision and timm do (the paper scales in evaluation instead).
+
+As in torchvision and timm. A network without residual branches has no place for it.
 """
 
 from typing import Any, ClassVar, Literal

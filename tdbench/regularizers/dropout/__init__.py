@@ -1,6 +1,8 @@
 """Dropout: each unit is zeroed with probability p, the others scaled by 1 / (1 - p).
 
 Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15 (2014).
+
+As torch.nn.Dropout.
 """
 
 from typing import Literal

@@ -3,6 +3,9 @@
 Liu et al., "FocusedDropout for Convolutional Neural Network", arXiv 2103.15425: the channel with the largest mean is
 the reference; positions where it exceeds r times its maximum are kept, r uniform in a range and drawn per sample; the
 same mask serves all channels; nothing is rescaled; a step takes part with a probability of 10 %.
+
+Departs from the public code, which draws r for each position; the paper's text says 0.3 to 0.6, its algorithm box
+0.6 to 0.9.
 """
 
 from typing import Literal
@@ -19,6 +22,7 @@ class FocusedDropoutConfig(RegularizerConfig):
     layer_class = "FocusedDropout"
     strength_knob = "participation"
     share_is_proportional = True
+    groups = "last_but_one"
 
     name: Literal["focused_dropout"] = knob(
         "focused_dropout", "positions off the strongest channel's focus are dropped"

@@ -3,6 +3,8 @@
 do Santos et al., "MaxDropout: Deep Neural Network Regularization Based on Maximum Output Values", arXiv 2007.13723:
 the tensor is scaled to [0, 1] by its minimum and maximum, and what lies above 1 - p becomes 0. A constant tensor has no
 largest values, and is left alone.
+
+As in the public code, but that there a constant tensor becomes 0/0.
 """
 
 from typing import Literal

@@ -1,6 +1,8 @@
 """SpatialDropout: whole feature maps are zeroed with probability p, the others scaled by 1 / (1 - p).
 
 Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv 1411.4280, section 3.2.
+
+As torch.nn.Dropout2d.
 """
 
 from typing import Literal

@@ -4,6 +4,9 @@ Zhu & Zhao, "TargetDrop: A Targeted Regularization Method for Convolutional Neur
 Squeeze and excite: v_c = mean of U_c over H×W, M = sigmoid(W2 · relu(W1 · v)). The K = floor(γ·C) channels with the
 largest M are targets; around the maximum of each, a k×k window clipped at the border is zeroed (S = 0), and the
 rest of the map is scaled by λ = H·W / sum(S). What the paper leaves open is marked on the line that decides it.
+
+No code of the authors was found. Departs from a third-party implementation where that fails: a single sample, no
+channel to drop, maps smaller than the window (which is clipped), a window that covers the map (zeros, where 0/0 came).
 """
 
 from typing import Any, Literal

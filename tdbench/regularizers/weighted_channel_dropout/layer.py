@@ -14,17 +14,20 @@ class WeightedChannelDropout(Regularizer):
     Args:
         ratio: Share of the channels that are selected, in (0, 1].
         keep: Probability of a selected channel to be kept, in (0, 1].
+        rescale: What is kept is scaled by the sum of all scores over that of the channels `selected`, or `kept`.
     """
 
     traits = Traits("maps")
 
-    def __init__(self, ratio: float = 0.8, keep: float = 0.9) -> None:
+    def __init__(self, ratio: float = 0.8, keep: float = 0.9, rescale: str = "selected") -> None:
         super().__init__()
         for name, value in (("ratio", ratio), ("keep", keep)):
             check_rate(name, value)
             if value == 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
-        self.ratio, self.keep = ratio, keep
+        if rescale not in ("selected", "kept"):
+            raise ValueError(f"rescale must be selected or kept, got {rescale!r}")
+        self.ratio, self.keep, self.rescale = ratio, keep, rescale
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         ratio, keep = (1 - (1 - share) * self.strength for share in (self.ratio, self.keep))
@@ -34,11 +37,12 @@ class WeightedChannelDropout(Regularizer):
         scores = x.detach().mean(dim=(2, 3), dtype=torch.float32).clamp(min=SMALLEST_SCORE)
         # log(u) / score has the order of u^(1/score), and does not underflow.
         keys = torch.rand_like(scores).clamp(min=torch.finfo(scores.dtype).tiny).log() / scores
-        num_selected = max(1, round(ratio * num_channels))
+        num_selected = number_selected(ratio, num_channels)
         selected = torch.zeros_like(scores, dtype=torch.bool)
         selected = selected.scatter(1, keys.topk(num_selected, dim=1).indices, True)
         kept = selected & keep_mask(x, (num_samples, num_channels), 1 - keep)
-        scale = scores.sum(dim=1, keepdim=True) / (scores * kept).sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
+        counted = scores * (kept if self.rescale == "kept" else selected)
+        scale = scores.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
         scale = scale.clamp(
             max=min(torch.finfo(dtype).max for dtype in (x.dtype, scale.dtype))
         )  # nearly dead channels would overflow fp16
@@ -47,4 +51,9 @@ class WeightedChannelDropout(Regularizer):
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return 1 - the expected share of channels that are kept."""
-        return 1 - max(1, round(self.ratio * shape[0])) / shape[0] * self.keep
+        return 1 - number_selected(self.ratio, shape[0]) / shape[0] * self.keep
+
+
+def number_selected(ratio: float, num_channels: int) -> int:
+    """Return the share of the channels, rounded down, and at least one; 0.29 of 100 is 29."""
+    return max(1, int(ratio * num_channels + 1e-9))
