@@ -79,20 +79,28 @@ class Interrupted(TdbenchError):
     exit_code = 130
 
 
+class Damaged(FolderError):
+    """What a run has saved is not what it wrote, so that the run can only start over."""
+
+
 class RunFailed(TdbenchError):
     """A run ended by an error that is not the user's to foresee; what was saved before is intact.
 
     Attributes:
         reason: What went wrong, in a line, as `result.json` holds it.
         where: When, such as `in epoch 3`.
+        is_own_code: The run has code of the user's in it, where the cause may lie.
     """
 
-    def __init__(self, reason: str, where: str = "") -> None:
-        self.reason, self.where = reason, where
-        super().__init__(reason, where)
+    def __init__(self, reason: str, where: str = "", is_own_code: bool = False) -> None:
+        self.reason, self.where, self.is_own_code = reason, where, is_own_code
+        super().__init__(reason, where, is_own_code)
 
     def __str__(self) -> str:
-        return f"the run failed{self.where and f' {self.where}'}: {self.reason}; the same command tries again"
+        again = "the same command tries again"
+        if self.is_own_code:
+            again += ", and --fresh or another --out once you have changed your code"
+        return f"the run failed{self.where and f' {self.where}'}: {self.reason}; {again}"
 
 
 class OutOfRange(ValueError):

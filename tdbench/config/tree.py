@@ -13,11 +13,11 @@ from pydantic.fields import FieldInfo
 from tdbench.config.contents import Contents, Parts, data_parts, digest_of
 from tdbench.config.data_sets import find_data_set
 from tdbench.config.networks import find_network
-from tdbench.errors import OutOfRange
+from tdbench.errors import ConfigError, OutOfRange
 from tdbench.knobs import Section, about, as_json, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.registry import find_method
-from tdbench.user_code import absolute, code_of, expanded, is_user_code, running_code
+from tdbench.user_code import absolute, code_of, expanded, is_user_code, running_code, short_name
 
 # Digests change with this. It rises when a default or an algorithm changes, which a test notices. Only what differs
 # from the defaults is hashed, so that a new field leaves the digests of finished runs alone.
@@ -208,7 +208,8 @@ class RunConfig(Section):
         told: dict[str, Any] = {name: revision for name, revision in revisions.items() if revision > 1}
         if self.regularizer.sites is None and self.regularizer.groups != RegularizerConfig.groups:
             told["regularizer.sites (default)"] = self.regularizer.groups
-        return {key: values[key] for key in values if key in kept} | told
+        named = {key: short_name(name) for key, name in self.own_code().items()}  # wherever its file lies
+        return {key: values[key] for key in values if key in kept} | named | told
 
     def contents(self, running: bool = False) -> Contents:
         """Return what the settings mean: a data set that may change, where it is there, and the user's own code.
@@ -223,6 +224,18 @@ class RunConfig(Section):
         code = {key: look(name).parts for key, name in self.own_code().items()}
         data = data_parts(self.data.name, self.data.root)
         return code if data is None else code | {"data": data}
+
+    def check_out(self, folder: Path) -> None:
+        """Check that results do not go among the images, of which they would become a class.
+
+        Raises:
+            ConfigError: They do.
+        """
+        inside = Path(os.path.realpath(folder))
+        for part in ("train", "test"):
+            images = Path(os.path.realpath(self.data.root / part))
+            if self.data.name == "folder" and inside.is_relative_to(images):
+                raise ConfigError(f"--out {folder} lies among the images of {images}; take another --out")
 
     def own_code(self) -> dict[str, str]:
         """Return the keys whose value is a file of the user's."""
@@ -286,6 +299,19 @@ def default_values(method: type[RegularizerConfig]) -> dict[str, Any]:
     fields = {key: field for key, field in known_keys(method).items() if not field.is_required() and key != "data.root"}
     defaults = {key: as_json(field.get_default(call_default_factory=True)) for key, field in fields.items()}
     return defaults | {"regularizer.name": RegularizerConfig.model_fields["name"].default}
+
+
+def named_as_here(tree: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Return a tree that names the user's code by its place here, where only the folder of the file is another."""
+    result = dict(tree)
+    for section, here in (("model", config.model.name), ("regularizer", config.regularizer.name)):
+        there = tree.get(section)
+        if not isinstance(there, Mapping):
+            continue
+        name = there.get("name")
+        if isinstance(name, str) and is_user_code(name) and short_name(name) == short_name(here):
+            result[section] = {**there, "name": here}
+    return result
 
 
 def foreign_method(tree: Mapping[str, Any], config: RunConfig) -> str | None:

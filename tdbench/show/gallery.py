@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tdbench.config import RunConfig
+from tdbench.config.contents import shortened
 from tdbench.data.batches import TestBatches
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
@@ -61,6 +62,7 @@ class Gallery:
         weights: Where the trained weights come from; None: the network is untrained.
         activation: Class-activation maps (N, h, w) in [0, 1] of a trained network.
         predicted: Name of the class that a trained network predicts for each image.
+        changed_images: How the images differ from those that the network was trained on, in words.
     """
 
     config: RunConfig
@@ -72,6 +74,7 @@ class Gallery:
     weights: str | None = None
     activation: Tensor | None = None
     predicted: list[str] | None = None
+    changed_images: Sequence[str] = ()
 
     def on_image(self) -> list[Drops]:
         """Return the methods that cut holes into the images themselves."""
@@ -140,8 +143,11 @@ class Gallery:
         }
 
     def notes(self) -> list[str]:
-        """Return notes on methods that dropped nothing and on tied scores, in sentences."""
-        notes = [
+        """Return notes on other images, on methods that dropped nothing and on tied scores, in sentences."""
+        notes = [f"the network was trained on other images: {shortened(self.changed_images)}"] * bool(
+            self.changed_images
+        )
+        notes += [
             f"{drops.method} dropped nothing: it is off, or by chance (another --seed draws again)"
             for drops in self.drops
             if drops.dropped_pct == 0 and drops.config.regularizer.knobs()
@@ -211,17 +217,30 @@ def collect(configs: Sequence[RunConfig], num_images: int | None = None, trained
     if trained is not None:
         activation, classes = grad_cam(model, batch[:num_images])
         activation, predicted = activation.float().cpu(), [data.classes[label] for label in classes.tolist()]
+    observed: list[Drops] = []
+    for one in configs:
+        site = next((drops.site for drops in observed if drops.config.regularizer.placement == "feature_map"), None)
+        observed.append(observe_drops(setup, at_site(one, site), batch, num_images, trained))
     return Gallery(
         config=config,
         images=unnormalised(batch[:num_images].cpu(), data),
         numbers=numbers[:num_images].tolist(),
         classes=[data.classes[label] for label in portion.test.labels[:num_images].tolist()],
         batch_size=len(batch),
-        drops=[observe_drops(setup, config, batch, num_images, trained) for config in configs],
+        drops=observed,
         weights=None if trained is None else trained.describe(),
         activation=activation,
         predicted=predicted,
+        changed_images=[] if trained is None else trained.changed_images(config),
     )
+
+
+def at_site(config: RunConfig, site: str | None) -> RunConfig:
+    """Return a run whose method, where no site is named, stands where another has been seen, to be compared there."""
+    regularizer = config.regularizer
+    if site is None or regularizer.sites is not None or regularizer.placement != "feature_map":
+        return config
+    return config.model_copy(update={"regularizer": regularizer.model_copy(update={"sites": (site,)})})
 
 
 def alternating_classes(labels: Tensor) -> Tensor:

@@ -137,6 +137,18 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
         lock.release()
 
 
+def folder_given(out: Any) -> Path:
+    """Return the path that `out` means.
+
+    Raises:
+        FolderError: It is no path.
+    """
+    try:
+        return Path(out)
+    except TypeError:
+        raise FolderError(f"out must be the path of a folder, got {out!r}") from None
+
+
 def make_folder(path: Path) -> None:
     """Make the folder of `--out` for files of its own.
 

@@ -198,8 +198,8 @@ class RunFolder:
         """
         return read_tree(self / CONFIG)
 
-    def read_result(self) -> RunResult | None:
-        """Return `result.json`, or None where there is none.
+    def read_result(self, hint: str = "use --fresh to start over, or another --out") -> RunResult | None:
+        """Return `result.json`, or None where there is none; `hint` is what the user can do where it is of no use.
 
         Raises:
             FolderError: The file is not one that a run wrote.
@@ -209,8 +209,8 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise FolderError(f"{self / RESULT} cannot be read; use --fresh to start over") from error
+            raise FolderError(f"{self / RESULT} cannot be read; {hint}") from error
         try:
             return RunResult.from_tree(tree if isinstance(tree, dict) else {})
         except ValueError as error:
-            raise FolderError(f"{self / RESULT} is not a run's; use --fresh to start over, or another --out") from error
+            raise FolderError(f"{self / RESULT} is not a run's: {error}; {hint}") from error

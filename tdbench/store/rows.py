@@ -4,6 +4,7 @@ Other programs read these names. A field that is added later is declared with `m
 default, so that the files of earlier releases can still be read.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -86,16 +87,31 @@ class RunResult:
         """Return the result in a mapping; what later releases added to it is left out.
 
         Raises:
-            ValueError: It lacks fields, or its status is none.
+            ValueError: It lacks fields, or one of them holds what it cannot be.
         """
         missing = [one.name for one in fields(cls) if one.name not in tree and "since" not in one.metadata]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
         known = {name: tree[name] for name in columns(cls) if name in tree}
+        for name, value in known.items():
+            if not _may_be(name, value):
+                raise ValueError(f"{name} is {value!r}")
         return cls(**known | {"status": TrialState(tree["status"])})
 
     def to_tree(self) -> dict[str, Any]:
         return asdict(self) | {"status": self.status.value}
+
+
+def _may_be(name: str, value: Any) -> bool:
+    """Return whether a field of a result may hold a value that a file names."""
+    if name in ("status", "digest", "error"):
+        return value is None or isinstance(value, str)
+    if value is None:
+        return True
+    if name in ("seed", "epochs"):
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value <= (100 if "_pct" in name else math.inf)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tdbench.config.contents import look_anew
 from tdbench.config.loading import Given, file_given, tree_of
 from tdbench.config.trust import trusting
 from tdbench.errors import ConfigError, DataError, Interrupted, unknown
-from tdbench.store.files import held, remove_unfinished
+from tdbench.store.files import folder_given, held, remove_unfinished
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep
@@ -170,7 +170,7 @@ def ablate(
     )
     with lab.stand_ins(), trusting([param, values, settings], trust):
         plan = plan_sweep(config, param, values, seeds, baseline, settings, metric)
-        sweep = open_sweep(plan, default_folder(plan) if out is None else Path(out))
+        sweep = open_sweep(plan, default_folder(plan) if out is None else folder_given(out))
         if dry_run:
             return look_ahead(sweep, execution)
         run_missing(sweep, execution)
@@ -226,6 +226,7 @@ def open_sweep(plan: Plan, path: Path) -> Sweep:
         FolderError: The folder holds another sweep, or something else.
     """
     folder = SweepFolder(path)
+    plan.base.check_out(path)
     check_same_sweep(plan, folder)
     return Sweep(plan, folder)
 

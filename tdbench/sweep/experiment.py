@@ -209,6 +209,10 @@ def parse_params(
             raise ConfigError(f"param and values must be text, or param a table of key to values, got {text!r}")
     if values and len(values) != len(params):
         raise ConfigError(f"--values must be given once for each --param, got {len(values)} for {len(params)}")
+    if any(not text.strip() for text in values) or any(one.strip().endswith("=") for one in params):
+        raise ConfigError(
+            "--values must be VALUE,VALUE,... or FIRST:LAST:STEP, got nothing; leave it out for the default"
+        )
     pairs = [one.partition("=")[::2] for one in params]
     if values and any(text for _, text in pairs):
         raise ConfigError("--param KEY=VALUES has its values already; leave --values out")

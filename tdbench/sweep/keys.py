@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 from tdbench.config import FLAGS, RunConfig, known_keys, resolve_key
-from tdbench.errors import ConfigError, UnknownKey
+from tdbench.errors import ConfigError
 from tdbench.knobs import about
 from tdbench.regularizers.registry import method_names
 from tdbench.store.files import as_text
@@ -17,14 +17,9 @@ def resolve_param(key: str, base: RunConfig) -> str:
     """Return the dotted key of a parameter, as `--set` understands it.
 
     Raises:
-        ConfigError: There is none; the nearest one is named, and all of them with their defaults.
+        UnknownKey: There is none; it names the nearest one.
     """
-    method = type(base.regularizer)
-    try:
-        return resolve_key(key, method)
-    except UnknownKey as error:
-        known = ", ".join(f"{column(name)}={shown(field.default)}" for name, field in known_keys(method).items())
-        raise ConfigError(f"{error.reason}\nknown parameters and their defaults: {known}") from None
+    return resolve_key(key, type(base.regularizer))
 
 
 def default_sweep(key: str, base: RunConfig) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, kno
 from tdbench.config.contents import Contents, as_far_as_known, changes, shortened
 from tdbench.config.loading import refuse_unused
 from tdbench.config.settings import settings_of
-from tdbench.config.tree import foreign_method
+from tdbench.config.tree import foreign_method, named_as_here
 from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
 from tdbench.knobs import about
 from tdbench.store.folders import CONFIG, SWEEP, TRIALS, SweepFolder
@@ -270,13 +270,14 @@ def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
         return
     try:
         held = Experiment.model_validate(tree)
-        if foreign := foreign_method(held.base, plan.base):
+        base_there = named_as_here(held.base, plan.base)
+        if foreign := foreign_method(base_there, plan.base):
             raise FolderError(f"{folder.path} holds another sweep: {foreign}; take another --out")
-        there = shared_settings(held, build_config(held.base))
+        there = shared_settings(held, build_config(base_there))
     except FolderError:
         raise
     except (ValueError, TdbenchError) as error:
-        raise FolderError(f"{folder / SWEEP} is not one that this release wrote; take another --out") from error
+        raise FolderError(f"{folder / SWEEP} is damaged, or of another release; take another --out") from error
     here = shared_settings(plan.experiment, plan.base)
     for name in held.arms.keys() & plan.experiment.arms.keys():
         here[f"arm {name}"], there[f"arm {name}"] = plan.experiment.arms[name], held.arms[name]

@@ -55,7 +55,7 @@ class Sweep:
     def _read(self, digest: str) -> RunResult:
         seed = self.plan.trials[digest].seed
         try:
-            result = self.folder.trial(digest).read_result()
+            result = self.folder.trial(digest).read_result(hint="--retry-failed runs the trial again")
         except FolderError as error:
             return RunResult(TrialState.FAILED, None, seed, error=str(error))
         if result is None:

@@ -9,13 +9,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 
 import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
 from tdbench.config.contents import one_look
-from tdbench.errors import Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
+from tdbench.errors import Damaged, Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
@@ -55,19 +56,18 @@ def run_assignment(
         with one_look():
             config = RunConfig.model_validate(assignment.config)
             if config.digest() != assignment.digest:
-                reason = "the data or your code has changed since the sweep was planned; run it again"
-                return Ended(
-                    assignment.digest, TrialState.KILLED, reason
-                )  # and no failure of the trial that was planned
+                reason = "the data or your code has changed since the sweep was planned; change it back, or "
+                reason += "take another --out"  # and no failure of the trial that was planned
+                return Ended(assignment.digest, TrialState.KILLED, reason)
             observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
-            result = train(
-                config,
-                assignment.folder,
-                fresh=assignment.fresh,
-                observer=observer,
-                should_stop=should_stop,
-                patience_s=PATIENCE_S,
+            begin = partial(
+                train, config, assignment.folder, observer=observer, should_stop=should_stop, patience_s=PATIENCE_S
             )
+            try:
+                result = begin(fresh=assignment.fresh)
+            except Damaged as error:  # from its start the trial comes to the same
+                print(f"the trial starts over: {error}", file=sys.stderr)
+                result = begin(fresh=True)
     except Interrupted:
         return Ended(assignment.digest, TrialState.WAITING)
     except Exception as error:

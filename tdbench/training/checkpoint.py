@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch.nn.parameter import is_lazy
 
-from tdbench.errors import FolderError, line_of
+from tdbench.errors import Damaged, FolderError, line_of
 from tdbench.store.files import open_file, write_atomically
 from tdbench.store.rows import EpochRow
 from tdbench.training.run import Run
@@ -72,7 +72,8 @@ def load_checkpoint(
         hint: What the user can do where the file is of no use.
 
     Raises:
-        FolderError: The file is cut short, damaged, no checkpoint of tdbench's, or of another run.
+        Damaged: The file is cut short, or not as it was written.
+        FolderError: It is no checkpoint of tdbench's, or of another run.
     """
     try:
         with open_file(path) as file:
@@ -80,14 +81,14 @@ def load_checkpoint(
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises half a dozen kinds, pickle's own among them
-        raise FolderError(f"{path} is cut short or damaged ({line_of(error)[:120]}); {hint}") from error
+        raise Damaged(f"{path} is cut short or damaged ({line_of(error)[:120]}); {hint}") from error
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, UNSEALED):
         raise FolderError(f"{path} is no checkpoint of this version of tdbench; {hint}")
     if content.get("digest") != digest:
         raise FolderError(f"{path} belongs to another run (digest {content.get('digest')}, not {digest}); {hint}")
     state = content.get("state")
     if not isinstance(state, dict) or (content["format"] == FORMAT and content.get("sha256") != seal_of(state)):
-        raise FolderError(f"{path} is damaged: it does not hold what was written (SHA-256); {hint}")
+        raise Damaged(f"{path} is damaged: it does not hold what was written (SHA-256); {hint}")
     return state
 
 
@@ -135,7 +136,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise FolderError(
+        raise Damaged(
             f"the checkpoint does not fit the run ({line_of(error)[:120]}); use --fresh to start over, or another --out"
         ) from error
 

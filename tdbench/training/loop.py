@@ -108,7 +108,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
         ):  # which is no end of the run: it goes on when there is room
             with suppress(FolderError):  # the reason that counts is the failure's
                 folder.write_result(run.result(TrialState.FAILED, error))
-        raise RunFailed(error, f"in epoch {run.epoch}") from failure
+        raise RunFailed(error, f"in epoch {run.epoch}", bool(run.config.own_code())) from failure
     result = run.result(status, error)
     processes.first(lambda: write_end(run, folder, environment, result))
     return result

@@ -7,8 +7,9 @@ from typing import Any
 
 from tdbench.config import Given, RunConfig, load_config
 from tdbench.config.contents import as_far_as_known, changes, shortened
-from tdbench.config.tree import foreign_method
+from tdbench.config.tree import foreign_method, named_as_here
 from tdbench.errors import FolderError, TdbenchError
+from tdbench.store.files import folder_given
 from tdbench.store.folders import CHECKPOINT, SWEEP, RunFolder
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
@@ -56,7 +57,8 @@ def train(
         TdbenchError: Something the user can act on; what was saved before is intact.
     """
     config = load_config(config, settings, trust=trust)
-    folder = RunFolder(default_folder(config) if out is None else Path(out))
+    folder = RunFolder(default_folder(config) if out is None else folder_given(out))
+    config.check_out(folder.path)
     finished = processes.first(lambda: finished_result(folder, config, fresh))
     if finished is not None:
         return finished
@@ -94,6 +96,7 @@ def finished_result(folder: RunFolder, config: RunConfig, fresh: bool = False) -
         raise foreign
     if fresh:  # a run of another release, whose keys have changed, can be replaced too
         return None
+    tree = named_as_here(tree, config)
     if why := foreign_method(tree, config):
         raise FolderError(f"{folder.path} holds another run: {why}; take another --out, or --fresh to replace it")
     try:

@@ -1,5 +1,6 @@
 """The trained weights of a run, finished or not, read from its folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tdbench.config import RunConfig, load_config
 from tdbench.config.contents import changes, shortened
 from tdbench.errors import ConfigError, FolderError, line_of
 from tdbench.models.sites import Insertion
-from tdbench.store.folders import CHECKPOINT, CONFIG, RunFolder
+from tdbench.store.folders import CHECKPOINT, CODE, CONFIG, RunFolder
 from tdbench.training.checkpoint import load_checkpoint, rows_of
 
 
@@ -22,6 +23,12 @@ class TrainedRun:
     path: Path
     config: RunConfig
     state: dict[str, Any]  # as checkpoint.state_of returns it
+    images: Mapping[str, str] | None = None  # what its data set held, part by part; None: that is not known
+
+    def changed_images(self, config: RunConfig) -> list[str]:
+        """Return in words how the images of a configuration differ from those that the run was trained on."""
+        now = config.contents().get("data")
+        return changes({"data": self.images}, {"data": now}) if self.images is not None and now is not None else []
 
     def describe(self) -> str:
         """Return the run's folder, epoch, step and last test error, in a few words."""
@@ -74,13 +81,18 @@ def open_run(path: Path) -> TrainedRun:
         FolderError: The folder holds no run, or no checkpoint, or a damaged one.
         ConfigError: Its configuration is not valid.
     """
-    RunFolder(path).check_has_trained()
-    config = load_config(path / CONFIG)
-    before, now = RunFolder(path).read_contents(), config.contents()
+    folder = RunFolder(path)
+    folder.check_has_trained()
+    try:
+        config = load_config(path / CONFIG)
+        before, now = folder.read_contents(), config.contents()
+    except ConfigError as error:
+        copy = f"; {path / CODE} keeps a copy of the code" if (path / CODE).exists() else ""
+        raise ConfigError(f"{error}{copy}") from error
     if before is not None:  # the network does not depend on the data
         now = {**now, **{source: parts for source, parts in before.items() if source == "data"}}
         if changed := changes(before, now):
             raise FolderError(f"{path} was trained with other code: {shortened(changed)}; name another run folder")
     state = load_checkpoint(path / CHECKPOINT, config.digest(now), hint="name another run folder")
     assert state is not None, "the file is there"
-    return TrainedRun(path, config, state)
+    return TrainedRun(path, config, state, (before or {}).get("data"))

@@ -151,6 +151,38 @@ def test_a_failed_trial_is_told_with_its_reason_and_tried_again_when_asked(cli, 
     assert [row["n"] for row in table(copied / "summary.csv")] == ["2", "2", "2"]
 
 
+@pytest.mark.parametrize("damaged", ["checkpoint.pt", "result.json"])
+def test_a_damaged_trial_is_run_again_alone(cli, copied, damaged):
+    row = next(row for row in table(copied / "trials.csv") if row["block_size"] == "5")
+    trial, before = copied / "trials" / row["trial"], cli.snapshot(copied / "trials")
+    if damaged == "checkpoint.pt":
+        (trial / "result.json").unlink()
+    (trial / damaged).write_bytes((trial / damaged).read_bytes()[:-100])
+    again = (*TWO, *cli.tiny, "--jobs", "1", "--out", copied)
+    if damaged == "result.json":
+        told = cli(*again)
+        assert told.code == 1
+        assert "result.json cannot be read; --retry-failed runs the trial again" in told.out
+        again = (*again, "--retry-failed")
+    outcome = cli(*again)
+    assert outcome.code == 0, outcome.out
+    now = next(one for one in table(copied / "trials.csv") if one["trial"] == row["trial"])
+    assert now["test_error_pct"] == row["test_error_pct"]
+    after = cli.snapshot(copied / "trials")
+    assert {name for name in before if before[name] != after[name]} <= {
+        name for name in before if name.startswith(row["trial"])
+    }
+    if damaged == "checkpoint.pt":
+        assert "the trial starts over: " in (trial / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("nothing", [("--param", "k", "--values", ""), ("--param", "k=")])
+def test_values_that_an_empty_variable_gives_are_not_the_defaults(cli, nothing):
+    refused = cli("ablate", *nothing, "--dry-run")
+    assert (refused.code, refused.out) == (2, "")
+    assert "got nothing; leave it out for the default" in refused.err
+
+
 def test_an_experiment_file_is_swept_with_flags_on_top(cli, tmp_path):
     file = tmp_path / "methods.yaml"
     base = {"data": {"train_fraction": 0.1}, "training": {"max_steps": 2, "batch_size": 32}}

@@ -188,3 +188,60 @@ def test_what_a_run_keeps_is_the_code_that_it_imported(cli, place, monkeypatch, 
     assert "4, 5" in kept(place)["blocks.py"]
     weights = torch.load(place / "run" / "checkpoint.pt", weights_only=True)["state"]["model"]
     assert next(iter(weights.values())).shape[-1] == 5
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
+def test_code_may_lie_elsewhere_by_the_next_call(cli, place, stopped):
+    (place / "mine.py").write_text(
+        "from torch import nn\n"
+        "class MyDrop(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return nn.functional.dropout(x, 0.1, self.training)\n"
+    )
+    (place / "there").mkdir()
+
+    def command(folder):
+        named = "--model", f"{folder}/net.py:make_model", "--regularizer", f"{folder}/mine.py:MyDrop", "--sites", "0"
+        return ("train", *named, "--train-fraction", "0.05", "--batch-size", "8", "--epochs", "2", "--out", "run")
+
+    if stopped:
+        keys = {"model": "net.py:make_model", "regularizer": "mine.py:MyDrop", "sites": "0", "train_fraction": 0.05}
+        asked = iter(range(100))
+        with pytest.raises(Interrupted):
+            tdbench.train(**keys, batch_size=8, epochs=2, out="run", should_stop=lambda: next(asked) >= 4)
+    else:
+        assert cli(*command(".")).code == 0
+    for name in ("net.py", "blocks.py", "mine.py"):
+        shutil.move(name, "there")
+    moved = cli(*command("there"))
+    assert moved.code == 0, moved.err
+    assert ("resuming after step" if stopped else "holds this run already") in moved.out
+    (place / "there" / "blocks.py").write_text(BLOCKS + "# changed")
+    assert "blocks.py is" in cli(*command("there")).err
+
+
+def test_results_do_not_go_among_the_images(cli, place):
+    for command in (("train",), ("ablate", "--param", "lr=0.1", "--seeds", "1")):
+        refused = cli(*command, *ON_FOLDER, "--data-root", "data", "--out", "data/train/run")
+        assert (refused.code, refused.out) == (2, "")
+        assert "--out data/train/run lies among the images of" in refused.err
+    assert not (place / "data" / "train" / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [5, ["run"]])
+def test_a_folder_that_is_no_path_is_refused(wrong):
+    for call in (tdbench.train, tdbench.ablate):
+        with pytest.raises(tdbench.TdbenchError, match="out must be the path of a folder"):
+            call(out=wrong)
+
+
+def test_a_picture_says_where_its_images_are_not_those_of_the_run(cli, place):
+    on = ("--data", "folder", "--set", "image_size=16", "--batch-size", "4", "--data-root", "data", "--epochs", "1")
+    assert cli("train", *on, "--out", "run").code == 0
+    assert "other images" not in cli("show", "--run", "run", "--out", "one").out
+    shutil.copy("data/test/cat/0.bmp", "data/test/cat/6.bmp")
+    shown = cli("show", "--run", "run", "--out", "two")
+    assert (shown.code, "note: the network was trained on other images: test/cat is 6 file(s)" in shown.out) == (
+        0,
+        True,
+    )

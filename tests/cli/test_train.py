@@ -27,7 +27,7 @@ COLUMNS = (
 )
 FIELDS = (
     "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,wall_s,"
-    "peak_mem_mib,error"
+    "peak_mem_mib,error,test_error_pct_bn"
 )
 TWO_EPOCHS = ("--train-fraction", "0.1", "--batch-size", "32", "--epochs", "2")
 ONE_STEP = ("--train-fraction", "0.1", "--batch-size", "32", "--max-steps", "1")

@@ -58,7 +58,7 @@ def test_each_cell_is_dropped_whole_or_kept_whole_and_alike_in_all_channels():
     assert cells.any()
 
 
-# Measured on the public code: 0.166, 0.126, 0.130 and 0.088 of the units with blocks of 5, and 0.2 where they divide the map.
+# Measured on the public code: 0.166, 0.126, 0.130, 0.088 of the units with blocks of 5; 0.2 where they divide the map.
 @pytest.mark.parametrize(
     ("side", "size", "share"),
     [

@@ -42,12 +42,12 @@ def test_the_images_are_those_of_the_data_set_unchanged(gallery):
 
 
 def test_all_methods_at_a_site_see_the_same_maps(gallery):
-    dropblock, targetdrop = gallery.by_site()["stage1"]
+    dropblock, targetdrop = gallery.by_site()["stage2"]
     assert torch.equal(dropblock.maps, targetdrop.maps)
 
 
 def test_an_attention_ranks_before_the_means_of_the_maps(gallery):
-    ranking = gallery.ranking("stage1")
+    ranking = gallery.ranking("stage2")
     (targetdrop,) = [drops for drops in gallery.drops if drops.method == "targetdrop"]
     assert ranking.ranked_by == "targetdrop's attention, initial weights"
     assert torch.equal(ranking.scores[:, 0], targetdrop.scores.amax(dim=1))
@@ -59,7 +59,7 @@ def test_an_attention_ranks_before_the_means_of_the_maps(gallery):
 
 def test_a_hole_in_the_image_needs_no_maps(gallery):
     assert [drops.method for drops in gallery.on_image()] == ["cutout"]
-    assert list(gallery.by_site()) == ["stage1", "stage3.block1.branch"]
+    assert list(gallery.by_site()) == ["stage2", "stage3.block1.branch"]
 
 
 @pytest.mark.parametrize(("methods", "num_maps"), [(["none"], 4), (["none", "dropout", "spatial_dropout"], 3)])
@@ -108,7 +108,7 @@ def test_a_trained_network_is_the_one_of_the_checkpoint(trained):
         gallery.weights
         == f"{trained.path}, epoch 1, step 4, test error {trained.state['rows'][0]['test_error_pct']:.2f} %"
     )
-    assert gallery.ranking("stage1").ranked_by == "targetdrop's attention, weights of the run"
+    assert gallery.ranking("stage2").ranked_by == "targetdrop's attention, weights of the run"
     assert not torch.equal(gallery.drops[0].maps, collect(configs, 2).drops[0].maps)
 
 

@@ -101,6 +101,23 @@ def test_a_result_is_read_back_as_it_was_written_and_later_fields_are_left_out(t
     assert folder.read_result() == result
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("test_error_pct", -5.0), ("test_error_pct_bn", 100.5), ("train_error_pct", "7"), ("dropped_pct", True)],
+        *[("epochs", -1), ("epochs", 2.5), ("seed", "0"), ("wall_s", -0.1), ("error", 3), ("digest", 7)],
+    ],
+)
+def test_a_result_that_cannot_be_is_refused_with_the_field(tmp_path, name, value):
+    folder = RunFolder(tmp_path)
+    folder.write_result(RunResult(TrialState.DONE, "0" * 12, seed=3, epochs=2, test_error_pct=1.5))
+    (tmp_path / "result.json").write_text(
+        json.dumps(json.loads((tmp_path / "result.json").read_text()) | {name: value})
+    )
+    with pytest.raises(FolderError, match=f"is not a run's: {name} is "):
+        folder.read_result()
+
+
 def test_an_unmeasured_figure_is_an_empty_cell_and_null():
     assert to_csv([{"a": 1, "b": None}], ["a", "b"]) == "a,b\n1,\n"
     assert json.loads(to_json({"a": math.nan, "b": math.inf, "c": 1.5})) == {"a": None, "b": None, "c": 1.5}

@@ -63,12 +63,11 @@ def test_a_parameter_answers_to_the_names_that_set_takes_and_has_one_name_in_tab
     assert column(key) == shown
 
 
-def test_an_unknown_parameter_is_answered_by_the_nearest_and_by_all_with_their_defaults():
+def test_an_unknown_parameter_is_answered_by_the_nearest_in_a_line():
     with pytest.raises(ConfigError) as caught:
         resolve_param("blok_size", BASE)
     assert "did you mean block_size?" in str(caught.value)
-    assert "block_size=5" in str(caught.value)
-    assert "lr=0.1" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

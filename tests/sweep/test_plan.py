@@ -139,7 +139,7 @@ def test_a_folder_takes_more_values_and_seeds_of_its_sweep_and_no_other_sweep(tm
     folder.write_sweep({key: value for key, value in plan.tree().items() if key != "metric"})  # as 0.2.0 wrote it
     check_same_sweep(plan, folder)
     folder.write_sweep({"something": "else"})
-    with pytest.raises(FolderError, match="not one that this release wrote"):
+    with pytest.raises(FolderError, match="is damaged, or of another release"):
         check_same_sweep(plan, folder)
 
 
