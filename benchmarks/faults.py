@@ -37,7 +37,8 @@ from tdbench.errors import TdbenchError
 from tdbench.regularizers.registry import find_method, method_names
 from tdbench.store import files
 from tdbench.store.reading import read_run, read_sweep
-from tdbench.sweep.experiment import parse_seeds, parse_values, read_experiment
+from tdbench.sweep.experiment import read_experiment
+from tdbench.sweep.values import parse_seeds, parse_values
 from tdbench.training.checkpoint import seal_of
 
 TINY = ["--train-fraction", "0.1", "--batch-size", "32", "--threads", "1"]
@@ -474,7 +475,8 @@ TYPED = (typed_setting, typed_tree, typed_file, typed_experiment, typed_values, 
 def typed_input(draw: random.Random, num: int) -> Iterator[Attempt]:
     """Type many things; each is taken, or refused in a clear message, within two seconds."""
     for kind in TYPED:
-        share = num // len(TYPED) if kind is not typed_command else num // (20 * len(TYPED))
+        num_commands = num // (20 * len(TYPED))  # slower than the others by so much
+        share = num_commands if kind is typed_command else -(-(num - num_commands) // (len(TYPED) - 1))
         outcomes, begun, faults = Counter[str](), time.perf_counter(), list[str]()
         with place() as here:
             for _ in range(share):

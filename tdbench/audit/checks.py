@@ -100,12 +100,12 @@ def swallows_maps(site: Site) -> bool:
     """Return whether blocks cover whole maps, so that no part of a map is kept where one falls."""
     mask = site.mask
     is_whole = mask is not None and (mask.share == 1 or mask.dropped_whole in ("maps", "samples"))
-    return is_whole and site.effective_block == site.shape[1:]
+    return is_whole and site.claims.block_in_map == site.shape[1:]
 
 
 def what_it_drops(site: Site) -> str:
     """Return what the method drops whole, in words."""
-    traits, block = site.claims.traits, site.effective_block
+    traits, block = site.claims.traits, site.claims.block_in_map
     drops = traits.drops if traits else "nothing"
     if drops == "blocks" and block is not None:
         return f"blocks of {block[0]}×{block[1]}"
@@ -114,7 +114,7 @@ def what_it_drops(site: Site) -> str:
 
 def blocks(site: Site) -> Found:
     """Blocks are as large as configured, and fit into the map."""
-    mask, claims, block = site.mask, site.claims, site.effective_block
+    mask, claims, block = site.mask, site.claims, site.claims.block_in_map
     if mask is None or claims.traits is None or claims.block is None or block is None:
         return
     _, height, width = site.shape

@@ -19,6 +19,7 @@ class Claims:
     Attributes:
         nominal: Share of the units to drop, at full strength; None: unknown.
         block: Side of a block in pixels, as configured; None: no blocks.
+        block_in_map: (height, width) that a block has in the site's map.
     """
 
     method: str
@@ -26,6 +27,7 @@ class Claims:
     traits: Traits | None
     nominal: float | None
     block: int | None
+    block_in_map: tuple[int, int] | None
     remarks: tuple[str, ...]
 
 
@@ -37,6 +39,7 @@ def claims_of(regularizer: RegularizerConfig, layer: Regularizer, shape: tuple[i
         traits=layer.traits,
         nominal=layer.nominal_share(shape),
         block=layer.block(),
+        block_in_map=layer.block_in(shape),
         remarks=tuple(layer.remarks()),
     )
 
@@ -196,15 +199,9 @@ class Site:
     gradient: Literal["yes", "no", "none"]
     mask: Mask | None
 
-    @property
-    def effective_block(self) -> tuple[int, int] | None:
-        """(height, width) of a block after it is clipped to the map."""
-        block = self.claims.block
-        return None if block is None else (min(block, self.shape[1]), min(block, self.shape[2]))
-
     def row(self) -> dict[str, Any]:
         """Return the figures by name, shares in per cent; what was not measured is None."""
-        mask, nominal, block = self.mask, self.claims.nominal, self.effective_block
+        mask, nominal, block = self.mask, self.claims.nominal, self.claims.block_in_map
         low, high = mask.interval() if mask else (None, None)
         return {
             "site": self.name,

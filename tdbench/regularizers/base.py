@@ -88,6 +88,11 @@ class Regularizer(nn.Module):
         """Return the side in pixels of the blocks that the knobs ask for; None: no blocks."""
         return None
 
+    def block_in(self, shape: tuple[int, int, int]) -> tuple[int, int] | None:
+        """Return (height, width) of those blocks in a (C, H, W) map: cut to it where they are larger."""
+        block = self.block()
+        return None if block is None else (min(block, shape[1]), min(block, shape[2]))
+
     def remarks(self) -> list[str]:
         """Return remarks on this layer for the user, in sentences."""
         return []

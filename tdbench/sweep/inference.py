@@ -6,8 +6,8 @@ seed by seed. Student's t and its noncentral kin are scipy's; Holm's step-down c
 """
 
 import math
-from collections.abc import Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,36 +52,14 @@ def summarise(
     if strangers:
         raise ValueError(f"a baseline must be one of the values {list(values)}, got {strangers[0]!r}")
     pairs = [(values[value], values[baseline]) for value, baseline in baselines.items()]
-    of_each = {}
-    for name, by_value in ((TEST_ERROR, errors), (TEST_ERROR_BN, errors_bn or {value: {} for value in errors})):
-        table = _by_seed(by_value)
-        differences = np.full_like(table, np.nan)
-        for row, baseline_row in pairs:
-            differences[row] = table[row] - table[baseline_row]
-        of_each[name] = estimate(table), estimate(differences)
+    of_bn = errors_bn or {value: {} for value in errors}
+    of_each = {TEST_ERROR: estimates(errors, pairs), TEST_ERROR_BN: estimates(of_bn, pairs)}
     (own, _), (own_bn, delta_bn), (_, delta) = *of_each.values(), of_each[metric]
     p_values = paired_p_values(delta)
     p_holm = holm(p_values)
     num_compared = max(1, int(np.count_nonzero(~np.isnan(p_holm))))
     detectable = detectable_difference(delta.n, delta.std, num_compared)
-    columns = {
-        "test_error_pct_mean": own.mean,
-        "test_error_pct_std": own.std,
-        "ci95_low": own.low,
-        "ci95_high": own.high,
-        "delta_vs_baseline": delta.mean,
-        "delta_ci95_low": delta.low,
-        "delta_ci95_high": delta.high,
-        "p_value": p_values,
-        "p_holm": p_holm,
-        "test_error_pct_bn_mean": own_bn.mean,
-        "test_error_pct_bn_std": own_bn.std,
-        "ci95_bn_low": own_bn.low,
-        "ci95_bn_high": own_bn.high,
-        "delta_bn_vs_baseline": delta_bn.mean,
-        "delta_bn_ci95_low": delta_bn.low,
-        "delta_bn_ci95_high": delta_bn.high,
-    }
+    columns = columns_of(own, own_bn, delta, delta_bn) | {"p_value": p_values, "p_holm": p_holm}
     figures = zip(*map(_as_list, columns.values()), strict=True)
     rows: dict[K, SummaryRow] = {}
     for (value, row), figure in zip(values.items(), figures, strict=True):
@@ -118,6 +96,35 @@ class Estimate(NamedTuple):
     std: Floats
     low: Floats
     high: Floats
+
+
+def estimates(errors: Mapping[Any, Mapping[int, float]], pairs: Sequence[tuple[int, int]]) -> tuple[Estimate, Estimate]:
+    """Return what each value's errors say of their mean, and what the differences of `pairs` (row, baseline) say."""
+    table = _by_seed(errors)
+    differences = np.full_like(table, np.nan)
+    for row, baseline in pairs:
+        differences[row] = table[row] - table[baseline]
+    return estimate(table), estimate(differences)
+
+
+def columns_of(own: Estimate, own_bn: Estimate, delta: Estimate, delta_bn: Estimate) -> dict[str, Floats]:
+    """Return the columns of a summary that are estimates: of the errors, and of the differences from the baseline."""
+    return {
+        "test_error_pct_mean": own.mean,
+        "test_error_pct_std": own.std,
+        "ci95_low": own.low,
+        "ci95_high": own.high,
+        "delta_vs_baseline": delta.mean,
+        "delta_ci95_low": delta.low,
+        "delta_ci95_high": delta.high,
+        "test_error_pct_bn_mean": own_bn.mean,
+        "test_error_pct_bn_std": own_bn.std,
+        "ci95_bn_low": own_bn.low,
+        "ci95_bn_high": own_bn.high,
+        "delta_bn_vs_baseline": delta_bn.mean,
+        "delta_bn_ci95_low": delta_bn.low,
+        "delta_bn_ci95_high": delta_bn.high,
+    }
 
 
 def estimate(samples: Floats) -> Estimate:

@@ -24,8 +24,9 @@ from tdbench.knobs import about
 from tdbench.store.folders import CONFIG, SWEEP, TRIALS, SweepFolder
 from tdbench.store.rows import TEST_ERROR, Value
 from tdbench.sweep import lab
-from tdbench.sweep.experiment import MOST_TRIALS, Experiment
+from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
+from tdbench.sweep.values import MOST_TRIALS
 
 MOST_COMPLAINTS = 10
 NO_REGULARIZER = {"rescale": "no regularizer"}  # where `none` is a value of the key itself

@@ -257,11 +257,18 @@ def test_a_strength_that_stays_at_zero_is_a_fault():
     assert faults(audit_of(model, insertion)) == ["nothing was dropped: the layer is off at stage1"]
 
 
-@pytest.mark.parametrize("method", ["dropblock", "targetdrop", "corrdrop"])
+@pytest.mark.parametrize("method", ["dropblock", "targetdrop"])
 def test_a_block_that_covers_the_map_is_a_fault_and_a_larger_one_the_same(method):
     audited = audit_of(*network(method, ("stage2",), block_size=7))
     assert faults(audited) == ["block 7 covers the whole 4×4 map at stage2"]
     assert "k = 7 and k = 9 are the same at stage2" in notes(audited)
+
+
+def test_a_cell_that_is_too_large_for_the_map_is_cut_to_one_less_and_measured_so():
+    audited = audit_of(*network("corrdrop", ("stage2",), block_size=7, p=0.5))
+    assert audited.faults == []
+    assert "a block of 7 is wider than the 4×4 map at stage2" in notes(audited)
+    assert audited.rows()[0]["effective_block"] == "3x3"
 
 
 def test_a_block_that_covers_the_map_in_every_draw_is_no_less_a_fault():

@@ -108,7 +108,7 @@ def test_a_trained_network_is_the_one_of_the_checkpoint(trained):
         gallery.weights
         == f"{trained.path}, epoch 1, step 4, test error {trained.state['rows'][0]['test_error_pct']:.2f} %"
     )
-    assert gallery.ranking("stage2").ranked_by == "targetdrop's attention, weights of the run"
+    assert gallery.ranking("stage1").ranked_by == "targetdrop's attention, weights of the run"
     assert not torch.equal(gallery.drops[0].maps, collect(configs, 2).drops[0].maps)
 
 

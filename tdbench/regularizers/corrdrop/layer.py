@@ -58,6 +58,9 @@ class CorrDrop(Regularizer):
     def block(self) -> int:
         return self.block_size
 
+    def block_in(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        return cells_along(shape[1], self.block_size).size, cells_along(shape[2], self.block_size).size
+
 
 class Cells(NamedTuple):
     """The cells along one side of a map.

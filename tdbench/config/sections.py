@@ -1,0 +1,156 @@
+"""The sections of a run's configuration, but for the regularizer's: what each key is, and what it may be."""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+
+from tdbench.config.data_sets import find_data_set
+from tdbench.config.networks import find_network
+from tdbench.errors import OutOfRange
+from tdbench.knobs import Section, knob
+from tdbench.user_code import absolute, expanded
+
+
+class DataConfig(Section):
+    """Which images, and how many of them."""
+
+    name: str = knob("digits", "data set")
+    root: Path = knob(Path("data"), "folder of the data sets' files", identity=False)
+    train_fraction: float = knob(
+        1.0,
+        "share of the training images used, balanced over classes",
+        gt=0,
+        le=1,
+        rule="0 < F <= 1",
+        sweep=(0.1, 0.25, 0.5, 1.0),
+    )
+    image_size: int = knob(
+        32, "side in pixels to which the images of a folder are resized", ge=8, le=4096, needs={"name": ("folder",)}
+    )
+    resident_mib: int = knob(
+        4096,
+        "training sets up to this size are held on the device; larger ones are streamed",
+        ge=0,
+        identity=False,
+    )
+    num_workers: int = knob(2, "threads that decode the images of a folder", ge=0, le=256, identity=False)
+
+    @field_validator("root")
+    @classmethod
+    def _same_from_everywhere(cls, value: Path) -> Path:
+        return Path(os.path.abspath(expanded(value)))
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        find_data_set(value)
+        return value
+
+
+class AugmentConfig(Section):
+    """Random changes to whole training batches."""
+
+    crop_padding: int | None = knob(
+        None, "zero-padding in pixels before a random crop; null: an eighth of the side", ge=0
+    )
+    flip: bool | None = knob(None, "random horizontal flips; null: where a mirrored image keeps its class")
+    cutout: int = knob(
+        0,
+        "side in pixels of the hole that Cutout cuts into each training image, beside any regularizer; 0: none",
+        ge=0,
+        sweep=(0, 8, 16),
+        source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN",
+    )
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: str = knob(
+        "resnet8", "network, or the user's own: file.py:make_model", sweep=("resnet8", "resnet14", "resnet20")
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        find_network(value)
+        return absolute(value)
+
+
+class OptimizerConfig(Section):
+    """Stochastic gradient descent."""
+
+    lr: float = knob(0.1, "peak learning rate", gt=0, sweep=(0.03, 0.1, 0.3))
+    momentum: float = knob(0.9, "momentum", ge=0, lt=1)
+    nesterov: bool = knob(True, "Nesterov momentum")
+    weight_decay: float = knob(5e-4, "weight decay, on every weight", ge=0, sweep=(0.0, 1e-4, 5e-4, 1e-3))
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "OptimizerConfig":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov must be false where momentum is 0, got true")
+        return self
+
+
+class ScheduleConfig(Section):
+    """The learning rate over the run, after a linear warm-up."""
+
+    name: Literal["cosine", "milestones", "constant"] = knob("cosine", "shape after the warm-up")
+    warmup_epochs: float = knob(1.0, "length of the linear warm-up in epochs", ge=0)
+    milestones: tuple[float, ...] = knob(
+        (0.3, 0.6, 0.8), "shares of the run at which the rate is multiplied by factor", needs={"name": ("milestones",)}
+    )
+    factor: float = knob(
+        0.2, "what the rate is multiplied by at each milestone", gt=0, le=1, needs={"name": ("milestones",)}
+    )
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)) or not all(0 < share < 1 for share in value):
+            raise OutOfRange("rising shares between 0 and 1", list(value))
+        return value
+
+
+class TrainingConfig(Section):
+    """How long, and in batches of which size."""
+
+    epochs: int = knob(20, "passes over the training images", ge=1, sweep=(5, 10, 20, 40))
+    max_steps: int | None = knob(None, "stop after this many optimizer steps, the schedules scaled to it", ge=1)
+    batch_size: int = knob(64, "images per optimizer step", ge=1, sweep=(32, 64, 128))
+    eval_every: int = knob(1, "evaluate each so many epochs; the last one always", ge=1)
+    label_smoothing: float = knob(0.0, "label smoothing", ge=0, lt=1, sweep=(0.0, 0.05, 0.1))
+
+
+class EvaluateConfig(Section):
+    """What is looked at after training, beside the error of the last epoch."""
+
+    bn_batches: int = knob(
+        100,
+        "training batches over which BatchNorm's statistics are re-estimated without the regularizer, for "
+        "test_error_pct_bn; at most an epoch; 0: not at all",
+        ge=0,
+    )
+
+
+class HardwareConfig(Section):
+    """Where the run goes, and in which arithmetic."""
+
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps", rule="auto | cpu | cuda | cuda:N | mps")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "auto: bf16 where the hardware has it, else fp32")
+    memory_format: Literal["channels_last", "contiguous"] = knob("channels_last", "order of a batch in memory")
+    compile: bool = knob(False, "compile the network with torch.compile")
+    threads: int | None = knob(None, "CPU threads; null: torch's own choice", ge=1, le=1024, identity=False)
+    deterministic: bool = knob(False, "deterministic algorithms only; slower on a GPU")
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists_in_torch(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+            if value.lower().startswith(("gpu", "nvidia", "rocm")):
+                raise OutOfRange("auto, cpu, cuda, cuda:N or mps, of which cuda is a GPU of NVIDIA or AMD", value)
+            raise OutOfRange("auto, cpu, cuda, cuda:N or mps", value, known=("auto", "cpu", "cuda", "mps"))
+        return value
