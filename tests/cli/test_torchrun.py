@@ -230,7 +230,8 @@ def test_a_process_that_fails_ends_all_with_its_reason_in_one_message(cli, torch
     assert failed.code != 0
     line = 1 + CODE[: CODE.index("none is left")].count("\n")
     reason = f"MemoryError: none is left (code.py, line {line})"
-    assert said(failed) == [f"tdbench: the run failed in epoch 1: {reason}; the same command tries again"]
+    again = "the same command tries again, and --fresh or another --out once you have changed your code"
+    assert said(failed) == [f"tdbench: the run failed in epoch 1: {reason}; {again}"]
     result = cli.result(tmp_path / "run")
     assert (result["status"], result["error"]) == ("failed", reason)
     assert torchrun(*command).code == 0
