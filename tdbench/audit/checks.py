@@ -1,18 +1,15 @@
 """The checks of an audit. A check takes a site and yields findings; CHECKS lists them all."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from tdbench.audit.site import Site
-
-Level = Literal["fault", "note"]
+from tdbench.audit.mask_checks import CONFIDENCE, MASK_CHECKS, ROUNDING, draws_differ, lies_apart
+from tdbench.audit.passage_checks import PASSAGE_CHECKS
+from tdbench.audit.site import Found, Level, Site
 
 FAR = 1.5  # ratio of measured and nominal share, either way, from which on it is a fault
 NOTABLE = 1.1  # from which on it is worth a note
 APART = 3.0  # ratio of the shares of two sites from which on it is worth a note
-CONFIDENCE = 0.999  # of the interval that must exclude the nominal share: an audit has many sites
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.level}: {self.text}" + (f" at {', '.join(self.sites)}" if self.sites else "")
-
-
-Found = Iterator[tuple[Level, str]]
 
 
 def calls(site: Site) -> Found:
@@ -119,7 +113,8 @@ def blocks(site: Site) -> Found:
         return
     _, height, width = site.shape
     if swallows_maps(site):
-        yield "fault", f"block {claims.block} covers the whole {height}×{width} map"
+        level: Level = "note" if claims.is_default else "fault"  # as the method's source has it
+        yield level, f"block {claims.block} covers the whole {height}×{width} map"
         yield "note", f"k = {claims.block} and k = {claims.block + 2} are the same"
     elif claims.block > min(height, width):
         yield "note", f"a block of {claims.block} is wider than the {height}×{width} map"
@@ -153,6 +148,18 @@ def scale(site: Site) -> Found:
         yield "fault", f"what is kept is not scaled up where {method} scales it"
     if not traits.rescales and mask.top_scale > 1 + ROUNDING:
         yield "fault", f"what is kept is scaled by up to {mask.top_scale:.3g} where {method} leaves it alone"
+
+
+def places(site: Site) -> Found:
+    """Units are dropped where the method drops them: as often in each row and column as by a new layer."""
+    mask, traits = site.mask, site.claims.traits
+    if mask is None or traits is None or not traits.blind or not 0 < mask.share < 1:
+        return
+    if any(True for check in (granularity, blocks, draws_differ) for _ in check(site)):  # which says more
+        return
+    for name, profile in (("rows", lambda draw: draw.down), ("columns", lambda draw: draw.across)):
+        if lies_apart(mask, profile):
+            yield "fault", f"units are dropped in other {name} than {site.claims.method} drops them in"
 
 
 def share(site: Site) -> Found:
@@ -210,10 +217,13 @@ CHECKS: tuple[Callable[[Site], Found], ...] = (
     blocks,
     sharing,
     scale,
+    *MASK_CHECKS,
+    places,
     share,
     schedule,
     count,
     gradient,
+    *PASSAGE_CHECKS,
     remarks,
 )
 

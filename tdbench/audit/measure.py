@@ -1,5 +1,6 @@
 """Measures the module at each site, of any kind, on the input that a training forward gives it."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tdbench.audit.passage import Passage, passages
 from tdbench.audit.site import Draw, Mask
 from tdbench.models.sites import Insertion
 from tdbench.regularizers.base import DropMeter, Regularizer
@@ -32,7 +34,8 @@ class Observed:
     """The observations at one site."""
 
     layer: nn.Module | None
-    calls_train: list[Call] = field(default_factory=list)  # of one forward, as calls_eval
+    calls_train: list[Call] = field(default_factory=list)  # of the last forward that called it
+    num_without_call: int = 0  # training forwards
     calls_eval: list[Call] = field(default_factory=list)
     x: Tensor | None = None  # (N, C, H, W), the layer's input in the last training forward that called it
     batches: list[tuple[Draw, ...]] = field(default_factory=list)
@@ -40,6 +43,9 @@ class Observed:
     num_counted: int | None = None
     is_off: bool = False
     is_random: bool = False
+    claims_random: bool = False  # a layer newly built from the configuration draws random numbers
+    claimed: list[tuple[Draw, ...]] = field(default_factory=list)  # what such a layer draws, by batch
+    passage: Passage | None = None
 
     def gradient(self) -> Literal["yes", "no", "none"]:
         """Return whether a gradient has reached the layer's own parameters."""
@@ -52,15 +58,36 @@ class Observed:
         """Return the masks that were drawn; None where the layer was not called in training."""
         if not self.batches:
             return None
-        return Mask(tuple(self.batches), self.start, self.num_counted, self.is_off, self.is_random)
+        return Mask(
+            tuple(self.batches),
+            self.start,
+            self.num_counted,
+            self.is_off,
+            self.is_random,
+            self.claims_random,
+            tuple(self.claimed),
+        )
 
 
 def observe(
-    model: nn.Module, insertion: Insertion, batches: list[tuple[Tensor, Tensor]], num_draws: int
+    model: nn.Module,
+    insertion: Insertion,
+    claimed: dict[str, Regularizer],
+    batches: list[tuple[Tensor, Tensor]],
+    num_draws: int,
+    seed: int,
 ) -> dict[str, Observed]:
     """Run the network over the batches, in training and in evaluation mode, and return the observations.
 
     The network's batch statistics, gradients and schedule are not restored.
+
+    Args:
+        model: The network.
+        insertion: What is in it.
+        claimed: Site to a layer newly built from the configuration.
+        batches: Images and labels.
+        num_draws: Masks drawn for each batch and site.
+        seed: Of the random numbers of `passages`.
     """
     seen = {name: Observed(layer) for name, layer in insertion.installed().items()}
     layers = {name: site.layer for name, site in seen.items() if site.layer is not None}
@@ -73,10 +100,12 @@ def observe(
         if loss.requires_grad:
             loss.backward()
         for name, noted in calls.items():
+            seen[name].num_without_call += not noted
             if noted:
                 x = subset(noted[0].x)
                 seen[name].calls_train, seen[name].x = noted, x
                 draw_masks(seen[name], layers[name], x, num_draws)
+                draw_claimed(seen[name], claimed[name], x, num_draws)
     called = [(site, layers[name], site.x) for name, site in seen.items() if site.x is not None]
     for site, layer, x in called:
         acted = any(drawn.changes or drawn.num_dropped for batch in site.batches for drawn in batch)
@@ -85,6 +114,8 @@ def observe(
     for site, layer, x in called:
         site.start = tuple(draw_mask(layer, x) for _ in range(num_draws))
     insertion.set_progress(1.0)
+    for name, passage in passages(model, {name: layers[name] for name in layers}, batches, seed).items():
+        seen[name].passage = passage
     model.eval()
     with noted_calls(layers) as calls, torch.no_grad():
         model(batches[0][0])
@@ -133,6 +164,14 @@ def draw_masks(site: Observed, layer: nn.Module, x: Tensor, num_draws: int) -> N
             site.num_counted = (site.num_counted or 0) + meter.read()[0]
 
 
+def draw_claimed(site: Observed, layer: Regularizer, x: Tensor, num_draws: int) -> None:
+    """Draw masks for one batch from a layer newly built from the configuration, at full strength."""
+    before = random_state(x.device)
+    layer.train().to(x.device)
+    site.claimed.append(tuple(draw_mask(layer, x) for _ in range(num_draws)))
+    site.claims_random |= before != random_state(x.device)
+
+
 @torch.no_grad()
 def is_off(layer: nn.Module, x: Tensor) -> bool:
     """Return whether a layer returns its input in every try; one that acts in a few steps is not off."""
@@ -164,11 +203,22 @@ def same(output: Tensor, x: Tensor) -> bool:
 def draw_mask(layer: nn.Module, x: Tensor) -> Draw:
     """Draw one mask from a layer for `x` (N, C, H, W), and return its figures."""
     mask, out = mask_of(layer, x)
-    return read(mask, x, out)
+    ranked = layer if isinstance(layer, Regularizer) else None
+    with torch.no_grad():
+        scores = None if ranked is None else ranked.scores(x)
+    return read(mask, x, out, scores, None if ranked is None else ranked.num_targets(x.shape[1]))
 
 
-def read(mask: Tensor, x: Tensor, out: Tensor) -> Draw:
-    """Return the figures of one mask (N, C, H, W), 0 where a unit is dropped and its scale elsewhere."""
+def read(mask: Tensor, x: Tensor, out: Tensor, scores: Tensor | None = None, num_targets: int | None = None) -> Draw:
+    """Return the figures of one mask (N, C, H, W), 0 where a unit is dropped and its scale elsewhere.
+
+    Args:
+        mask: As `mask_of` returns it.
+        x: What the layer got.
+        out: What it returned.
+        scores: By which it ranks the channels (N, C); None: it does not, or at random.
+        num_targets: How many channels of a sample may lose units; None: all.
+    """
     dropped = mask == 0
     num_samples, num_channels, height, width = mask.shape
     per_map = dropped.sum(dim=(2, 3))
@@ -191,7 +241,30 @@ def read(mask: Tensor, x: Tensor, out: Tensor) -> Draw:
         window=(shortest_run(a_few.transpose(1, 2)), shortest_run(a_few)),
         changes=not same(out, x),
         is_product=bool(((out - mask * x).abs() <= 1e-3 * x.abs().max()).all()),
+        mean_factor=float(mask.sum(dtype=torch.float64)) / max(1, num_units),
+        digest=hashlib.sha256(dropped.cpu().numpy().tobytes()).digest(),
+        down=tuple(dropped.double().mean(dim=(0, 1, 3)).tolist()),
+        across=tuple(dropped.double().mean(dim=(0, 1, 2)).tolist()),
+        **targets_of(dropped, x, scores, num_targets),
     )
+
+
+def targets_of(dropped: Tensor, x: Tensor, scores: Tensor | None, num_targets: int | None) -> dict[str, Any]:
+    """Return what a mask says of the channels that lose units, and of the units at their peaks."""
+    hit = dropped.flatten(2).any(dim=2)  # (N, C)
+    lowest = torch.finfo(x.dtype).min
+    highest_dropped = x.masked_fill(~dropped, lowest).flatten(2).amax(dim=2)
+    holds_peak = (highest_dropped == x.flatten(2).amax(dim=2)) | ~hit
+    in_top = None
+    if scores is not None and num_targets is not None and hit.any():
+        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        in_top = float((rank[hit] < num_targets).double().mean())
+    return {
+        "holds_peak": float(holds_peak[hit].double().mean()) if hit.any() else None,
+        "in_top": in_top,
+        "alike": float((hit[1:] == hit[:1]).all(dim=1).double().mean()) if len(hit) > 1 and hit.any() else None,
+        "num_channels_hit": int(hit.any(dim=0).sum()),
+    }
 
 
 def shortest_run(dropped: Tensor) -> int | None:

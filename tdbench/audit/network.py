@@ -45,9 +45,9 @@ class Audit:
         return [finding for finding in self.findings if finding.level == "fault"]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `audit.csv`: the figures of each site, its faults and its notes."""
+        """Return the rows of `audit.csv`: each site's figures, faults, notes, and ratios to evaluation."""
         return [
-            site.row() | {"faults": self._texts("fault", site), "notes": self._texts("note", site)}
+            site.row() | {"faults": self._texts("fault", site), "notes": self._texts("note", site)} | site.ratios()
             for site in self.sites
         ]
 
@@ -90,23 +90,26 @@ def audit_network(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         claimed = build_layers(insertion.regularizer, insertion.shapes)
-        observed = observe(model, insertion, batches, num_draws)
-    sites = tuple(site_of(name, seen, claimed[name], insertion) for name, seen in observed.items())
+        observed = observe(model, insertion, claimed, batches, num_draws, seed)
+    sites = tuple(site_of(name, seen, claimed[name], insertion, len(batches)) for name, seen in observed.items())
     return Audit(sites, findings(sites))
 
 
-def site_of(name: str, seen: Observed, claimed: Regularizer, insertion: Insertion) -> Site:
+def site_of(name: str, seen: Observed, claimed: Regularizer, insertion: Insertion, num_batches: int) -> Site:
     """Return one site: its measured figures, and the claims of a layer newly built from the configuration."""
     channels, height, width = seen.x.shape[1:] if seen.x is not None else insertion.shapes[name]
     shape = (channels, height, width)
     return Site(
         name=name,
         shape=shape,
-        claims=claims_of(insertion.regularizer, claimed, shape),
+        claims=claims_of(insertion.regularizer, claimed, shape, insertion.is_placed),
         calls_train=len(seen.calls_train),
         calls_eval=len(seen.calls_eval),
         is_training=all(call.is_training for call in seen.calls_train) if seen.calls_train else None,
         eval_identity=all(call.is_identity for call in seen.calls_eval) if seen.calls_eval else None,
         gradient=seen.gradient(),
         mask=seen.mask(),
+        num_without_call=seen.num_without_call,
+        num_forwards=num_batches,
+        passage=seen.passage,
     )

@@ -1,6 +1,7 @@
 """One site of an audit: what the configuration claims, and what was measured."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -8,8 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 from scipy.special import stdtrit
 
+from tdbench.audit.passage import Passage
 from tdbench.regularizers.base import Regularizer, Traits
 from tdbench.regularizers.config import RegularizerConfig
+
+Level = Literal["fault", "note"]
+Found = Iterator[tuple[Level, str]]
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Claims:
         nominal: Share of the units to drop, at full strength; None: unknown.
         block: Side of a block in pixels, as configured; None: no blocks.
         block_in_map: (height, width) that a block has in the site's map.
+        is_default: The knobs and the sites are the method's own.
     """
 
     method: str
@@ -29,10 +35,15 @@ class Claims:
     block: int | None
     block_in_map: tuple[int, int] | None
     remarks: tuple[str, ...]
+    is_default: bool = False
 
 
-def claims_of(regularizer: RegularizerConfig, layer: Regularizer, shape: tuple[int, int, int]) -> Claims:
+def claims_of(
+    regularizer: RegularizerConfig, layer: Regularizer, shape: tuple[int, int, int], is_placed: bool
+) -> Claims:
     """Return the claims of a layer newly built from its configuration, for a (C, H, W) map."""
+    fields = type(regularizer).model_fields
+    has_defaults = all(value == fields[name].default for name, value in regularizer.knobs().items() if name in fields)
     return Claims(
         method=regularizer.name,
         schedule=regularizer.schedule,
@@ -41,6 +52,7 @@ def claims_of(regularizer: RegularizerConfig, layer: Regularizer, shape: tuple[i
         block=layer.block(),
         block_in_map=layer.block_in(shape),
         remarks=tuple(layer.remarks()),
+        is_default=has_defaults and not is_placed,
     )
 
 
@@ -56,6 +68,13 @@ class Draw(NamedTuple):
         window: The shortest run of dropped units (down, across) that does not touch the border; None: no such run.
         changes: The layer returned something other than its input.
         is_product: Its output is its input times the mask.
+        mean_factor: Mean of the mask over all units, those dropped too: kept scale × (1 − share).
+        digest: Of what is dropped.
+        down, across: Share of units dropped in each row, and in each column.
+        holds_peak: Of the maps that lose units, the share that lose their largest one.
+        in_top: Of those maps, the share whose channel the layer's own scores put among its targets; None: it has none.
+        alike: The share of samples in which the same channels lose units as in the first.
+        num_channels_hit: Channels that lose units in any sample.
     """
 
     num_dropped: int
@@ -69,6 +88,14 @@ class Draw(NamedTuple):
     window: tuple[int | None, int | None]
     changes: bool
     is_product: bool
+    mean_factor: float
+    digest: bytes
+    down: tuple[float, ...]
+    across: tuple[float, ...]
+    holds_peak: float | None
+    in_top: float | None
+    alike: float | None
+    num_channels_hit: int
 
     @property
     def share(self) -> float:
@@ -86,6 +113,7 @@ class Mask:
         num_counted: Units dropped by the layer's own count, over `batches`; None where it does not count.
         is_off: The layer returned its input in every draw, and in many further tries.
         is_random: The layer drew from torch's random generators.
+        claims_random: So does one newly built from the configuration, whose draws are `claimed`, by batch.
     """
 
     batches: tuple[tuple[Draw, ...], ...]
@@ -93,6 +121,8 @@ class Mask:
     num_counted: int | None
     is_off: bool
     is_random: bool
+    claims_random: bool = False
+    claimed: tuple[tuple[Draw, ...], ...] = ()
 
     @property
     def draws(self) -> list[Draw]:
@@ -126,14 +156,22 @@ class Mask:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return Student's t confidence interval of the mean share; the batches are the independent samples."""
-        num_batches = len(self.shares)
-        half = stdtrit(num_batches - 1, (1 + confidence) / 2) * stdev(self.shares) / math.sqrt(num_batches)
-        return max(0.0, self.share - float(half)), min(1.0, self.share + float(half))
+        low, high = t_interval(self.shares, confidence)
+        return max(0.0, low), min(1.0, high)
+
+    def mean_factor(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the t interval of kept scale × (1 − share), the batches being the samples."""
+        return t_interval([fmean(draw.mean_factor for draw in batch) for batch in self.batches], confidence)
 
     @property
     def kept_scale(self) -> float:
         """The mean factor of the units that are kept."""
         return fmean(draw.kept_scale for draw in self.draws)
+
+    def mean_of(self, name: str) -> float | None:
+        """Return the mean of a figure over the draws that have it; None where none has."""
+        values = [value for draw in self.draws if (value := getattr(draw, name)) is not None]
+        return fmean(values) if values else None
 
     @property
     def top_scale(self) -> float:
@@ -167,6 +205,12 @@ class Mask:
         return _least(down), _least(across)
 
 
+def t_interval(values: list[float], confidence: float) -> tuple[float, float]:
+    """Return Student's t confidence interval of a mean."""
+    half = stdtrit(len(values) - 1, (1 + confidence) / 2) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - float(half), fmean(values) + float(half)
+
+
 def _all_that_tell(answers: list[bool | None]) -> bool | None:
     told = [answer for answer in answers if answer is not None]
     return all(told) if told else None
@@ -187,6 +231,8 @@ class Site:
         eval_identity: The layer returned its input in evaluation, bit for bit; None: not called.
         gradient: Whether a gradient reached the layer's own parameters; `none`: it has none.
         mask: None where the layer was not called in training.
+        num_without_call: Training forwards, of `num_forwards`, that did not call the layer.
+        passage: What becomes of the layer's output in the network; None where it was not called in training.
     """
 
     name: str
@@ -198,6 +244,9 @@ class Site:
     eval_identity: bool | None
     gradient: Literal["yes", "no", "none"]
     mask: Mask | None
+    num_without_call: int = 0
+    num_forwards: int = 0
+    passage: Passage | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the figures by name, shares in per cent; what was not measured is None."""
@@ -219,6 +268,16 @@ class Site:
             "random": mask and mask.is_random,
             "calls_train": self.calls_train,
             "calls_eval": self.calls_eval,
+        }
+
+    def ratios(self) -> dict[str, Any]:
+        """Return what the layer shifts, by name: ratios of training to evaluation; None where that was not seen."""
+        return {
+            "mean_ratio": self.passage and self.passage.ratio(0),
+            "var_ratio": self.passage and self.passage.ratio(1),
+            "batch_norm": self.passage and self.passage.batch_norm,
+            "bn_mean_ratio": self.passage and self.passage.ratio(2),
+            "bn_var_ratio": self.passage and self.passage.ratio(3),
         }
 
 

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from tdbench.audit.network import Audit
 
 
+NOT_CHECKED = (
+    "; it declares no traits, so that what it drops whole, who shares a mask, the scale and the share were measured "
+    "and not checked"
+)
+
+
 @options.with_run_flags
 def audit_command(
     given: dict[str, Any],
@@ -57,7 +63,8 @@ def audit_line(audited: "Audit") -> str:
     num_notes = len(audited.findings) - num_faults
     verdict = "does what its configuration says" if not num_faults else "does not do what its configuration says"
     counts = f"{counted(num_faults, 'fault')}, {counted(num_notes, 'note')} at {counted(len(audited.sites), 'site')}"
-    return f"{audited.sites[0].claims.method} {verdict}: {counts}"
+    unchecked = "" if any(site.claims.traits or site.claims.nominal == 0 for site in audited.sites) else NOT_CHECKED
+    return f"{audited.sites[0].claims.method} {verdict}: {counts}{unchecked}"
 
 
 def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
@@ -87,7 +94,9 @@ def print_audit(audited: "Audit", rows: list[dict[str, Any]]) -> None:
         say("\n" + tabulate(shown, headers="keys", tablefmt="plain", disable_numparse=True) + "\n")
     num_batches = max(row["n"] or 0 for row in rows)
     say(f"95 % intervals over n = {num_batches} batches of {audited.batch_size} images, schedules at full strength;")
-    say("gradient: to the layer's own weights; random: it draws random numbers; calls: in training + in evaluation")
+    say("gradient: to the layer's own weights; random: it draws random numbers; calls: in training + in evaluation;")
+    say("mean × var: of what the layer puts out, and of what the next batch norm gets, relative to evaluation;")
+    say("a share within 10 % of the nominal one is taken for it")
     for finding in audited.findings:
         if stdout().isatty():
             console().print(Text(str(finding), style="red" if finding.level == "fault" else "yellow"))
@@ -113,7 +122,14 @@ def readable(row: dict[str, Any]) -> dict[str, str]:
         "gradient": row["gradient"],
         "random": {True: "yes", False: "no", None: "–"}[row["random"]],
         "calls": f"{row['calls_train']} + {row['calls_eval']}",
+        "mean × var": times(row["mean_ratio"], row["var_ratio"]),
+        "at batch norm": times(row["bn_mean_ratio"], row["bn_var_ratio"]),
     }
+
+
+def times(*ratios: float | None) -> str:
+    """Return ratios to evaluation, or a dash where there are none."""
+    return "–" if None in ratios else " × ".join(f"{ratio:.2f}" for ratio in ratios)
 
 
 def figure(value: float | None) -> str:

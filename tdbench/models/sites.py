@@ -46,6 +46,7 @@ class Insertion:
         regularizer: The method and its knobs, as configured.
         layers: Site name to layer, in the network's order.
         shapes: Site name to the (C, H, W) of its feature map, for the image shape that was probed.
+        is_placed: The sites were named, and are not the method's own place.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Insertion:
         hosts: dict[str, nn.Module],
         layers: dict[str, Regularizer],
         shapes: dict[str, tuple[int, int, int]],
+        is_placed: bool = True,
     ) -> None:
-        self.regularizer, self.layers, self.shapes = regularizer, layers, shapes
+        self.regularizer, self.layers, self.shapes, self.is_placed = regularizer, layers, shapes, is_placed
         self._hosts = hosts
         self._handles: list[Any] = []
         for name, host in hosts.items():
@@ -162,9 +164,9 @@ def insert(
     else:
         regularizer = configured(regularizer, knobs)
     check_unwrapped(model, [])
-    wanted = sites if sites is not None else regularizer.sites
-    if wanted is None and regularizer.placement != "feature_map":
-        wanted = [INPUT] if regularizer.placement == "input" else ["*.branch"]
+    wanted = named = sites if sites is not None else regularizer.sites
+    if named is None and regularizer.placement != "feature_map":
+        wanted = [INPUT] if regularizer.placement == "input" else branches(model, regularizer.name)
     paths = find_sites(model, wanted, image_shape, regularizer.groups)
     hosts = {
         name: input_module(model) if name == INPUT else output_module(model.get_submodule(path))
@@ -179,7 +181,22 @@ def insert(
             raise ConfigError(f"sites {by_host[host]!r} and {name!r} are the same output; choose one of them")
         by_host[host] = name
     shapes = feature_shapes(model, hosts, image_shape)
-    return Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes)
+    return Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes, named is not None)
+
+
+def branches(model: nn.Module, method: str) -> list[str]:
+    """Return the network's residual branches before their sums.
+
+    Raises:
+        ConfigError: It declares none.
+    """
+    found = [name for name in known_sites(model) if name.endswith(".branch")]
+    if not found:
+        raise ConfigError(
+            f"{method} drops residual branches, and {type(model).__name__} declares none (sites such as "
+            "stage1.block1.branch); name the modules that put them out with --sites, or take another network"
+        )
+    return found
 
 
 def check_unwrapped(model: nn.Module, paths: Iterable[str]) -> None:

@@ -36,12 +36,18 @@ class Traits:
         shared: One mask serves all channels of a sample.
         rescales: Kept units are scaled up to make up for dropped ones.
         share_varies: The dropped share depends on the data; `nominal_share` assumes evenly distributed data.
+        keeps_mean: What rescales makes up for the dropped units in the mean: kept scale × (1 − share) is 1.
+        blind: Which units are dropped does not depend on the data, so that they lie where a new layer's would.
+        holds_peak: Of each map that loses units, the largest is among them.
     """
 
     drops: Literal["units", "blocks", "maps", "samples"]
     shared: bool = False
     rescales: bool = True
     share_varies: bool = False
+    keeps_mean: bool = True
+    blind: bool = False
+    holds_peak: bool = False
 
 
 class Regularizer(nn.Module):
@@ -99,6 +105,10 @@ class Regularizer(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor | None:
         """Return the attention (N, C) that ranks the channels of `x`, larger is more attended; None: no ranking."""
+        return None
+
+    def num_targets(self, channels: int) -> int | None:
+        """Return how many of a sample's channels, those that rank highest by `scores`, may lose units; None: all."""
         return None
 
     def untouched(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -157,8 +157,7 @@ class SummaryRow:
         p_holm: Corrected over all values that were compared with the baseline.
         verdict: The decision in words, with what could have been seen.
         dropped_pct, train_img_per_s: Means over the finished seeds.
-        detectable: The smallest true difference, in per cent points, that these seeds with their scatter would have
-            shown with 80 % power.
+        detectable: A true difference, in per cent points, that so many seeds would have shown with at least 80 % power.
         test_error_pct_bn_mean, test_error_pct_bn_std, ci95_bn_low, ci95_bn_high: As those of the test error, with
             BatchNorm's statistics re-estimated without the regularizer; over the seeds that have that figure.
         delta_bn_vs_baseline, delta_bn_ci95_low, delta_bn_ci95_high: Its mean paired difference and t interval.

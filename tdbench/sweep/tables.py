@@ -28,8 +28,9 @@ A difference is value − baseline in per cent points, averaged over the seeds t
 one seed share initial weights, batches and augmentation, so what a seed does to both cancels. p is the two-sided paired
 t-test's, after Holm's correction for the {num_compared} compared with the baseline. **helps** and **hurts** mean
 p ≤ 0.05: of 100 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The intervals are not
-corrected, so one without 0 in it can stand beside **no detectable difference**. That verdict does not say equal: the
-points named are the smallest true difference that these seeds, with this scatter, would have shown in 80 of 100 sweeps.
+corrected, so one without 0 in it can stand beside **no detectable difference**. That verdict does not say equal: a true
+difference of the points named would have been shown in at least 80 of 100 sweeps of so many seeds; of smaller ones
+nothing is said.
 **too few seeds** decides nothing."""
 
 

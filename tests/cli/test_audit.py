@@ -74,6 +74,7 @@ def test_out_and_json_hold_the_same_figures(cli, tmp_path):
     assert list(rows[0]) == [
         "site", "map", "block_size", "effective_block", "nominal_pct", "dropped_pct", "ci95_low", "ci95_high", "n",
         "output_scale", "eval_identity", "gradient", "random", "calls_train", "calls_eval", "faults", "notes",
+        "mean_ratio", "var_ratio", "batch_norm", "bn_mean_ratio", "bn_var_ratio",
     ]  # fmt: skip
     assert printed["findings"][0] == {
         "level": "fault", "text": "nothing was dropped: the layer is off", "sites": ["stage1", "stage2"]

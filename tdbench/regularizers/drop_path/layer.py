@@ -12,7 +12,7 @@ class DropPath(Regularizer):
         p: Probability of a sample's branch to be zeroed, in [0, 1].
     """
 
-    traits = Traits("samples")
+    traits = Traits("samples", blind=True)
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ class DropBlock(Regularizer):
         block_size: Side of a block in pixels.
     """
 
-    traits = Traits("blocks")
+    traits = Traits("blocks", blind=True)
 
     def __init__(self, p: float = 0.1, block_size: int = 7) -> None:
         super().__init__()

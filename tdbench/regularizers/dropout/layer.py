@@ -13,7 +13,7 @@ class Dropout(Regularizer):
         p: Probability of a unit to be zeroed, in [0, 1].
     """
 
-    traits = Traits("units")
+    traits = Traits("units", blind=True)
 
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ class SpatialDropout(Regularizer):
         p: Probability of a map (sample, channel) to be zeroed, in [0, 1].
     """
 
-    traits = Traits("maps")
+    traits = Traits("maps", blind=True)
 
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()

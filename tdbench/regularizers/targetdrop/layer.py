@@ -134,8 +134,7 @@ class TargetDrop2d(Regularizer):
         self.channels, self.reduction, self.attention = channels, reduction, attention
         self.drop_ratio, self.block_size, self.target_fraction = drop_ratio, block_size, target_fraction
         self.region, self.rescale, self.generator = region, rescale, generator
-        if rescale == "none":
-            self.traits = Traits("blocks", rescales=False, share_varies=True)
+        self.traits = Traits("blocks", rescales=rescale != "none", share_varies=True, holds_peak=region == "peak")
         fc1 = fc2 = None
         if attention in ("se", "se_ste"):
             hidden = max(channels // reduction, 4)
@@ -217,6 +216,12 @@ class TargetDrop2d(Regularizer):
 
     def block(self) -> int:
         return self.block_size
+
+    def num_targets(self, channels: int) -> int | None:
+        if self.attention == "random":  # ranked anew by each call
+            return None
+        num_dropped = share_of(self.drop_ratio, channels)
+        return max(num_dropped, share_of(self.target_fraction or self.drop_ratio, channels))
 
     def remarks(self) -> list[str]:
         """Say that the paper's attention is not trained."""

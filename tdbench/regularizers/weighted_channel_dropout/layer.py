@@ -17,7 +17,7 @@ class WeightedChannelDropout(Regularizer):
         rescale: What is kept is scaled by the sum of all scores over that of the channels `selected`, or `kept`.
     """
 
-    traits = Traits("maps")
+    traits = Traits("maps", keeps_mean=False)
 
     def __init__(self, ratio: float = 0.8, keep: float = 0.9, rescale: str = "selected") -> None:
         super().__init__()

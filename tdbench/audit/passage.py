@@ -1,0 +1,275 @@
+"""What becomes of a layer's output in the network: whether it reaches the scores, and its gradient comes back.
+
+A few images go through the network with the layer as it is, with its input in place of its output, and with the dropped
+units put back, each time with equal random numbers. So whatever differs in the scores is due to the layer. The network
+is in training mode, but its batch norms and dropouts are in evaluation: the one would let each sample see the others'
+masks, the other would add noise.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from tdbench.training.batchnorm import averaging
+
+MOST_IMAGES = 8  # of a batch
+MOST_TRIES = 40  # forwards until a layer acts that takes part in few of the steps
+
+Replace = Callable[[Tensor, Tensor], Tensor]  # (input, output) of the layer to what the network gets
+
+
+@dataclass
+class Passage:
+    """What was seen of one layer's output, over all batches.
+
+    Attributes:
+        num_acted: Samples whose map the layer changed; the scores of `num_felt` of them are others without that.
+        num_dropped: Samples that lost units other than 0; the scores of `num_missed` are others with these put back.
+        in_graph: A gradient could pass through the layer: the network does not run it without one.
+        comes_back: A gradient came back to the layer's output.
+        goes_on: A gradient went on to the images, before the layer.
+        deviation: The largest difference, as a share, of the gradient at the layer's input from mask × scale × that at
+            its output; None: there was none to compare.
+        num_again: Calls of the layer while gradients were computed; in `num_other` it put out something else.
+        batch_norm: The first batch norm behind the layer, by its path; None: there is none.
+        ratios: Of each batch: the ratios of mean and variance in training to those in evaluation, at the site, and at
+            the input of that batch norm.
+    """
+
+    num_acted: int = 0
+    num_felt: int = 0
+    num_dropped: int = 0
+    num_missed: int = 0
+    in_graph: bool = True
+    comes_back: bool = True
+    goes_on: bool = True
+    deviation: float | None = None
+    num_again: int = 0
+    num_other: int = 0
+    batch_norm: str | None = None
+    ratios: list[tuple[float | None, ...]] = field(default_factory=list)
+
+    def ratio(self, number: int) -> float | None:
+        """Return one of the four ratios, the mean over the batches that have it."""
+        values = [value for ratios in self.ratios if (value := ratios[number]) is not None]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass
+class Tap:
+    """What goes into one layer and comes out of it in one forward of the network, and into the batch norm behind it."""
+
+    images: Tensor
+    scores: Tensor = field(default_factory=lambda: torch.zeros(0))
+    taken: Tensor | None = None
+    x: Tensor | None = None
+    out: Tensor | None = None
+    in_backward: bool = False
+    num_again: int = 0
+    num_other: int = 0
+    batch_norm: str | None = None
+    behind: Tensor | None = None
+
+
+def passages(
+    model: nn.Module, layers: dict[str, nn.Module], batches: Sequence[tuple[Tensor, Tensor]], seed: int
+) -> dict[str, Passage]:
+    """Return what becomes of each layer's output; the network's mode is not restored."""
+    found = {name: Passage() for name in layers}
+    own = {module for layer in layers.values() for module in layer.modules()}
+    few = [images[:MOST_IMAGES] for images, _ in batches]
+    with averaging(model) as norms:  # so that evaluation's statistics are those of these images
+        with torch.no_grad():
+            for images in few:
+                model(images)
+        model.train()
+        for module in {*norms, *(one for one in model.modules() if isinstance(one, (_BatchNorm, _DropoutNd)))} - own:
+            module.eval()
+        for number, images in enumerate(few):
+            for name, layer in layers.items():
+                with as_before(model):
+                    note(found[name], model, layer, images, seed + MOST_TRIES * number)
+            advance(model, images, seed + number)
+    return found
+
+
+def advance(model: nn.Module, images: Tensor, seed: int) -> None:
+    """Let the network go on as after a forward, whatever it counts."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        model(images)
+
+
+@contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """Put the network's buffers, and what its modules keep in plain attributes, back at the end."""
+    plain = (bool, int, float, str, type(None))
+    kept = [
+        (module, {name: value for name, value in vars(module).items() if isinstance(value, plain)})
+        for module in model.modules()
+    ]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, values in kept:
+            vars(module).update(values)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def note(passage: Passage, model: nn.Module, layer: nn.Module, images: Tensor, seed: int) -> None:
+    """Pass some images through the network in the three ways, and note what that shows of the layer."""
+    for attempt in range(MOST_TRIES):
+        with as_before(model), looked(model, layer, images, seed + attempt, lambda x, out: x) as without:
+            pass
+        if without.x is None or without.out is None or not without.scores.isfinite().all():
+            return
+        if len(images) > 1 and not differs(without.scores[1:], without.scores[:1]).any():
+            return  # another layer leaves nothing of the images
+        x, out = without.x.detach(), without.out.detach()
+        acted = differs(x, out)
+        if acted.any():
+            break
+    else:
+        return
+    lost = (out == 0) & (x != 0)
+    with as_before(model), looked(model, layer, images, seed + attempt, partial(put_back, lost)) as filled:
+        pass
+    with looked(model, layer, images, seed + attempt, None, with_gradient=True) as tap:
+        note_gradients(passage, tap, seed)
+    dropped = lost.flatten(1).any(dim=1)
+    passage.num_acted += int(acted.sum())
+    passage.num_felt += int((acted & differs(tap.scores, without.scores)).sum())
+    passage.num_dropped += int(dropped.sum())
+    passage.num_missed += int((dropped & differs(tap.scores, filled.scores)).sum())
+    passage.batch_norm = passage.batch_norm or tap.batch_norm
+    behind = (None, None) if tap.behind is None or without.behind is None else ratios(tap.behind, without.behind)
+    passage.ratios.append((*ratios(out, x), *behind))
+
+
+def put_back(lost: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    return torch.where(lost, x, out)
+
+
+def note_gradients(passage: Passage, tap: Tap, seed: int) -> None:
+    """Send a gradient back from random weights of the scores, and note how it passes the layer."""
+    x, out = tap.x, tap.out
+    assert x is not None
+    assert out is not None
+    weights = torch.randn(tap.scores.shape, generator=torch.Generator().manual_seed(seed)).to(tap.scores)
+    tap.in_backward = True
+    if tap.scores.requires_grad:
+        try:
+            (tap.scores * weights).sum().backward()
+        except RuntimeError:  # of a network that changes its maps in place, or of a recomputation that cannot be
+            return
+    passage.num_again += tap.num_again
+    passage.num_other += tap.num_other
+    if not x.requires_grad and tap.num_again:  # a recomputation, which alone has a graph
+        return
+    passage.in_graph &= x.requires_grad
+    passage.comes_back &= out.grad is not None and bool(out.grad.any())
+    passage.goes_on &= tap.images.grad is not None and bool(tap.images.grad.any())
+    if x.grad is not None and out.grad is not None:
+        # Of a product, out = mask · x, the one is (mask · out.grad) · x and the other out.grad · (mask · x).
+        through, expected = x.grad * x.detach(), out.grad * out.detach()
+        size = float(expected.abs().sum())
+        if size > 0:
+            deviation = float((through - expected).abs().sum()) / size
+            passage.deviation = max(passage.deviation or 0.0, deviation)
+
+
+@contextmanager
+def looked(
+    model: nn.Module, layer: nn.Module, images: Tensor, seed: int, replace: Replace | None, with_gradient: bool = False
+) -> Iterator[Tap]:
+    """Do one forward, and yield what one layer took and gave in it; it is looked at until the end.
+
+    Args:
+        model: The network.
+        layer: The layer in it.
+        images: (N, C, H, W).
+        seed: Of the random numbers.
+        replace: Makes what the network gets of the layer's input and output; None: its output.
+        with_gradient: Whether a gradient is to come.
+    """
+    tap = Tap(images.detach().clone().requires_grad_(with_gradient))
+    handles = [*tap_layer(tap, layer, replace), *tap_batch_norms(tap, model)]
+    try:
+        torch.manual_seed(seed)
+        with torch.set_grad_enabled(with_gradient):
+            tap.scores = model(tap.images.clone()).float()
+        yield tap
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tap_layer(tap: Tap, layer: nn.Module, replace: Replace | None) -> list[Any]:
+    """Look at what a layer takes and gives; return the hooks' handles."""
+
+    def take(module: nn.Module, args: Any) -> Any:
+        x = args[0]
+        if tap.in_backward:  # a recomputation, which may be broken off within the layer
+            tap.num_again += 1
+            return None
+        if x.requires_grad:
+            x.retain_grad()
+        tap.taken = x
+        return (x.clone(), *args[1:])  # the layer might write into its input
+
+    def give(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if tap.in_backward:
+            tap.num_other += tap.out is not None and not torch.equal(output.detach(), tap.out.detach())
+            return None
+        if output.requires_grad:
+            output.retain_grad()
+        x = tap.taken
+        assert x is not None, "the layer has been given it"
+        tap.x, tap.out = x, output
+        return None if replace is None else replace(x, output)
+
+    return [layer.register_forward_pre_hook(take), layer.register_forward_hook(give)]
+
+
+def tap_batch_norms(tap: Tap, model: nn.Module) -> list[Any]:
+    """Look at what the first batch norm behind the layer takes; return the hooks' handles."""
+
+    def taker(path: str) -> Any:
+        def take(module: nn.Module, args: Any) -> None:
+            if tap.out is not None and tap.behind is None and not tap.in_backward:
+                tap.batch_norm, tap.behind = path, args[0].detach()
+
+        return take
+
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [module.register_forward_pre_hook(taker(path)) for path, module in norms]
+
+
+def differs(one: Tensor, other: Tensor) -> Tensor:
+    """Return for each sample whether two tensors (N, ...) differ anywhere."""
+    return (one.detach() != other.detach()).flatten(1).any(dim=1)
+
+
+def ratios(trained: Tensor, evaluated: Tensor) -> tuple[float | None, float | None]:
+    """Return the ratios of mean and variance of (N, C, ...), over all channels; None where evaluation's is 0.
+
+    Of the means it is the slope of a line through 0, the one channel's against the other's; of the variances that of
+    their sums.
+    """
+    (mean, variance), (mean_eval, variance_eval) = (
+        (x.double().transpose(0, 1).flatten(1).mean(1), x.double().transpose(0, 1).flatten(1).var(1, correction=0))
+        for x in (trained, evaluated)
+    )
+    square, total = float((mean_eval**2).sum()), float(variance_eval.sum())
+    of_means = float((mean * mean_eval).sum()) / square if square > 0 else None
+    return of_means, float(variance.sum()) / total if total > 0 else None

@@ -1,0 +1,76 @@
+"""The checks of what becomes of a layer's output in the network; each as in `checks`."""
+
+from tdbench.audit.passage import Passage
+from tdbench.audit.site import Found, Site
+
+ENOUGH = 0.9  # of the samples; where fewer show a layer's effect, something leaves it out
+SAME_GRADIENT = 0.01  # largest deviation, as a share, that rounding explains
+SHIFTED = 0.02  # deviation of a ratio of mean or variance from 1, from which on it is worth a note
+
+
+def every_forward(site: Site) -> Found:
+    """The layer is called in every training forward."""
+    called = site.num_forwards - site.num_without_call
+    if 0 < called < site.num_forwards:
+        yield "fault", f"the layer is called in {called} of {site.num_forwards} training forwards"
+
+
+def reaches_the_scores(site: Site) -> Found:
+    """Without the layer, and with what it drops put back, the scores of each sample are others."""
+    passage = site.passage
+    if passage is None or not passage.num_acted:
+        return
+    if not passage.num_felt:
+        yield "fault", "what the layer puts out does not reach the scores: they are the same without it"
+    elif passage.num_felt < ENOUGH * passage.num_acted:
+        counts = f"{passage.num_felt} of the {passage.num_acted} samples that it acts on"
+        yield "fault", f"what the layer puts out reaches the scores of {counts} only"
+    elif passage.num_dropped and not passage.num_missed:
+        yield "fault", "what the layer drops is put back behind it: the scores are the same with it in place"
+    elif passage.num_missed < ENOUGH * passage.num_dropped:
+        counts = f"{passage.num_dropped - passage.num_missed} of {passage.num_dropped} samples"
+        yield "fault", f"what the layer drops is put back behind it in {counts}"
+
+
+def gradient_passes(site: Site) -> Found:
+    """The gradient passes the layer and goes on, as the mask and its scale have it."""
+    passage, mask = site.passage, site.mask
+    if passage is None or mask is None or not passage.num_felt or (mask.share == 1 and mask.is_product):
+        return
+    if not passage.in_graph:
+        yield "fault", "the network runs the layer without a gradient, so that nothing before it is trained through it"
+    elif not passage.comes_back:
+        yield "fault", "no gradient comes back to what the layer puts out: it is detached behind the layer"
+    elif has_other_gradient(passage) and mask.is_product and not passage.num_again:
+        yield "fault", "the gradient at the layer's input is not that at its output times the mask and its scale"
+    elif not passage.goes_on:
+        yield "fault", "no gradient goes on to what lies before the layer"
+
+
+def has_other_gradient(passage: Passage) -> bool:
+    """Return whether the gradient at a layer's input is far from that at its output times the mask and its scale."""
+    return passage.deviation is not None and passage.deviation > SAME_GRADIENT
+
+
+def recomputed(site: Site) -> Found:
+    """Where a forward is repeated for the gradients, the layer does the same again."""
+    passage = site.passage
+    if passage is not None and (passage.num_other or (passage.num_again and has_other_gradient(passage))):
+        yield "fault", "the layer is called again while gradients are computed, and puts out something else then"
+
+
+def shifts_batch_norm(site: Site) -> Found:
+    """What a batch norm behind the layer averages in training is what it gets in evaluation."""
+    passage = site.passage
+    if passage is None or passage.batch_norm is None:
+        return
+    ratios = passage.ratio(2), passage.ratio(3)
+    if any(ratio is not None and abs(ratio - 1) > SHIFTED for ratio in ratios):
+        yield (
+            "note",
+            "a batch norm follows, and averages what the layer shifts: the mean or variance that it gets is not that "
+            "of evaluation (test_error_pct_bn tells what that costs)",
+        )
+
+
+PASSAGE_CHECKS = (every_forward, reaches_the_scores, gradient_passes, recomputed, shifts_batch_norm)
