@@ -114,7 +114,8 @@ def observe(
     for site, layer, x in called:
         site.start = tuple(draw_mask(layer, x) for _ in range(num_draws))
     insertion.set_progress(1.0)
-    for name, passage in passages(model, {name: layers[name] for name in layers}, batches, seed).items():
+    acting = {name: layer for name, layer in layers.items() if seen[name].x is not None and not seen[name].is_off}
+    for name, passage in passages(model, acting, batches, seed).items():
         seen[name].passage = passage
     model.eval()
     with noted_calls(layers) as calls, torch.no_grad():

@@ -1,15 +1,14 @@
 """What becomes of a layer's output in the network: whether it reaches the scores, and its gradient comes back.
 
-A few images go through the network with the layer as it is, with its input in place of its output, and with the dropped
-units put back, each time with equal random numbers. So whatever differs in the scores is due to the layer. The network
-is in training mode, but its batch norms and dropouts are in evaluation: the one would let each sample see the others'
-masks, the other would add noise.
+A few images go through the network with the layer as it is, with its input in place of its output, with noise on that,
+and with the dropped units put back, each time with equal random numbers. So whatever differs in the scores is due to
+the layer. The network is in training mode, but its batch norms and dropouts are in evaluation: the one would let each
+sample see the others' masks, the other would add noise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +29,12 @@ class Passage:
     """What was seen of one layer's output, over all batches.
 
     Attributes:
+        num_idle: Forwards in which the layer changed nothing.
+        num_samples: Samples that were looked at; the scores of `num_reached` are others with noise on what the layer
+            puts out.
         num_acted: Samples whose map the layer changed; the scores of `num_felt` of them are others without that.
-        num_dropped: Samples that lost units other than 0; the scores of `num_missed` are others with these put back.
+        num_dropped: Samples that lost units which the scores depend on, as half of them in place shows; the scores of
+            `num_missed` are others with these units put back.
         in_graph: A gradient could pass through the layer: the network does not run it without one.
         comes_back: A gradient came back to the layer's output.
         goes_on: A gradient went on to the images, before the layer.
@@ -43,6 +46,9 @@ class Passage:
             the input of that batch norm.
     """
 
+    num_idle: int = 0
+    num_samples: int = 0
+    num_reached: int = 0
     num_acted: int = 0
     num_felt: int = 0
     num_dropped: int = 0
@@ -81,10 +87,22 @@ class Tap:
 def passages(
     model: nn.Module, layers: dict[str, nn.Module], batches: Sequence[tuple[Tensor, Tensor]], seed: int
 ) -> dict[str, Passage]:
-    """Return what becomes of each layer's output; the network's mode is not restored."""
+    """Return what becomes of each layer's output; the network's mode is not restored.
+
+    It is looked at in fp64, where the network has it: in fp32 a few units of a map may be less than rounding.
+    """
+    few = [images[:MOST_IMAGES] for images, _ in batches]
+    try:
+        return _passages(model.double(), layers, [images.double() for images in few], seed)
+    except (RuntimeError, TypeError):  # a device without fp64, or code that is made for fp32
+        return _passages(model.float(), layers, few, seed)
+    finally:
+        model.float()
+
+
+def _passages(model: nn.Module, layers: dict[str, nn.Module], few: Sequence[Tensor], seed: int) -> dict[str, Passage]:
     found = {name: Passage() for name in layers}
     own = {module for layer in layers.values() for module in layer.modules()}
-    few = [images[:MOST_IMAGES] for images, _ in batches]
     with averaging(model) as norms:  # so that evaluation's statistics are those of these images
         with torch.no_grad():
             for images in few:
@@ -127,8 +145,8 @@ def as_before(model: nn.Module) -> Iterator[None]:
 
 
 def note(passage: Passage, model: nn.Module, layer: nn.Module, images: Tensor, seed: int) -> None:
-    """Pass some images through the network in the three ways, and note what that shows of the layer."""
-    for attempt in range(MOST_TRIES):
+    """Pass some images through the network in these ways, and note what that shows of the layer."""
+    for attempt in range(1 if passage.num_idle >= MOST_TRIES else MOST_TRIES):
         with as_before(model), looked(model, layer, images, seed + attempt, lambda x, out: x) as without:
             pass
         if without.x is None or without.out is None or not without.scores.isfinite().all():
@@ -139,25 +157,33 @@ def note(passage: Passage, model: nn.Module, layer: nn.Module, images: Tensor, s
         acted = differs(x, out)
         if acted.any():
             break
+        passage.num_idle += 1
     else:
         return
     lost = (out == 0) & (x != 0)
-    with as_before(model), looked(model, layer, images, seed + attempt, partial(put_back, lost)) as filled:
-        pass
+    noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(out)
+    others: dict[str, Replace] = {
+        "noisy": lambda x, out: out + noise,
+        "half filled": lambda x, out: torch.where(lost, x / 2, out),  # so that nothing is 0 which might be mended
+        "filled": lambda x, out: torch.where(lost, x, out),
+    }
+    scores = {}
+    for name, replace in others.items():
+        with as_before(model), looked(model, layer, images, seed + attempt, replace) as other:
+            pass
+        scores[name] = other.scores
     with looked(model, layer, images, seed + attempt, None, with_gradient=True) as tap:
         note_gradients(passage, tap, seed)
-    dropped = lost.flatten(1).any(dim=1)
+    seen = differs(tap.scores, scores["half filled"])
+    passage.num_samples += len(x)
+    passage.num_reached += int(differs(tap.scores, scores["noisy"]).sum())
     passage.num_acted += int(acted.sum())
     passage.num_felt += int((acted & differs(tap.scores, without.scores)).sum())
-    passage.num_dropped += int(dropped.sum())
-    passage.num_missed += int((dropped & differs(tap.scores, filled.scores)).sum())
+    passage.num_dropped += int(seen.sum())
+    passage.num_missed += int((seen & differs(tap.scores, scores["filled"])).sum())
     passage.batch_norm = passage.batch_norm or tap.batch_norm
     behind = (None, None) if tap.behind is None or without.behind is None else ratios(tap.behind, without.behind)
     passage.ratios.append((*ratios(out, x), *behind))
-
-
-def put_back(lost: Tensor, x: Tensor, out: Tensor) -> Tensor:
-    return torch.where(lost, x, out)
 
 
 def note_gradients(passage: Passage, tap: Tap, seed: int) -> None:
@@ -207,7 +233,7 @@ def looked(
     try:
         torch.manual_seed(seed)
         with torch.set_grad_enabled(with_gradient):
-            tap.scores = model(tap.images.clone()).float()
+            tap.scores = model(tap.images.clone())
         yield tap
     finally:
         for handle in handles:

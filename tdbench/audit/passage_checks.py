@@ -16,26 +16,34 @@ def every_forward(site: Site) -> Found:
 
 
 def reaches_the_scores(site: Site) -> Found:
-    """Without the layer, and with what it drops put back, the scores of each sample are others."""
+    """With noise on its output, with what it drops put back, and without the layer, the scores are others."""
     passage = site.passage
-    if passage is None or not passage.num_acted:
+    if passage is None or not passage.num_samples:
         return
-    if not passage.num_felt:
-        yield "fault", "what the layer puts out does not reach the scores: they are the same without it"
-    elif passage.num_felt < ENOUGH * passage.num_acted:
-        counts = f"{passage.num_felt} of the {passage.num_acted} samples that it acts on"
+    if not passage.num_reached:
+        yield "fault", "what the layer puts out does not reach the scores: they are the same whatever it is"
+    elif passage.num_reached < ENOUGH * passage.num_samples:
+        counts = f"{passage.num_reached} of {passage.num_samples} samples"
         yield "fault", f"what the layer puts out reaches the scores of {counts} only"
     elif passage.num_dropped and not passage.num_missed:
         yield "fault", "what the layer drops is put back behind it: the scores are the same with it in place"
     elif passage.num_missed < ENOUGH * passage.num_dropped:
         counts = f"{passage.num_dropped - passage.num_missed} of {passage.num_dropped} samples"
         yield "fault", f"what the layer drops is put back behind it in {counts}"
+    elif passage.num_acted and not passage.num_felt:
+        yield "fault", "what the layer does is undone behind it: the scores are the same without it"
 
 
 def gradient_passes(site: Site) -> Found:
     """The gradient passes the layer and goes on, as the mask and its scale have it."""
     passage, mask = site.passage, site.mask
-    if passage is None or mask is None or not passage.num_felt or (mask.share == 1 and mask.is_product):
+    if (
+        passage is None
+        or mask is None
+        or not passage.num_reached
+        or not passage.num_acted
+        or (mask.share == 1 and mask.is_product)
+    ):
         return
     if not passage.in_graph:
         yield "fault", "the network runs the layer without a gradient, so that nothing before it is trained through it"

@@ -7,7 +7,7 @@ import pytest
 
 from tdbench.regularizers.registry import method_names
 
-SMALL = ("--batch-size", "8")
+SMALL = ("--batch-size", "8", "--threads", "1")
 
 
 @pytest.mark.parametrize("method", method_names())
