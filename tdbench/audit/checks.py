@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tdbench.audit.mask_checks import CONFIDENCE, MASK_CHECKS, ROUNDING, draws_differ, lies_apart
+from tdbench.audit.mask_checks import CONFIDENCE, MASK_CHECKS, ROUNDING, draws_differ, lies_apart, one_part
 from tdbench.audit.passage_checks import PASSAGE_CHECKS
 from tdbench.audit.site import Found, Level, Site
 
@@ -171,9 +171,10 @@ def share(site: Site) -> Found:
         yield "fault", f"{100 * mask.share:.3g} % of the units are dropped where none should be"
         return
     low, high = mask.interval(CONFIDENCE)
+    step = one_part(mask, site.shape)
     times = max(mask.share / nominal, nominal / mask.share)
     varies = traits is not None and traits.share_varies
-    if low <= nominal <= high or times < (FAR if varies else NOTABLE):
+    if low - step <= nominal <= high + step or times < (FAR if varies else NOTABLE):
         return
     text = f"{100 * mask.share:.3g} % of the units are dropped where {100 * nominal:.3g} % is nominal"
     yield "fault" if times > FAR and not varies else "note", text

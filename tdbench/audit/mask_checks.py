@@ -21,7 +21,8 @@ def sum_kept(site: Site) -> Found:
     if traits is not None and not (traits.rescales and traits.keeps_mean):
         return
     low, high = mask.mean_factor(CONFIDENCE)
-    if low - SCALE_ROUNDING <= 1 <= high + SCALE_ROUNDING:
+    allowed = SCALE_ROUNDING + mask.top_scale * one_part(mask, site.shape)
+    if low - allowed <= 1 <= high + allowed:
         return
     block = site.claims.block
     covers = block is not None and block >= min(site.shape[1:])  # a map that is covered whole has nothing to scale
@@ -30,6 +31,15 @@ def sum_kept(site: Site) -> Found:
         yield "note", f"{product}: the mean of the map is another in training than in evaluation"
     elif mask.top_scale > 1 + ROUNDING:
         yield "note" if covers else "fault", f"{product}, where {site.claims.method} makes up for what it drops"
+
+
+def one_part(mask: Mask, shape: tuple[int, int, int]) -> float:
+    """Return by how much the share dropped moves with one part more or less, of those that are dropped whole.
+
+    A few samples may all have lost as many, so that they seem not to scatter.
+    """
+    units = {"samples": math.prod(shape), "maps": shape[1] * shape[2]}.get(mask.dropped_whole or "parts", 0)
+    return units / sum(draw.num_units for draw in mask.draws)
 
 
 def draws_differ(site: Site) -> Found:

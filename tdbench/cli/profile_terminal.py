@@ -23,11 +23,13 @@ def show(profile: "Profile", folder: Path, took_s: float, *, quiet: bool, json: 
         found = {name: getattr(profile, name) for name in ("layer", "step", "machine", "left_out")}
         say(json_module.dumps(found, indent=2, ensure_ascii=False))
         return
-    from tdbench.profiling.tables import layer_tables, machine_lines, step_table, unsteady_line
+    from tdbench.profiling.tables import layer_tables, machine_lines, step_table, unsteady_layers, unsteady_line
 
     if not quiet:
         for title, table in layer_tables(profile.layer).items():
             print_table(title, table)
+        if unsteady := unsteady_layers(profile.layer):
+            say(unsteady)
         where = f"{profile.baseline.model.name}, {profile.facts()['precision']}, on {profile.hardware.name()}"
         print_table(f"The training step of {where}", step_table(profile.step))
         for line in (unsteady_line(profile.step), *(machine_lines(profile.machine) if profile.machine else ())):

@@ -3,7 +3,8 @@
 A layer reads a feature map and writes one, forward and backward; so does `x * 1.5`, and no layer that returns a new map
 needs less memory traffic. The inputs rotate through more memory than the last-level cache holds, so that each call
 reads its input from memory, as a layer of a network does with a large batch. Freed memory stays with the process: to
-return a large map to the system and fault it in again would cost more than the floor itself.
+return a large map to the system and fault it in again would cost more than the floor itself. What that comes to is
+measured beside it (`plain_total_ms`), in fewer turns, where the system's allocator can be told to do either.
 """
 
 import itertools
@@ -17,8 +18,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdbench.profiling.memory import OOM, attempt, available_bytes, keep_freed_memory, last_cache_bytes, memory_limit
-from tdbench.profiling.timing import TURNS, Call, measuring, paired_ratio, silent, spread, take_turns
+from tdbench.profiling.memory import (
+    OOM,
+    attempt,
+    available_bytes,
+    give_back_freed_memory,
+    has_regimes,
+    keep_freed_memory,
+    last_cache_bytes,
+    memory_limit,
+)
+from tdbench.profiling.timing import (
+    FEWEST_TURNS,
+    TURNS,
+    Call,
+    measuring,
+    median_interval,
+    paired_ratio,
+    silent,
+    spread,
+    take_turns,
+)
 from tdbench.profiling.trace import graph_breaks, profiled, raised_recompile_limit
 from tdbench.store.progress import TellProgress
 
@@ -45,6 +65,10 @@ LAYER_COLUMNS = (
     "compile",
     "n",
     "status",
+    "floor_ratio_ci95_low",
+    "floor_ratio_ci95_high",
+    "plain_total_ms",
+    "plain_floor_ratio",
 )
 
 Factory = Callable[[int], nn.Module]  # channels -> layer
@@ -74,7 +98,9 @@ class LayerCost:
 
     Attributes:
         total_ms: Forward and backward, the median of each turn; one run's are paired across layers.
-        floor_ratio: Median of the ratios of `total_ms` to the floor's.
+        floor_ratio: Median of the ratios of `total_ms` to the floor's, of one turn each.
+        floor_interval: The 95 % confidence interval of that median.
+        plain_ms, plain_floor_ratio: As `total_ms` and `floor_ratio`, where freed memory goes back to the system.
         gb_per_s: Useful bytes, a map read and written forward and again backward, over the total time; None for a
             layer that returns its input itself.
         peak_mem_mib, launches, host_syncs: See `Trace`; of forward and backward.
@@ -86,6 +112,9 @@ class LayerCost:
     forward_ms: list[float] = field(default_factory=list)
     total_ms: list[float] = field(default_factory=list)
     floor_ratio: float | None = None
+    floor_interval: tuple[float, float] | None = None
+    plain_ms: list[float] = field(default_factory=list)
+    plain_floor_ratio: float | None = None
     gb_per_s: float | None = None
     peak_mem_mib: float | None = None
     launches: int | None = None
@@ -114,6 +143,10 @@ class LayerCost:
             "launches": self.launches,
             "host_syncs": self.host_syncs,
             "graph_breaks": self.graph_breaks,
+            "floor_ratio_ci95_low": None if self.floor_interval is None else round(self.floor_interval[0], 4),
+            "floor_ratio_ci95_high": None if self.floor_interval is None else round(self.floor_interval[1], 4),
+            "plain_total_ms": round(spread(self.plain_ms)[1], 4) if self.plain_ms else None,
+            "plain_floor_ratio": None if self.plain_floor_ratio is None else round(self.plain_floor_ratio, 4),
         }
 
 
@@ -196,7 +229,6 @@ def profile_layers(
     every = {FLOOR: lambda channels: Floor(), **factories}
     device = setting.device
     torch.manual_seed(setting.seed)
-    keep_freed_memory(device)
     with memory_limit(device), raised_recompile_limit(len(every)):
         inputs = attempt(partial(_Inputs, shape, setting), device)
         if inputs is None:
@@ -208,12 +240,28 @@ def profile_layers(
                 cell = attempt(partial(_Cell, factory, shape[1], inputs, setting), device)
             if cell is not None:
                 cells[method] = cell
-        costs = _time(cells, device, seconds, turns, lambda share, what: report(0.1 + 0.85 * share, what))
+        plain = _plain_times(cells, device, seconds / 4, lambda share, what: report(0.1 + 0.15 * share, what))
+        keep_freed_memory(device)
+        costs = _time(cells, device, seconds, turns, lambda share, what: report(0.25 + 0.7 * share, what))
+        for method, times in plain.items():
+            if method in costs:
+                costs[method].plain_ms = times
         for number, cost in enumerate(costs.values()):
             report(0.95 + 0.05 * number / len(costs), cost.method)
             with measuring(cost.method):
                 _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
     return [costs.get(method, LayerCost(method, OOM)) for method in every]
+
+
+def _plain_times(
+    cells: dict[str, _Cell], device: torch.device, seconds: float, report: TellProgress
+) -> dict[str, list[float]]:
+    """Return the times of forward and backward with freed memory given back; empty where that cannot be chosen."""
+    if not has_regimes(device):
+        return {}
+    give_back_freed_memory(device)
+    calls: dict[str, Call] = {method: cell.forward_and_backward for method, cell in cells.items()}
+    return take_turns(calls, device, seconds, FEWEST_TURNS, report)
 
 
 def _time(
@@ -237,6 +285,9 @@ def _complete(cost: LayerCost, cell: _Cell, floor: LayerCost | None, inputs: _In
     """Fill in the figures other than times."""
     if floor is not None:
         cost.floor_ratio = paired_ratio(cost.total_ms, floor.total_ms)
+        cost.floor_interval = median_interval([a / b for a, b in zip(cost.total_ms, floor.total_ms, strict=True)])
+        if len(cost.plain_ms) == len(floor.plain_ms) > 0:
+            cost.plain_floor_ratio = paired_ratio(cost.plain_ms, floor.plain_ms)
     if not cell.hands_on_its_input:
         cost.gb_per_s = 4 * inputs.pairs[0][0].nbytes / spread(cost.total_ms)[1] / 1e6
     cost.graph_breaks = cell.graph_breaks

@@ -14,9 +14,9 @@ from tdbench.profiling.failing import no_figures, note_failure, without_failing
 from tdbench.profiling.layer import LAYER_COLUMNS, LayerCost, Setting, profile_layers
 from tdbench.profiling.machine import Roofline, measure_machine
 from tdbench.profiling.memory import attempt
-from tdbench.profiling.step import BASELINE, STEP_COLUMNS, batch_sizes, profile_steps
+from tdbench.profiling.step import BASELINE, STEP_COLUMNS, StepCost, batch_sizes, profile_steps
 from tdbench.profiling.tables import markdown
-from tdbench.profiling.timing import MeasurementFailed
+from tdbench.profiling.timing import MeasurementFailed, median_interval
 from tdbench.profiling.trace import count_work
 from tdbench.store.files import to_csv, to_json, write_atomically
 from tdbench.store.folders import ENVIRONMENT
@@ -125,16 +125,18 @@ def measure(profile: Profile, seconds: float, report: TellProgress) -> None:
     profile.step = [step_row(profile, cells) for cells in [*(cost.figures() for cost in costs), *failed_cells]]
     report(0.97, "the machine")
     if costs[0].step_ms:
-        found = attempt(partial(roofline, profile, costs[0].median_ms()), profile.hardware.device)
+        found = attempt(partial(roofline, profile, costs[0]), profile.hardware.device)
         profile.machine = None if found is None else found.figures()
 
 
-def roofline(profile: Profile, step_ms: float) -> Roofline:
+def roofline(profile: Profile, cost: StepCost) -> Roofline:
     """Measure the machine, and compare the baseline step with it."""
     machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
     step = RepeatedStep(profile.baseline)
     step()  # the first one creates the optimizer state
-    return Roofline(machine, count_work(step), step_ms, profile.hardware.compile)
+    return Roofline(
+        machine, count_work(step), cost.median_ms(), profile.hardware.compile, median_interval(cost.step_ms)
+    )
 
 
 def measure_layers(profile: Profile, seconds: float, report: TellProgress) -> None:

@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 OOM = "OOM"  # the status of what ran out of memory
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
+MIB = 2**20
 DEFAULT_CACHE_BYTES = 32 * 2**20
 _MESSAGES = (
     "out of memory",
@@ -57,12 +58,26 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def has_regimes(device: torch.device) -> bool:
+    """Return whether freed memory can be kept here or given back, as is wanted: on a CPU with glibc."""
+    return device.type == "cpu" and platform.libc_ver()[0] == "glibc"
+
+
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU with glibc, keep freed memory in the process for later allocations, from now on."""
-    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+    """Where there are regimes, keep freed memory in the process for later allocations, from now on."""
+    if has_regimes(device):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory(device: torch.device) -> None:
+    """Where there are regimes, give freed memory back as glibc does once its own thresholds have risen, from now on."""
+    if has_regimes(device):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 2**16)
+        mallopt(M_MMAP_THRESHOLD, 32 * MIB)
+        mallopt(M_TRIM_THRESHOLD, 64 * MIB)
 
 
 def available_bytes(device: torch.device) -> int | None:

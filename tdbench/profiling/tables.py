@@ -9,6 +9,7 @@ from tdbench.profiling.layer import FLOOR
 from tdbench.profiling.step import BASELINE
 
 UNSTEADY_PCT = 10.0
+UNSTEADY_RATIO = 0.25  # width of the interval of a layer's ratio, as a part of the ratio
 
 Row = Mapping[str, Any]
 Table = list[dict[str, str]]
@@ -22,7 +23,9 @@ _LAYER_NOTE = (
     f"`{FLOOR}` multiplies by a scalar, in the same turns: no layer that returns a new map can move less memory. GB/s "
     "counts the useful bytes, a map read and written forward and again backward. Peak memory is what forward and "
     "backward hold beyond their input. Off CUDA, launches are the operators that touch memory, and syncs the values "
-    "read back."
+    "read back. `plain ×` is the ratio where freed memory goes back to the system, as it does unless a program sees to "
+    "it: then every large map is faulted in again, and that costs the floor as much as any layer. `unsteady` marks a "
+    "ratio whose 95 % interval is wider than a quarter of it."
 )
 
 
@@ -53,6 +56,8 @@ def layer_table(rows: Sequence[Row]) -> Table:
             "total ms": _number(row, "total_ms", "{:,.3f}"),
             "p20–p80": "–".join(_number(row, name, "{:.3g}") for name in ("p20_ms", "p80_ms")).strip("–"),
             "× floor": _number(row, "floor_ratio", "{:,.2f}"),
+            "95 %": _layer_interval(row),
+            "plain ×": _number(row, "plain_floor_ratio", "{:,.2f}"),
             "GB/s": _number(row, "gb_per_s", "{:,.1f}"),
             "peak MiB": _number(row, "peak_mem_mib", "{:,.1f}"),
             "launches": _number(row, "launches", "{}"),
@@ -67,11 +72,39 @@ def layer_tables(rows: Sequence[Row]) -> dict[str, Table]:
     """Return title to table, one for each shape, in order."""
     shapes = dict.fromkeys((row["shape"], row["dtype"], row["memory_format"]) for row in rows)
     return {
-        f"The layer alone at {shape.replace('x', '×')}, {dtype}, {layout}": layer_table(
-            [row for row in rows if (row["shape"], row["dtype"], row["memory_format"]) == (shape, dtype, layout)]
-        )
+        f"The layer alone at {shape.replace('x', '×')}, {dtype}, {layout}{regime(here)}": layer_table(here)
         for shape, dtype, layout in shapes
+        if (
+            here := [
+                row for row in rows if (row["shape"], row["dtype"], row["memory_format"]) == (shape, dtype, layout)
+            ]
+        )
     }
+
+
+def regime(rows: Sequence[Row]) -> str:
+    """Return in what regime of memory a layer table was measured, where there are two."""
+    return ", freed memory kept" if any(row.get("plain_total_ms") is not None for row in rows) else ""
+
+
+def is_unsteady(row: Row) -> bool:
+    """Return whether a layer's ratio to the floor is known badly."""
+    low, high, ratio = (row.get(name) for name in ("floor_ratio_ci95_low", "floor_ratio_ci95_high", "floor_ratio"))
+    if low is None or high is None or ratio is None:
+        return False
+    return bool(high - low > UNSTEADY_RATIO * ratio)
+
+
+def unsteady_layers(rows: Sequence[Row]) -> str | None:
+    """Return a warning where ratios of the layer table are known badly, else None."""
+    named = [f"{row['method']} at {row['shape'].replace('x', '×')}" for row in rows if is_unsteady(row)]
+    if not named:
+        return None
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return (
+        f"Unsteady: the ratio to the floor of {', '.join(named[:3])}{more} has a 95 % interval wider than "
+        f"{100 * UNSTEADY_RATIO:.0f} % of it. Was anything else running? --seconds gives more turns time."
+    )
 
 
 def unsteady_line(step: Sequence[Row]) -> str | None:
@@ -107,7 +140,7 @@ def markdown(
     for title, table in layer_tables(layer).items():
         parts += [f"## {title}", _table(table)]
     if layer:
-        parts.append(_LAYER_NOTE)
+        parts += [_LAYER_NOTE, *filter(None, [unsteady_layers(layer)])]
     if machine:
         parts += ["## The machine", " ".join(machine_lines(machine))]
     return "\n\n".join(parts) + "\n"
@@ -123,6 +156,13 @@ def _number(row: Row, name: str, form: str) -> str:
     if row.get(name) is not None:
         return form.format(row[name])
     return row["status"] if row["status"] != "ok" and name in ("step_ms", "total_ms") else ""
+
+
+def _layer_interval(row: Row) -> str:
+    low, high = row.get("floor_ratio_ci95_low"), row.get("floor_ratio_ci95_high")
+    if low is None or high is None:
+        return ""
+    return f"{low:,.2f} to {high:,.2f}" + " unsteady" * is_unsteady(row)
 
 
 def _interval(row: Row) -> str:

@@ -69,7 +69,15 @@ def test_the_columns_are_the_promised_ones_and_what_is_more_stands_after_them(fi
     for name, columns in (("layer", LAYER_COLUMNS), ("step", STEP_COLUMNS)):
         header = (folder / f"profile_{name}.csv").read_text().split("\n")[0]
         assert header.startswith(columns + ",")
-        assert header.endswith(",n,status")
+    assert header.endswith(",n,status")
+    header = (folder / "profile_layer.csv").read_text().split("\n")[0]
+    assert header.endswith(",n,status,floor_ratio_ci95_low,floor_ratio_ci95_high,plain_total_ms,plain_floor_ratio")
+    for row in table(folder, "layer"):
+        low, ratio, high = (float(row[f"floor_ratio{end}"]) for end in ("_ci95_low", "", "_ci95_high"))
+        assert low <= ratio <= high
+        if row["plain_total_ms"]:  # a CPU with glibc
+            assert float(row["plain_total_ms"]) > 0
+            assert "freed memory kept" in (folder / "profile.md").read_text()
 
 
 def test_the_layer_s_table_has_the_floor_and_each_method_at_the_shapes_of_the_network_s_sites(finished):
@@ -386,7 +394,7 @@ def test_without_a_name_all_methods_are_measured_that_the_network_has_a_place_fo
     overrides = {"model": "vgg11_bn", "threads": 1, "train_fraction": 0.1}
     profile = prepare(None, overrides, None, [])
     assert set(profile.left_out) == {"drop_path"}
-    assert "unknown site '*.branch'" in profile.left_out["drop_path"]
+    assert "drops residual branches, and" in profile.left_out["drop_path"]
     assert profile.methods == [name for name in method_names() if name != "drop_path"]
-    with pytest.raises(ConfigError, match="unknown site"):
+    with pytest.raises(ConfigError, match="drops residual branches"):
         prepare(None, overrides, ["drop_path"], [])

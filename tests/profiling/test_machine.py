@@ -24,7 +24,8 @@ def test_the_rates_are_bytes_and_operations_over_the_time(monkeypatch):
     monkeypatch.setattr(machine, "CPU_MATRIX_SIDE", 64)
     monkeypatch.setattr(machine, "median_ms", lambda call, device, seconds: 2.0)
     rates = measure_machine(torch.device("cpu"), torch.float32, seconds=0.01)
-    assert rates == Machine(copy_gb_per_s=2 * 4 * 2**20 / 2e6, matmul_gflop_per_s=2 * 64**3 / 2e6)
+    copy, matmul = 2 * 4 * 2**20 / 2e6, 2 * 64**3 / 2e6
+    assert rates == Machine(copy, matmul, copy_interval=(copy, copy), matmul_interval=(matmul, matmul))
 
 
 def test_matrices_are_multiplied_in_the_arithmetic_of_convolutions(monkeypatch):
@@ -42,7 +43,7 @@ def test_matrices_are_multiplied_in_the_arithmetic_of_convolutions(monkeypatch):
 
 def test_of_a_compiled_step_no_time_per_uncompiled_operator_is_given():
     sentence = Roofline(MACHINE, Work(0.5, 0.1, 5000), step_ms=50.0, compiled=True).sentence()
-    assert sentence.endswith("20% of the copy bandwidth.")
+    assert sentence.endswith("20% (20% to 20%) of the copy bandwidth.")
 
 
 def test_the_shares_are_the_work_over_the_time_over_the_rate():
@@ -54,11 +55,25 @@ def test_the_shares_are_the_work_over_the_time_over_the_rate():
 @pytest.mark.parametrize(
     ("work", "limit"),
     [
-        (Work(4.0, 0.1, 50), "Arithmetic limits the step: it reaches 80% of the matrix rate and 20% of the copy"),
-        (Work(2.0, 0.4, 50), "Memory bandwidth limits the step: it reaches 40% of the matrix rate and 80% of the copy"),
+        (Work(4.0, 0.1, 50), "Arithmetic limits the step: it reaches 80% (80% to 80%) of the matrix rate and 20% (20%"),
+        (
+            Work(2.0, 0.4, 50),
+            "Memory bandwidth limits the step: it reaches 40% (40% to 40%) of the matrix rate and 80%",
+        ),
         (Work(0.5, 0.1, 50), "its 50 operators take 1,000 µs each."),
         (Work(0.5, 0.1, 5000), "its 5000 operators take 10 µs each, little more than it costs to start one"),
     ],
 )
 def test_one_sentence_says_what_limits_the_step(work, limit):
     assert limit in Roofline(MACHINE, work, step_ms=50.0).figures()["limit"]
+
+
+def test_a_share_whose_interval_holds_the_limit_leaves_it_open():
+    """By hand: 60 % at 50 ms is 50 to 75 % at 40 to 60 ms, and 40 to 94 % with a rate between 80 and 125."""
+    work, times = Work(3.0, 0.1, 50), (40.0, 60.0)
+    assert "Arithmetic limits" in Roofline(MACHINE, work, 50.0, step_interval=(45.0, 55.0)).sentence()
+    unsure = Machine(10.0, 100.0, copy_interval=(10.0, 10.0), matmul_interval=(80.0, 125.0))
+    roofline = Roofline(unsure, work, 50.0, step_interval=times)
+    assert roofline.intervals()["matmul"] == pytest.approx((0.6 * 50 / 60 / 1.25, 0.6 * 50 / 40 / 0.8))
+    assert roofline.sentence().startswith("What limits the step cannot be told from this: it reaches 60% (40% to 94%)")
+    assert roofline.figures()["matmul_share_ci95_pct"] == [40.0, 93.8]

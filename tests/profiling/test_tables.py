@@ -1,6 +1,6 @@
 """The tables for people say what the rows say, OOM among it."""
 
-from tdbench.profiling.tables import layer_tables, markdown, step_table, unsteady_line
+from tdbench.profiling.tables import layer_tables, markdown, step_table, unsteady_layers, unsteady_line
 
 STEP = {
     "method": "targetdrop",
@@ -72,3 +72,19 @@ def test_a_baseline_that_differs_from_itself_is_told():
     rows = [{**STEP, "method": "none", "overhead_ci95_low": -92.7, "overhead_ci95_high": 1563.0}]
     assert "seems to take -93 to +1,563 % longer" in unsteady_line(rows)
     assert unsteady_line(rows) in markdown({"model": "resnet8"}, rows, [], None)
+
+
+def test_a_layer_s_ratio_has_its_interval_and_is_marked_where_that_is_wide():
+    steady = {**LAYER, "floor_ratio": 2.0, "floor_ratio_ci95_low": 1.9, "floor_ratio_ci95_high": 2.2}
+    wide = {
+        **steady,
+        "method": "dropout",
+        "floor_ratio_ci95_high": 2.5,
+        "plain_total_ms": 9.0,
+        "plain_floor_ratio": 1.25,
+    }
+    ((title, rows),) = layer_tables([steady, wide]).items()
+    assert [(row["95 %"], row["plain ×"]) for row in rows] == [("1.90 to 2.20", ""), ("1.90 to 2.50 unsteady", "1.25")]
+    assert title.endswith("channels_last, freed memory kept")
+    assert unsteady_layers([steady]) is None
+    assert "dropout at 2×3×4×5 has a 95 % interval wider than 25 %" in unsteady_layers([steady, wide])
