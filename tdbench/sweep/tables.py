@@ -26,7 +26,8 @@ PRIMARY = "This is what the differences and verdicts here are about, as was decl
 ABOUT_DIFFERENCES = """\
 A difference is value − baseline in per cent points, averaged over the seeds that both have; below 0 is better. Runs of
 one seed share initial weights, batches and augmentation, so what a seed does to both cancels. p is the two-sided paired
-t-test's, after Holm's correction for the {num_compared} compared with the baseline. **helps** and **hurts** mean
+t-test's, after Holm's correction for the {num_compared} compared with the baseline here; in a sweep of other values the
+same runs have another p, and may have another verdict. **helps** and **hurts** mean
 p ≤ 0.05: of 100 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The intervals are not
 corrected, so one without 0 in it can stand beside **no detectable difference**. That verdict does not say equal: a true
 difference of the points named would have been shown in at least 80 of 100 sweeps of so many seeds; of smaller ones
