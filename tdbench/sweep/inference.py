@@ -67,7 +67,8 @@ def summarise(
         seen: float | None = None
         if value in baselines:
             seen = _detected(float(detectable[row]))
-            decision = _decide(float(delta.mean[row]), float(delta.std[row]), float(p_holm[row]), seen)
+            n, mean, std = int(delta.n[row]), float(delta.mean[row]), float(delta.std[row])
+            decision = _decide(n, mean, std, float(p_holm[row]), seen)
         else:
             decision = Decision.BASELINE if value in baselines.values() else Decision.NO_BASELINE
         rows[value] = SummaryRow(
@@ -196,10 +197,10 @@ def _detected(detectable: float) -> float | None:
     return detectable if 0 < detectable <= MAX_DIFFERENCE else None
 
 
-def _decide(mean: float, std: float, p_holm: float, detectable: float | None) -> Decision:
+def _decide(n: int, mean: float, std: float, p_holm: float, detectable: float | None) -> Decision:
     if p_holm <= ALPHA:
         return Decision.HELPS if mean < 0 else Decision.HURTS
-    all_pairs_equal = std == 0 and abs(mean) <= ROUNDING
+    all_pairs_equal = std == 0 and abs(mean) <= ROUNDING and n > 2  # of two seeds nothing is said
     return Decision.UNDETECTED if all_pairs_equal or detectable is not None else Decision.TOO_FEW
 
 

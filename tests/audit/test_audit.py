@@ -17,6 +17,7 @@ from tdbench.models.build import build
 from tdbench.regularizers.base import Regularizer
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.regularizers.dropblock.layer import DropBlock
+from tdbench.regularizers.registry import method_names
 from tdbench.regularizers.spatial_dropout.layer import SpatialDropout
 
 
@@ -115,6 +116,12 @@ def dropblock_with(mask_of, block_size=5):
     model, insertion = network("dropblock", p=0.1, block_size=block_size, schedule="constant")
     plant(model, Planted(mask_of))
     return audit_of(model, insertion)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_is_healthy_in_its_default_settings(method):
+    sites = {"cutout": "input", "drop_path": "stage2"}.get(method, "stage1")
+    assert audit_of(*network(method, (sites,))).faults == []
 
 
 def test_the_twin_of_the_planted_faults_is_healthy():
