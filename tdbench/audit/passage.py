@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from tdbench.training.batchnorm import averaging
 
-MOST_IMAGES = 8  # of a batch
+MOST_BATCHES, MOST_IMAGES = 4, 8  # batches, and images of each, that are looked at
 MOST_TRIES = 40  # forwards until a layer acts that takes part in few of the steps
 
 Replace = Callable[[Tensor, Tensor], Tensor]  # (input, output) of the layer to what the network gets
@@ -91,7 +91,7 @@ def passages(
 
     It is looked at in fp64, where the network has it: in fp32 a few units of a map may be less than rounding.
     """
-    few = [images[:MOST_IMAGES] for images, _ in batches]
+    few = [images[:MOST_IMAGES] for images, _ in batches[:MOST_BATCHES]]
     try:
         return _passages(model.double(), layers, [images.double() for images in few], seed)
     except (RuntimeError, TypeError):  # a device without fp64, or code that is made for fp32

@@ -88,6 +88,7 @@ def test_quiet_prints_one_line(cli):
     assert done.out == "none does what its configuration says: 0 faults, 1 note at 2 sites\n"
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_table(cli):
     tables = [
         cli("audit", "--regularizer", "dropout", "--sites", "stage3", "--seed", seed, "--json", *SMALL).out
@@ -106,6 +107,7 @@ def test_the_config_of_a_run_is_audited_in_fp32_and_uncompiled(cli, tmp_path):
     assert (site["nominal_pct"], site["output_scale"]) == (20, pytest.approx(1.25, rel=1e-6))
 
 
+@pytest.mark.slow
 def test_a_training_set_of_fewer_batches_than_it_takes_is_seen_again(cli):
     done = cli("audit", "--set", "train_fraction=0.01", "--json", *SMALL)
     assert done.code == 0
