@@ -103,13 +103,14 @@ def passages(
 def _passages(model: nn.Module, layers: dict[str, nn.Module], few: Sequence[Tensor], seed: int) -> dict[str, Passage]:
     found = {name: Passage() for name in layers}
     own = {module for layer in layers.values() for module in layer.modules()}
-    with averaging(model) as norms:  # so that evaluation's statistics are those of these images
+    with averaging(model):  # so that evaluation's statistics are those of these images
         with torch.no_grad():
             for images in few:
                 model(images)
         model.train()
-        for module in {*norms, *(one for one in model.modules() if isinstance(one, (_BatchNorm, _DropoutNd)))} - own:
-            module.eval()
+        for module in model.modules():
+            if isinstance(module, (_BatchNorm, _DropoutNd)) and module not in own:
+                module.eval()
         for number, images in enumerate(few):
             for name, layer in layers.items():
                 with as_before(model):

@@ -18,8 +18,9 @@ FURTHER_FONTS = (
     *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
     *("Droid Sans Fallback", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji"),
 )
+_here = set(get_font_names())
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in get_font_names())],
+    "font.family": ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in _here)],
     "text.parse_math": False,  # a $ in a name is a $
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "tdbench",

@@ -22,10 +22,8 @@ from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow, 
 from tdbench.sweep.plots.arrangement import Arrangement, Mark, arrange, is_geometric
 
 WIDTH, HEIGHT, DPI = 8.0, 5.0, 150  # inches; 1200 pixels wide
-SEED_SHIFT, SERIES_SHIFT = (
-    5.0,
-    12.0,
-)  # points from a mean to its seeds on one side and the cross on the other, and to the mean of the next series
+# Points from a mean to its seeds on one side and the cross on the other, and to the mean of the next series.
+SEED_SHIFT, SERIES_SHIFT = 5.0, 12.0
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TEXT, GREY, FRAME, GRID = "#333333", "#767676", "#BBBBBB", "#ECECEC"
 FILLED = (Decision.HELPS, Decision.HURTS, Decision.BASELINE, Decision.NO_BASELINE)
