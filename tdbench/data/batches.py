@@ -56,7 +56,8 @@ def cut_holes(images: Tensor, rows: Tensor, cols: Tensor, size: int) -> Tensor:
     for centres, length in ((rows, images.shape[2]), (cols, images.shape[3])):
         offsets = torch.arange(length, device=images.device) - (centres[:, None] - size // 2)
         covered.append((offsets >= 0) & (offsets < size))
-    return images.masked_fill((covered[0][:, :, None] & covered[1][:, None, :]).unsqueeze(1), 0.0)
+    hole = (covered[0][:, :, None] & covered[1][:, None, :]).unsqueeze(1)
+    return torch.where(hole, 0.0, images)  # of their memory format; masked_fill gives NCHW
 
 
 class _Images:

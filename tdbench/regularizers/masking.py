@@ -28,6 +28,17 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def zero_where(mask: Tensor, x: Tensor) -> Tensor:
+    """Return `x` with zeros where the mask is true, in its memory format, and so its gradient.
+
+    `torch.where` takes the format of the mask, which is therefore brought to that of `x`; `masked_fill` gives NCHW.
+    """
+    tells_format = torch.compiler.is_compiling() or not is_followed()  # under a vmap nothing does
+    if tells_format and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        mask = mask.expand(x.shape).contiguous(memory_format=torch.channels_last)
+    return torch.where(mask, 0.0, x)
+
+
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """Return the memory format of a tensor that is contiguous or channels_last."""
     return torch.contiguous_format if x.is_contiguous() else torch.channels_last

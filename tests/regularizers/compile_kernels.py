@@ -11,7 +11,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tdbench import TargetDrop2d
-from tdbench.regularizers.targetdrop import fused, gpu
+from tdbench.regularizers.targetdrop import fused
+from tdbench.regularizers.targetdrop import gpu_kernels as gpu
 from tdbench.regularizers.targetdrop import layer as layer_module
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -51,11 +52,11 @@ def main() -> None:
     blocks = {"BLOCK_C": 16, "BLOCK_P": 64}
     for channels_last in (False, True):
         layout = {"CHANNELS_LAST": channels_last, **blocks}
-        assert machine_code(gpu._squeeze_kernel, "bf16", RELU=True, **layout)
-        assert machine_code(gpu._drop_kernel, "bf16", RELU=True, WIDTH=7, **layout)
-        assert machine_code(gpu._relu_backward_kernel, "fp16", **layout)
+        assert machine_code(gpu.squeeze_kernel, "bf16", RELU=True, **layout)
+        assert machine_code(gpu.drop_kernel, "bf16", RELU=True, WIDTH=7, **layout)
+        assert machine_code(gpu.relu_backward_kernel, "fp16", **layout)
     for rescale in ("channel", "layer"):
-        assert machine_code(gpu._choose_kernel, "", RESCALE=rescale, BLOCK_C=16, BLOCK_RIVALS=16)
+        assert machine_code(gpu.choose_kernel, "", RESCALE=rescale, BLOCK_C=16, BLOCK_RIVALS=16)
     layer_module.fused_form = lambda x, is_deterministic: fused.by_triton
     operators = trace(TargetDrop2d(8), torch.randn(2, 8, 6, 5, requires_grad=True))
     assert sum("triton_kernel_wrapper" in operator for operator in operators) == 2, operators  # squeeze and choose

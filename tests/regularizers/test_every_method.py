@@ -123,6 +123,22 @@ def test_shape_type_and_memory_format_are_kept_and_the_input_is_not_touched(name
     assert x.grad.shape == x.shape
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_output_and_gradient_have_the_memory_format_of_the_map(name, compiles, device):
+    layer = layer_of(name, **{"focused_dropout": {"participation": 1.0}}.get(name, {})).to(device)
+    if compiles:
+        torch.compiler.reset()
+        layer = torch.compile(layer, backend="aot_eager" if device == "cpu" else "inductor")
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = feature_map().to(device).contiguous(memory_format=memory_format).requires_grad_()
+        out = layer(x)
+        (gradient,) = torch.autograd.grad(out, x, torch.ones_like(x))
+        assert out.is_contiguous(memory_format=memory_format)
+        assert gradient.is_contiguous(memory_format=memory_format)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_one_seed_gives_one_output(name):
     x, layer, outs = feature_map(), layer_of(name), []

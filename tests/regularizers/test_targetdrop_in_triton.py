@@ -157,25 +157,6 @@ def test_a_gradient_in_another_memory_order_and_one_of_second_order_pass(device,
     torch.testing.assert_close(torch.autograd.grad(grad, upstream, torch.full_like(grad, 3))[0], 3 * slope)
 
 
-@on_each_device
-def test_the_operators_pass_opcheck(device):
-    x = feature_map((1, 5, 7, 6), device, "channels_last", kinds=["normal"])
-    means, peaks = kernels.squeeze(x, False)
-    centres, scale, _ = kernels.choose(means, peaks, 2, 7, 6, 1, "channel")
-    leaf, out = x.clone().requires_grad_(), x.relu()
-    parts = ["test_schema", "test_autograd_registration"]
-    if device == "cuda":  # the interpreter cannot be traced
-        parts += ["test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic"]
-    for operator, arguments in (
-        (kernels.squeeze, (x, True)),
-        (kernels.choose, (means, peaks, 2, 7, 6, 1, "layer")),
-        (kernels.drop, (leaf, centres, scale, 1, False)),
-        (kernels.drop, (leaf, centres, scale, 1, True)),
-        (kernels.relu_drop_backward, (leaf, out, scale)),
-    ):
-        torch.library.opcheck(operator, arguments, test_utils=parts)
-
-
 def test_a_map_in_neither_memory_order_is_refused():
     x = torch.ones(2, 3, 4, 4)[..., ::2]
     with pytest.raises(ValueError, match="contiguous"):
@@ -195,7 +176,7 @@ def test_the_kernels_compile_for_a_gpu_and_the_layer_is_traced_in_one_graph():
 
 
 @pytest.mark.gpu
-def test_the_operators_compile_in_one_graph():
+def test_the_kernels_compile_in_one_graph():
     def forward(x: Tensor) -> Tensor:
         means, peaks = kernels.squeeze(x.detach(), True)
         centres, scale, _ = kernels.choose(means, peaks, 3, 6, 5, 1, "channel")

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.regularizers.base import Regularizer, Traits, check_rate
-from tdbench.regularizers.masking import is_followed, wide_dtype, zero_and_scale
+from tdbench.regularizers.masking import is_followed, wide_dtype, zero_and_scale, zero_where
 from tdbench.regularizers.seeds import bernoulli_positions
 
 
@@ -56,7 +56,7 @@ def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int,
     dropped = F.max_pool2d(F.pad(seeds, border), block, stride=1) > 0
     num_dropped = dropped.count_nonzero()
     scale = x.numel() / (x.numel() - num_dropped).clamp(min=1).to(wide_dtype(x))
-    return torch.where(dropped, 0.0, (x * scale).to(x.dtype)), num_dropped
+    return zero_where(dropped, (x * scale).to(x.dtype)), num_dropped
 
 
 class DropBlock(Regularizer):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
+from tdbench.regularizers.masking import zero_where
 
 
 class Dropout(Regularizer):
@@ -25,7 +26,7 @@ class Dropout(Regularizer):
         rate = self.rate
         if torch.compiler.is_compiling():  # the same, in a form that is not recompiled as the rate rises
             keep = keep_mask(x, x.shape, rate)
-            return torch.where(keep, x / (1 - rate) if rate < 1 else x, 0.0), x.numel() - keep.count_nonzero()
+            return zero_where(~keep, x * (1 / (1 - rate) if rate < 1 else 1.0)), x.numel() - keep.count_nonzero()
         out, keep = torch.native_dropout(x, rate, True)
         return out, x.numel() - keep.count_nonzero()
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tdbench.regularizers.masking import is_followed, wide_dtype, zero_and_scale
+from tdbench.regularizers.masking import is_followed, wide_dtype, zero_and_scale, zero_where
 from tdbench.regularizers.targetdrop import Rescale
 
 
@@ -143,7 +143,7 @@ def drop_dense(x: Tensor, centres: Tensor, scale: Tensor, radius: int) -> Tensor
     near_row = (rows.view(-1, 1) - centres // width).abs() <= radius
     near_col = (cols - centres % width).abs() <= radius
     inside = (centres >= 0) & near_row & near_col
-    return torch.where(inside, 0.0, (x * scale[:, :, None, None]).to(x.dtype))
+    return zero_where(inside, (x * scale[:, :, None, None]).to(x.dtype))
 
 
 def centres_by_channel(x: Tensor, windows: Windows) -> Tensor:
