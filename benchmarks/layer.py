@@ -18,7 +18,7 @@ import typer
 from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
 from tdbench.profiling.timing import TURNS, paired_ratio
 from tdbench.regularizers.registry import find_method, method_names
-from tdbench.training.hardware import Hardware
+from tdbench.training.hardware import Hardware, find_device
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 RIVAL = "torchvision_dropblock"
@@ -56,7 +56,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Seconds per layer and cell.")] = 5.0,
     turns: Annotated[int, typer.Option(help="Turns per cell.")] = TURNS,
 ) -> None:
-    place, rows = torch.device(device), []
+    place, rows = find_device(device), []
     if place.type == "cuda":
         torch.cuda.set_device(place)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -144,6 +144,9 @@ class HardwareConfig(Section):
     memory_format: Literal["channels_last", "contiguous"] = knob("channels_last", "order of a batch in memory")
     compile: bool = knob(False, "compile the network with torch.compile")
     threads: int | None = knob(None, "CPU threads; null: torch's own choice", ge=1, le=1024, identity=False)
+    graph: Literal["auto", "always", "never"] = knob(
+        "auto", "a CUDA graph for each training step; auto: where the step can be recorded", identity=False
+    )
     deterministic: bool = knob(False, "deterministic algorithms only; slower on a GPU")
 
     @field_validator("device")

@@ -43,7 +43,10 @@ class _Draw:
     def to(self, device: torch.device | None) -> "_Draw":
         if device is None:
             return self
-        return _Draw(*(getattr(self, field.name).to(device) for field in fields(self)))
+        choices = [getattr(self, field.name) for field in fields(self)]
+        if device.type == "cuda":  # from pinned memory, a copy does not wait for the GPU to finish what it has
+            choices = [choice.pin_memory() for choice in choices]
+        return _Draw(*(choice.to(device, non_blocking=True) for choice in choices))
 
 
 def cut_holes(images: Tensor, rows: Tensor, cols: Tensor, size: int) -> Tensor:

@@ -26,6 +26,7 @@ TURNS = 11
 FEWEST_TURNS = 6  # whose median has a 95 % confidence interval
 QUEUED_MS = 20.0  # work queued on a GPU between host synchronisations
 CYCLES_PER_S = 2e9  # at least a GPU's clock rate
+LONGEST_LEAD_S = 0.05  # that the GPU is kept busy while the host queues
 
 
 class MeasurementFailed(Exception):
@@ -125,6 +126,8 @@ def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[fl
     The GPU is kept busy while the host queues a burst of calls, so that the events time kernels, not their dispatch. A
     call that itself synchronises is timed with its waits.
     """
+    call()  # it may compile, which takes seconds
+    torch.cuda.synchronize(device)
     times: list[float] = []
     num_calls, lead_cycles, begun = 1, 0, time.perf_counter()
     while len(times) < 2 or time.perf_counter() - begun < seconds:
@@ -140,7 +143,8 @@ def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[fl
         torch.cuda.synchronize(device)
         times += [start.elapsed_time(end) for start, end in pairwise(marks)]
         num_calls = min(50, max(1, int(QUEUED_MS / max(times[-1], 1e-3))))
-        lead_cycles = int(CYCLES_PER_S * queued_s / (len(marks) - 1) * num_calls)
+        lead_s = min(queued_s / (len(marks) - 1) * num_calls, LONGEST_LEAD_S)
+        lead_cycles = int(CYCLES_PER_S * lead_s)
     return times
 
 

@@ -1,5 +1,6 @@
 """Kernel launches, host synchronisations and peak memory of a call by torch.profiler; its work and graph breaks."""
 
+import gc
 import logging
 import warnings
 from contextlib import AbstractContextManager
@@ -29,14 +30,15 @@ class Trace:
     Attributes:
         launches: Kernel launches on CUDA. Elsewhere the operators that touch memory, views left out, of the uncompiled
             call: about as many as a GPU would launch.
-        host_syncs: Host synchronisations on CUDA. Elsewhere the times that a value was read back (`item`, `nonzero`),
+        host_syncs: Host synchronisations on CUDA; there both are None where the profiler cannot see them (it needs
+            CUPTI, and the right to use it). Elsewhere the times that a value was read back (`item`, `nonzero`),
             which would synchronise a GPU.
         peak_mem_mib: Peak memory of the call beyond what was allocated before it; None where it is not counted. On a
             CPU it is what torch's allocator sees, without the scratch memory of libraries.
     """
 
-    launches: int
-    host_syncs: int
+    launches: int | None
+    host_syncs: int | None
     peak_mem_mib: float | None
 
 
@@ -59,6 +61,7 @@ def profiled(call: Call, device: torch.device) -> Trace:
     """Run a call twice under the profiler, and return the trace of the second."""
     on_cuda, before = device.type == "cuda", 0
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_cuda]
+    gc.collect()  # garbage that went in the midst of the call would be taken off its peak
     with profile(activities=activities, profile_memory=device.type == "cpu") as profiler:
         call()  # it may free memory allocated before the profiler started
         if on_cuda:
@@ -73,9 +76,10 @@ def profiled(call: Call, device: torch.device) -> Trace:
     mark = next(event.time_range for event in events if event.name == _MARK)
     names = [event.name for event in events if mark.start <= event.time_range.start < mark.end]
     if on_cuda:
+        sees_calls = any(event.name.startswith("cuda") for event in events)  # it waited for the device, for one
         return Trace(
-            launches=sum(any(part in name for part in _LAUNCHES) for name in names),
-            host_syncs=sum("Synchronize" in name for name in names),
+            launches=sum(any(part in name for part in _LAUNCHES) for name in names) if sees_calls else None,
+            host_syncs=sum("Synchronize" in name for name in names) if sees_calls else None,
             peak_mem_mib=(torch.cuda.max_memory_allocated(device) - before) / 2**20,
         )
     return Trace(

@@ -2,10 +2,13 @@
 
 from collections import Counter
 
+from tdbench.config import RunConfig
 from tdbench.config.networks import find_network
 from tdbench.data.sources import LoadedData
 from tdbench.models.sites import Insertion
 from tdbench.regularizers.config import RegularizerConfig
+from tdbench.training.graph import reason_against
+from tdbench.training.hardware import Hardware
 from tdbench.training.setup import Setup
 from tdbench.user_code import short_name
 
@@ -22,9 +25,18 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
         "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
         "device": hardware.name(),
         "precision": f"{hardware.precision}, {config.hardware.memory_format}"
-        + (", compiled" if hardware.compile else ""),
+        + (", compiled" if hardware.compile else "")
+        + recording(config, hardware, num_processes),
         "threads": str(hardware.threads),
     } | ({"processes": f"{num_processes}, which share every batch of {batch_size}"} if num_processes > 1 else {})
+
+
+def recording(config: RunConfig, hardware: Hardware, num_processes: int) -> str:
+    """Return whether the steps on a GPU run as CUDA graphs, and why not, in words."""
+    if hardware.device.type != "cuda" or config.hardware.graph == "never":
+        return ""
+    reason = reason_against(config, hardware, num_processes)
+    return ", each step a CUDA graph" if reason is None else f", no CUDA graph ({reason})"
 
 
 def left_out(data: LoadedData) -> str:

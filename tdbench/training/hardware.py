@@ -125,8 +125,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 def activate(hardware: Hardware, deterministic: bool) -> None:
     """Configure the process: threads, determinism, fast kernels. Called once, before the first tensor of a run."""
     torch.set_num_threads(hardware.threads)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
+    if hardware.device.type == "cuda":  # deterministic runs require it, and cuBLAS reads it once in a process
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it costs a second even without a change
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def _bare(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,6 +27,15 @@ class SGD(torch.optim.SGD):
     load_state_dict = _bare(torch.optim.SGD.load_state_dict)
     step = torch.no_grad()(_bare(torch.optim.SGD.step))
 
+    rate: Tensor | None = None  # the learning rate on a GPU, where a recorded step reads it; None: a number serves
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self.param_groups:
+            group["lr"] = rate if self.rate is None else self.rate
+        if self.rate is not None:
+            self.rate.fill_(rate)
+
 
 def make_optimizer(weights: Iterable[nn.Parameter], options: dict[str, Any], device: torch.device) -> SGD:
     """Return the optimizer of a run, in torch's fused form where the device has one.
@@ -37,6 +46,8 @@ def make_optimizer(weights: Iterable[nn.Parameter], options: dict[str, Any], dev
         device: Where the weights are.
     """
     optimizer = SGD(weights, **options, fused=device.type in ("cpu", "cuda"))
+    if device.type == "cuda":
+        optimizer.rate = torch.tensor(options["lr"], dtype=torch.float32, device=device)
     if options["momentum"]:  # fused SGD fails where one weight's first gradient comes later than another's
         for group in optimizer.param_groups:
             for weight in group["params"]:

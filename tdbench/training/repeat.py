@@ -35,6 +35,14 @@ class RepeatedStep:
         """Do one step."""
         self.run.train_step(self.images, self.labels, 0)
 
+    def eager(self) -> None:
+        """Do one step kernel by kernel, as it is before it is recorded."""
+        graph, self.run.graph = self.run.graph, None
+        try:
+            self()
+        finally:
+            self.run.graph = graph
+
     def held_bytes(self) -> int:
         """Return the memory held between steps: weights and buffers, gradients, optimizer state, the batch."""
         weights = list(self.run.model.parameters())

@@ -17,12 +17,13 @@ from torch import Tensor
 from tdbench.config import RunConfig
 from tdbench.data.batches import derive_seed
 from tdbench.data.sources import LoadedData
-from tdbench.errors import TdbenchError
+from tdbench.errors import ConfigError, TdbenchError
 from tdbench.store.progress import Progress
 from tdbench.store.rows import EpochRow, RunResult, TrialState
 from tdbench.training.batchnorm import averaging, batch_norms, statistics_of
 from tdbench.training.clock import StepClock
 from tdbench.training.facts import facts_of
+from tdbench.training.graph import StepGraph, reason_against
 from tdbench.training.optimizer import make_optimizer
 from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.schedule import lr_at
@@ -59,6 +60,7 @@ class Run:
         self.network = self.model
         self.optimizer = make_optimizer(self.model.parameters(), config.optimizer.model_dump(), device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
+        self.graph = self._graph()
         self.steps_per_epoch = len(self.batches)
         planned = config.training.epochs * self.steps_per_epoch
         self.num_steps = min(planned, config.training.max_steps or planned)
@@ -73,6 +75,18 @@ class Run:
         self.contents = config.contents(running=True)  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
+
+    def _graph(self) -> StepGraph | None:
+        """Return what records the steps, or None where they run as they are.
+
+        Raises:
+            ConfigError: They have to be recorded, and cannot be.
+        """
+        wanted = self.config.hardware.graph
+        reason = reason_against(self.config, self.hardware, self.processes.count)
+        if wanted == "always" and reason is not None:
+            raise ConfigError(f"hardware.graph must not be always here: {reason}")
+        return None if wanted == "never" or reason is not None else StepGraph(self.learn, wanted == "always")
 
     def keep_threads(self, number: int) -> None:
         """Go on with the CPU threads that the run began with: the rounding of a sum depends on how many share it."""
@@ -111,11 +125,16 @@ class Run:
     def train_step(self, images: Tensor, labels: Tensor, number: int) -> None:
         """Do one optimizer step on this process's share of a batch, step `number` of its epoch."""
         self.clock.batch_ready()
-        rate = self.config.optimizer.lr
-        rate = lr_at(self.step, self.num_steps, self.steps_per_epoch, rate, self.config.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.set_rate(self.rate_at(self.step))
         self.insertion.set_progress(self.step / self.num_steps)
+        self.losses[number] = self.graph(images, labels) if self.graph else self.learn(images, labels)
+        self.step += 1
+        if self.trace is not None:
+            self.trace.step()
+        self.clock.tick()
+
+    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Do what a step does on the device, and return the loss; nothing in it may wait for the device."""
         with self.hardware.autocast():
             logits = self.network(images).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
@@ -123,12 +142,12 @@ class Run:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.losses[number] = loss.detach()
         self.num_hits += logits.detach().argmax(1).eq(labels).sum()
-        self.step += 1
-        if self.trace is not None:
-            self.trace.step()
-        self.clock.tick()
+        return loss.detach()
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        return lr_at(step, self.num_steps, self.steps_per_epoch, self.config.optimizer.lr, self.config.schedule)
 
     def losses_and_hits(self, num_done: int) -> tuple[Tensor, int]:
         """Return the loss of each of this epoch's first `num_done` steps, fp64 on the CPU, and how many images hit."""
@@ -255,7 +274,7 @@ class Run:
         self.epoch_s += time.perf_counter() - begun
         row = EpochRow(
             epoch=self.epoch,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.rate_at(self.step - 1),
             train_loss=float(losses.mean()),
             train_error_pct=error_pct(num_hits, num_done * self.config.training.batch_size),
             test_loss=test_loss,

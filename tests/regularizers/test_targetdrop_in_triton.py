@@ -189,3 +189,37 @@ def test_the_kernels_compile_in_one_graph():
         out = function(x)
         results.append([out.detach(), *torch.autograd.grad(out, x, x.detach())])
     torch.testing.assert_close(*results, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(512, 256, 32, 32), (3, 4096, 7, 7), (1, 3, 1024, 1024), (20000, 1, 2, 2)], ids=str)
+@in_each_format
+def test_large_maps_equal_float64(shape, memory_format):
+    x = (torch.rand(shape, device="cuda") + 0.5).contiguous(memory_format=FORMATS[memory_format])
+    means, peaks = kernels.squeeze(x, False)
+    wide = x.double()
+    torch.testing.assert_close(means.double(), wide.mean(dim=(2, 3)), rtol=0, atol=1e-5)
+    assert torch.equal(peaks.long(), x.flatten(2).argmax(dim=2))
+    num_targets = max(1, shape[1] // 7)
+    centres, scale, area = kernels.choose(means, peaks, num_targets, *shape[2:], 2, "channel")
+    assert torch.equal((centres >= 0).sum(1), torch.full((shape[0],), num_targets, device="cuda"))
+    out = kernels.drop(x, centres, scale, 2, False)
+    expected = wide * scale[:, :, None, None]
+    kept = out != 0
+    torch.testing.assert_close(out[kept].double(), expected[kept], rtol=1e-6, atol=0)
+    assert int((~kept).sum()) == int(area.sum())
+
+
+@pytest.mark.gpu
+@in_each_format
+def test_a_map_of_more_than_two_to_the_31_units_is_dropped_in_at_its_end(memory_format):
+    shape = 2**31 // (64 * 64 * 64) + 3, 64, 64, 64
+    x = torch.empty(shape, device="cuda", dtype=torch.bfloat16, memory_format=FORMATS[memory_format]).fill_(1)
+    x[-1, 5, 40, 40] = 2
+    means, peaks = kernels.squeeze(x, False)
+    assert int(peaks[-1, 5]) == 40 * 64 + 40
+    centres, scale, area = kernels.choose(means, peaks, 1, 64, 64, 1, "channel")
+    out = kernels.drop(x, centres, scale, 1, False)
+    assert int(centres[-1, 5]) == 40 * 64 + 40
+    assert int((out[-1] == 0).sum()) == int(area[-1]) == 9
+    assert int((out[0] == 0).sum()) == int(area[0]) == 4

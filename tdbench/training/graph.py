@@ -1,0 +1,96 @@
+"""The GPU's part of a training step as one CUDA graph: recorded once, then launched as a whole.
+
+A step of a small network is hundreds of kernels of a few microseconds each, and the host takes longer to launch them
+than the GPU to run them. A graph takes one launch. It computes what the step computes, from the same random numbers; so
+nothing in the step may wait for the GPU, or depend on what the host knows at the time.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tdbench.config import RunConfig
+from tdbench.errors import ConfigError, line_of
+from tdbench.training.hardware import Hardware
+
+EAGER_STEPS = 4  # before it is recorded: kernels are chosen and compiled, and what is allocated once is there
+
+Learn = Callable[[Tensor, Tensor], Tensor]  # (images, labels) -> loss; all that a step does on the device
+
+
+def reason_against(config: RunConfig, hardware: Hardware, num_processes: int) -> str | None:
+    """Return why the steps of a run cannot be recorded; None where they may be."""
+    if hardware.device.type != "cuda":
+        return f"device {hardware.device.type} has no graphs"
+    if num_processes > 1:
+        return "several processes train the network"
+    if hardware.precision == "fp16":
+        return "fp16 scales its loss on the host"
+    if config.regularizer.schedule != "constant":
+        return "the regularizer's strength rises"
+    if config.own_code():
+        return "the user's code may decide on the host"
+    return None
+
+
+class StepGraph:
+    """Does a run's steps, the first few as they are and the others by a graph of one.
+
+    Args:
+        learn: The step; it leaves its results in the same tensors each time.
+        must: What cannot be recorded is an error; otherwise such steps go on as they are.
+
+    Attributes:
+        refused: Why recording failed, if it did.
+    """
+
+    refused: str | None = None
+
+    def __init__(self, learn: Learn, must: bool) -> None:
+        self.learn, self.must = learn, must
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._num_eager = 0
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Do one step; return its loss, in a tensor that the next step overwrites.
+
+        Raises:
+            ConfigError: The step cannot be recorded, and must be.
+        """
+        if self.refused is not None or self._num_eager < EAGER_STEPS:
+            self._num_eager += 1
+            return self.learn(images, labels)
+        if self._graph is None and not self._record(images, labels):
+            return self.learn(images, labels)
+        if images.shape != self._images.shape:
+            return self.learn(images, labels)
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        assert self._graph is not None
+        self._graph.replay()
+        return self._loss
+
+    def _record(self, images: Tensor, labels: Tensor) -> bool:
+        try:
+            self._graph = self._recorded(images, labels)
+        except RuntimeError as error:
+            self.refused = line_of(error)
+            if self.must:
+                raise ConfigError(f"hardware.graph must not be always here: {self.refused}") from error
+        return self._graph is not None
+
+    def _recorded(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+        graph, device = torch.cuda.CUDAGraph(), images.device
+        generator = torch.cuda.default_generators[device.index]
+        before = generator.clone_state()
+        self._images, self._labels = images.clone(), labels.clone()
+        torch.cuda.synchronize(device)
+        try:
+            with torch.cuda.graph(graph):
+                self._loss = self.learn(self._images, self._labels)
+        except RuntimeError:
+            torch.cuda.synchronize(device)
+            generator.graphsafe_set_state(before)  # it would stay as in a recording, where no number can be drawn
+            raise
+        return graph

@@ -1,0 +1,60 @@
+"""Which runs record their steps as CUDA graphs, and what they say where they do not; a GPU is needed for the rest."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tdbench import load_config
+from tdbench.errors import ConfigError
+from tdbench.training.facts import recording
+from tdbench.training.graph import EAGER_STEPS, StepGraph, reason_against
+from tdbench.training.hardware import Hardware, resolve
+from tdbench.training.run import Run
+
+GPU = Hardware(torch.device("cuda", 0), "bf16", torch.channels_last, False, 2)
+
+
+def test_a_plain_run_on_a_gpu_is_recorded():
+    assert reason_against(load_config(), GPU, 1) is None
+    assert recording(load_config(), GPU, 1) == ", each step a CUDA graph"
+    assert recording(load_config(overrides={"hardware.graph": "never"}), GPU, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("knobs", "hardware", "num_processes", "reason"),
+    [
+        ({}, resolve(load_config(overrides={"device": "cpu"}).hardware), 1, "cpu"),
+        ({}, GPU, 2, "several processes"),
+        ({}, replace(GPU, precision="fp16"), 1, "fp16"),
+        ({"schedule": "linear"}, GPU, 1, "strength rises"),
+        ({"regularizer": "attentiondrop"}, GPU, 1, "strength rises"),
+        ({"model": "net.py:make"}, GPU, 1, "user's code"),
+    ],
+)
+def test_what_depends_on_the_host_is_not(knobs, hardware, num_processes, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("def make(num_classes, in_channels): ...\n")
+    config = load_config(overrides=knobs)
+    assert reason in reason_against(config, hardware, num_processes)
+    if hardware.device.type == "cuda":
+        assert reason in recording(config, hardware, num_processes)
+
+
+def test_a_run_whose_steps_must_be_recorded_and_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match=r"hardware\.graph must not be always here: device cpu"):
+        Run(load_config(overrides={"device": "cpu", "hardware.graph": "always", "train_fraction": 0.1}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU records it")
+def test_where_recording_fails_the_step_goes_on_or_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: (_ for _ in ()).throw(RuntimeError("no graphs here")))
+    x, y = torch.ones(2, 3), torch.ones(2)
+    graph = StepGraph(lambda images, labels: images.sum() + labels.sum(), must=False)
+    assert [float(graph(x, y)) for _ in range(EAGER_STEPS + 2)] == [8.0] * (EAGER_STEPS + 2)
+    assert graph.refused == "RuntimeError: no graphs here"
+    graph = StepGraph(lambda images, labels: images.sum(), must=True)
+    for _ in range(EAGER_STEPS):
+        graph(x, y)
+    with pytest.raises(ConfigError, match="no graphs here"):
+        graph(x, y)
