@@ -53,6 +53,8 @@ def draws_differ(site: Site) -> Found:
         yield "fault", f"each draw for a batch is the same mask where {site.claims.method} draws anew"
     elif is_fixed and site.claims.traits is None:
         yield "note", "one and the same mask is used in every step"
+    elif mask.one_for_batch and site.claims.traits is None:
+        yield "note", "one mask serves all samples of a batch"
 
 
 def lies_apart(mask: Mask, profile: Callable[[Draw], tuple[float, ...]]) -> bool:
@@ -92,9 +94,19 @@ def targets(site: Site) -> Found:
         most = max(draw.num_channels_hit for draw in mask.draws)
         yield (
             "note",
-            f"{100 * alike:.0f} % of the samples have the target channels of the first: {most} of {site.shape[0]} "
-            "channels are targets in any sample of a batch",
+            f"{100 * alike:.0f} % of the samples have the target channels of the first sample of their batch; at most "
+            f"{most} of {site.shape[0]} channels are targets of any",
         )
 
 
-MASK_CHECKS = (sum_kept, draws_differ, targets)
+def on_branches(site: Site) -> Found:
+    """Whole samples are dropped where a branch ends, so that the shortcut passes them on."""
+    traits = site.claims.traits
+    if traits is not None and traits.drops == "samples" and not site.name.endswith(".branch"):
+        yield (
+            "note",
+            "whole samples are dropped: if no residual branch ends there, nothing of their images goes on",
+        )
+
+
+MASK_CHECKS = (sum_kept, draws_differ, targets, on_branches)

@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from tdbench.training.batchnorm import averaging
 
-MOST_BATCHES, MOST_IMAGES = 4, 8  # batches, and images of each, that are looked at
+MOST_BATCHES, MOST_IMAGES = 6, 8  # batches, and images of each, that are looked at
 MOST_TRIES = 40  # forwards until a layer acts that takes part in few of the steps
 
 Replace = Callable[[Tensor, Tensor], Tensor]  # (input, output) of the layer to what the network gets
@@ -30,6 +30,7 @@ class Passage:
 
     Attributes:
         num_idle: Forwards in which the layer changed nothing.
+        num_forwards: Forwards in which it changed something; in `num_used` the scores are others with noise on that.
         num_samples: Samples that were looked at; the scores of `num_reached` are others with noise on what the layer
             puts out.
         num_acted: Samples whose map the layer changed; the scores of `num_felt` of them are others without that.
@@ -47,6 +48,8 @@ class Passage:
     """
 
     num_idle: int = 0
+    num_forwards: int = 0
+    num_used: int = 0
     num_samples: int = 0
     num_reached: int = 0
     num_acted: int = 0
@@ -174,10 +177,14 @@ def note(passage: Passage, model: nn.Module, layer: nn.Module, images: Tensor, s
             pass
         scores[name] = other.scores
     with looked(model, layer, images, seed + attempt, None, with_gradient=True) as tap:
-        note_gradients(passage, tap, seed)
+        reached = differs(tap.scores, scores["noisy"])
+        if reached.any():
+            note_gradients(passage, tap, seed)
     seen = differs(tap.scores, scores["half filled"])
+    passage.num_forwards += 1
+    passage.num_used += bool(reached.any())
     passage.num_samples += len(x)
-    passage.num_reached += int(differs(tap.scores, scores["noisy"]).sum())
+    passage.num_reached += int(reached.sum())
     passage.num_acted += int(acted.sum())
     passage.num_felt += int((acted & differs(tap.scores, without.scores)).sum())
     passage.num_dropped += int(seen.sum())
@@ -249,10 +256,11 @@ def tap_layer(tap: Tap, layer: nn.Module, replace: Replace | None) -> list[Any]:
         if tap.in_backward:  # a recomputation, which may be broken off within the layer
             tap.num_again += 1
             return None
-        if x.requires_grad:
-            x.retain_grad()
-        tap.taken = x
-        return (x.clone(), *args[1:])  # the layer might write into its input
+        own = x.clone()  # whose gradient is the layer's alone: what goes in may go elsewhere too, as into a shortcut
+        if own.requires_grad:
+            own.retain_grad()
+        tap.taken = own
+        return (own.clone(), *args[1:])  # the layer might write into its input
 
     def give(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         if tap.in_backward:

@@ -22,6 +22,12 @@ def reaches_the_scores(site: Site) -> Found:
         return
     if not passage.num_reached:
         yield "fault", "what the layer puts out does not reach the scores: they are the same whatever it is"
+    elif passage.num_used < passage.num_forwards:
+        counts = f"{passage.num_used} of {passage.num_forwards} forwards"
+        yield (
+            "fault",
+            f"what the layer puts out is used in {counts} only: in the others the scores are the same without",
+        )
     elif passage.num_reached < ENOUGH * passage.num_samples:
         counts = f"{passage.num_reached} of {passage.num_samples} samples"
         yield "fault", f"what the layer puts out reaches the scores of {counts} only"
@@ -32,6 +38,19 @@ def reaches_the_scores(site: Site) -> Found:
         yield "fault", f"what the layer drops is put back behind it in {counts}"
     elif passage.num_acted and not passage.num_felt:
         yield "fault", "what the layer does is undone behind it: the scores are the same without it"
+
+
+def acts_on_all(site: Site) -> Found:
+    """A layer of which nothing is known acts on every sample of every step."""
+    passage, mask = site.passage, site.mask
+    if passage is None or mask is None or site.claims.traits is not None or not passage.num_acted:
+        return
+    num_tried = passage.num_idle + passage.num_forwards
+    if passage.num_idle:
+        yield "note", f"the layer changes nothing in {passage.num_idle} of {num_tried} forwards"
+    if passage.num_acted < ENOUGH * passage.num_samples:
+        counts = f"{passage.num_acted} of {passage.num_samples} samples"
+        yield "note", f"the layer changes {counts} only"
 
 
 def gradient_passes(site: Site) -> Found:
@@ -81,4 +100,4 @@ def shifts_batch_norm(site: Site) -> Found:
         )
 
 
-PASSAGE_CHECKS = (every_forward, reaches_the_scores, gradient_passes, recomputed, shifts_batch_norm)
+PASSAGE_CHECKS = (every_forward, reaches_the_scores, acts_on_all, gradient_passes, recomputed, shifts_batch_norm)

@@ -34,7 +34,20 @@ Values = Annotated[
     ),
 ]
 Seeds = Annotated[
-    str | None, typer.Option(metavar="N|A,B", help="How many seeds, or which.  [default: 3]", rich_help_panel=_SWEEP)
+    str | None,
+    typer.Option(
+        metavar="FIRST..LAST|N|A,B",
+        help="FIRST..LAST: each value gets seeds until it is decided; or how many, or which.  [default: 3..10]",
+        rich_help_panel=_SWEEP,
+    ),
+]
+Smallest = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="The smallest difference that matters: one within it is equivalent.",
+        rich_help_panel=_SWEEP,
+    ),
 ]
 Baseline = Annotated[
     str | None,
@@ -87,6 +100,7 @@ def ablate_command(
     seeds: Seeds = None,
     baseline: Baseline = None,
     metric: Metric = None,
+    smallest: Smallest = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
     gpus: Gpus = None,
@@ -119,7 +133,7 @@ def ablate_command(
         start.announce("torch", quiet or json)
 
     with lab.stand_ins():
-        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, metric, announce)
+        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, metric, smallest, announce)
         sweep = open_sweep(plan, out or default_folder(plan))
         if sweep.missing(retry_failed, fresh):
             announce()

@@ -41,11 +41,18 @@ def print_outlook(outlook: Outlook, *, quiet: bool, json: bool) -> None:
         for row in rows:
             table.add_row(*(Text(str(row[name])) for name in names))
         console().print(table)
-    left_s = outlook.time_left_s
-    say(
-        f"{outlook.trials} different trials, {outlook.done} done, {outlook.to_run} to run, "
-        f"{'an unknown time' if left_s is None else f'about {clock(left_s)}'} left; nothing was trained"
-    )
+    least, most = map(length, (outlook.time_left_s, outlook.time_left_at_most_s))
+    todo = f"{outlook.to_run} to run, {least} left"
+    if outlook.to_run_at_most > outlook.to_run:
+        todo = (
+            f"{outlook.to_run} to run until the next look, {least} left; if no value is decided before the last one, "
+            f"{outlook.to_run_at_most} to run, {most}"
+        )
+    say(f"{outlook.trials} different trials, {outlook.done} done, {todo}; nothing was trained")
+
+
+def length(seconds: float | None) -> str:
+    return "an unknown time" if seconds is None else f"about {clock(seconds)}"
 
 
 def show_summary(sweep: Sweep, tables: Tables, *, quiet: bool, json: bool) -> None:

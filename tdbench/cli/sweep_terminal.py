@@ -12,9 +12,10 @@ from rich.text import Text
 from tdbench.cli.console import console
 from tdbench.cli.output import say, stdout
 from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
-from tdbench.store.files import counted
+from tdbench.store.files import as_text, counted
 from tdbench.store.progress import Progress, SweepObserver
-from tdbench.store.rows import RunResult, TrialState
+from tdbench.store.rows import Decision, RunResult, TrialState
+from tdbench.sweep.columns import joined_by, number, probability
 from tdbench.sweep.plan import Plan
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.slots import Slots
@@ -47,6 +48,9 @@ class SilentSweep(SweepObserver):
     def began(self, num_trials: int) -> None:
         self.started, self.num_left = time.monotonic(), num_trials
 
+    def went_on(self, num_trials: int) -> None:
+        self.num_left += num_trials
+
     def trial_began(self, digest: str) -> None:
         self.running[digest] = None
 
@@ -74,7 +78,8 @@ class SilentSweep(SweepObserver):
         """Return done, failed and left in a few words."""
         done, unfinished = self.sweep.done(), self.sweep.unfinished().values()
         failed = sum(result.status is not TrialState.WAITING for result in unfinished)
-        return f"{len(done)} done, {failed} failed, {self.num_left} left, {self.time_left()} to go"
+        goal = "to go" if self.sweep.plan.experiment.first_look is None else "to the next look"
+        return f"{len(done)} done, {failed} failed, {self.num_left} left, {self.time_left()} {goal}"
 
 
 class PlainSweep(SilentSweep):
@@ -92,6 +97,11 @@ class PlainSweep(SilentSweep):
         super().trial_ended(digest, result)
         say(f"{self.names[digest]}: {self.outcome(digest, result)}  ({self.counts()})")
         self._printed = time.monotonic()
+
+    def went_on(self, num_trials: int) -> None:
+        super().went_on(num_trials)
+        for line in standings(self.sweep):
+            say(line)
 
     def looked(self) -> None:
         if time.monotonic() - self._printed < LINE_EVERY_S:
@@ -120,6 +130,11 @@ class LiveSweep(SilentSweep):
         style = "" if result.is_done else "red"
         self._console.print(Text(f"{self.names[digest]}: {self.outcome(digest, result)}", style=style))
 
+    def went_on(self, num_trials: int) -> None:
+        super().went_on(num_trials)
+        for line in standings(self.sweep):
+            self._console.print(Text(line))
+
     def looked(self) -> None:
         grid = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 1, None):  # the bar takes what the words leave
@@ -130,7 +145,8 @@ class LiveSweep(SilentSweep):
             else:
                 bar = ProgressBar(total=progress.num_steps, completed=progress.step)
                 grid.add_row(self.names[digest], bar, position(progress))
-        grid.add_row("all", ProgressBar(total=len(self.sweep.records), completed=len(self.sweep.done())), self.counts())
+        num_done = len(self.sweep.done())
+        grid.add_row("all", ProgressBar(total=num_done + self.num_left, completed=num_done), self.counts())
         self._live.update(grid, refresh=True)
 
     def stop(self) -> None:
@@ -166,12 +182,36 @@ def trial_names(plan: Plan) -> dict[str, str]:
 
 def heading(sweep: Sweep, num_missing: int, num_at_once: int) -> str:
     """Return what there is to do, in a line."""
-    num_done, num_trials = len(sweep.done()), len(sweep.records)
-    values, seeds = counted(len(sweep.plan.points), "value"), counted(len(sweep.plan.experiment.seeds), "seed")
+    experiment, num_done, num_trials = sweep.plan.experiment, len(sweep.done()), len(sweep.records)
+    values, seeds = counted(len(sweep.plan.points), "value"), counted(len(experiment.seeds), "seed")
+    trials, until = counted(num_trials, "trial"), ""
+    if experiment.first_look is not None:
+        seeds, trials = f"{experiment.first_look} to {seeds} each", f"at most {trials}"
+        until = f" until the next look, at {looked_at(sweep)} seeds"
     return (
-        f"{values} of {', '.join(sweep.plan.keys)}, {seeds}: {counted(num_trials, 'trial')}, "
-        f"{num_done} done before, {num_missing} to run, {num_at_once} at once; {sweep.folder.path}"
+        f"{values} of {', '.join(sweep.plan.keys)}, {seeds}: {trials}, "
+        f"{num_done} done before, {num_missing} to run{until}, {num_at_once} at once; {sweep.folder.path}"
     )
+
+
+def looked_at(sweep: Sweep) -> int:
+    """Return the seeds of the next look."""
+    asked_for = set(sweep.asked_for())
+    return max(sum(digest in asked_for for digest in point.trials.values()) for point in sweep.plan.points)
+
+
+def standings(sweep: Sweep) -> list[str]:
+    """Return how far each value is from its decision, a line each: p falls to 0.05, or the interval into ±Δ."""
+    experiment = sweep.plan.experiment
+    lines = [f"  {looked_at(sweep) - 1} of at most {len(experiment.seeds)} seeds:"]
+    for row in sweep.tables().summary:
+        if row.decision in (Decision.BASELINE, Decision.NO_BASELINE):
+            continue
+        name = ", ".join(map(as_text, row.values.values()))
+        difference = number(row.delta_vs_baseline, "+.2f")
+        between = joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")
+        lines.append(f"    {name}: {row.decision}, {difference} ({between}), p {probability(row.p_holm)}, n = {row.n}")
+    return lines
 
 
 def position(progress: Progress) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tdbench.store.files import open_file, read_file, write_atomically
+from tdbench.store.files import cache_folder, open_file, read_file, write_atomically
 from tdbench.user_code import SETTLED_NS
 
 WHOLE_UP_TO = 2**30  # bytes of a data set; of the files of a larger one, both ends are read
@@ -82,5 +82,4 @@ def bytes_digest(path: str, is_whole: bool) -> str:
 
 def memory_of(root: Path) -> Path:
     """Return the file that remembers the fingerprints of a data set, in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return cache / "tdbench" / f"{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]}.json"
+    return cache_folder() / f"{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]}.json"

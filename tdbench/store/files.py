@@ -137,6 +137,11 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
         lock.release()
 
 
+def cache_folder() -> Path:
+    """Return the folder of what tdbench keeps for the user, and can do without."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "tdbench"
+
+
 def folder_given(out: Any) -> Path:
     """Return the path that `out` means.
 

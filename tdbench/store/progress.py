@@ -53,6 +53,9 @@ class SweepObserver:
     def began(self, num_trials: int) -> None:
         """Hear how many trials are to be run."""
 
+    def went_on(self, num_trials: int) -> None:
+        """Hear that a look at a sequential sweep left values undecided, and how many more trials are to be run."""
+
     def trial_began(self, digest: str) -> None:
         """Hear that a trial runs now."""
 

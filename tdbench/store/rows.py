@@ -29,7 +29,10 @@ class Decision(StrEnum):
 
     HELPS = "helps"
     HURTS = "hurts"
+    EQUIVALENT = "equivalent"
     UNDETECTED = "no detectable difference"
+    UNDECIDED = "undecided"  # to the last look of a sequential design
+    PENDING = "not decided yet"  # there are looks to come
     TOO_FEW = "too few seeds"
     BASELINE = "baseline"
     NO_BASELINE = "no baseline"
@@ -152,16 +155,22 @@ class SummaryRow:
             interval of no width would claim a certainty that equal errors on a finite test set do not give.
         delta_vs_baseline: Mean over the shared seeds of value - baseline, in per cent points of `metric`; negative is
             better. The columns from here to the verdict, and `detectable`, are about `metric` too.
-        delta_ci95_low, delta_ci95_high: Its t interval, for this value alone (not corrected for the others).
-        p_value: Two-sided, of the paired t-test, or of the sign test where the differences show no scatter.
+        delta_ci95_low, delta_ci95_high: Its t interval, for this value alone (not corrected for the others); of a
+            sequential design the one that is valid at all looks together.
+        p_value: Two-sided, of the paired t-test, or of the sign test where the differences show no scatter; of a
+            sequential design the sequential p.
         p_holm: Corrected over all values that were compared with the baseline.
         verdict: The decision in words, with what could have been seen.
         dropped_pct, train_img_per_s: Means over the finished seeds.
         detectable: A true difference, in per cent points, that so many seeds would have shown with at least 80 % power.
+        num_better: Of the shared seeds, those in which the value had the lower error.
+        delta_ci95_low_images, delta_ci95_high_images: The 95 % interval of the difference for new seeds and new images.
         test_error_pct_bn_mean, test_error_pct_bn_std, ci95_bn_low, ci95_bn_high: As those of the test error, with
             BatchNorm's statistics re-estimated without the regularizer; over the seeds that have that figure.
         delta_bn_vs_baseline, delta_bn_ci95_low, delta_bn_ci95_high: Its mean paired difference and t interval.
         metric: The field of `result.json` that the verdict is about.
+        design: `fixed`, or `FIRST..LAST`, the looks of a sequential design, at all of which its p and interval hold.
+        looks: Numbers of seeds at which a fixed sweep was looked at before it was given others, which p ignores.
         decision: What the verdict says, for programs; no column of its own.
     """
 
@@ -180,6 +189,9 @@ class SummaryRow:
     dropped_pct: float | None
     train_img_per_s: float | None
     detectable: float | None
+    num_better: int | None
+    delta_ci95_low_images: float | None
+    delta_ci95_high_images: float | None
     test_error_pct_bn_mean: float | None
     test_error_pct_bn_std: float | None
     ci95_bn_low: float | None
@@ -188,6 +200,8 @@ class SummaryRow:
     delta_bn_ci95_low: float | None
     delta_bn_ci95_high: float | None
     metric: str
+    design: str
+    looks: str
     decision: Decision = field(metadata={"column": False})
 
     @staticmethod

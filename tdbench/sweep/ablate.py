@@ -21,8 +21,8 @@ from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.experiment import Experiment, from_flags, read_experiment, with_settings
 from tdbench.sweep.keys import METHOD
 from tdbench.sweep.outlook import Outlook, outlook_of
-from tdbench.sweep.plan import Plan, check_same_sweep, make_plan, shared_contents
-from tdbench.sweep.preflight import check_trials, time_left_s
+from tdbench.sweep.plan import Plan, make_plan, same_sweep, shared_contents
+from tdbench.sweep.preflight import check_trials, times_left_s
 from tdbench.sweep.ray_executor import RayExecutor
 from tdbench.sweep.report import write_report
 from tdbench.sweep.runner import Sweep, Tables
@@ -128,6 +128,7 @@ def ablate(
     seeds: int | Sequence[int] | str | None = None,
     baseline: str | None = None,
     metric: str | None = None,
+    smallest: float | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
     gpus: str | Sequence[str] | None = None,
@@ -150,10 +151,12 @@ def ablate(
         config: An experiment or a run's configuration, or None: a YAML file, a tree of keys, or a configuration.
         param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
         values: VALUES as text, for each KEY of `param` that has none.
-        seeds: How many, or which.
+        seeds: `"3..20"`: a first look at 3 seeds, and more of them for each value that is not decided, up to 20; or how
+            many, or which. None: what the experiment says, else `3..10`.
         baseline: `none`, a swept value, or `off`.
         metric: What the verdicts are about: `test_error_pct`, or `test_error_pct_bn`, which leaves out what the
             regularizer does to BatchNorm's statistics.
+        smallest: The smallest difference that matters, in per cent points; a value within it is `equivalent`.
         out: The sweep folder; None: one of its own under `runs/`.
         jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
         dry_run: Run nothing; return the `Outlook`: the trials, and the time that they will take.
@@ -169,7 +172,7 @@ def ablate(
         *(executor, ray_address, log),
     )
     with lab.stand_ins(), trusting([param, values, settings], trust):
-        plan = plan_sweep(config, param, values, seeds, baseline, settings, metric)
+        plan = plan_sweep(config, param, values, seeds, baseline, settings, metric, smallest)
         sweep = open_sweep(plan, default_folder(plan) if out is None else folder_given(out))
         if dry_run:
             return look_ahead(sweep, execution)
@@ -185,6 +188,7 @@ def plan_sweep(
     baseline: str | None,
     settings: Mapping[str, Any],
     metric: str | None = None,
+    smallest: float | None = None,
     before_lab: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Return the plan of what is asked for; see `ablate`. `before_lab` is called before a user's file is looked at.
@@ -198,7 +202,7 @@ def plan_sweep(
     look_anew()
     experiment = read_experiment(config)
     base = experiment.base if experiment is not None else tree_of(config)
-    asked = from_flags(experiment, base, param, values, seeds, baseline, metric)
+    asked = from_flags(experiment, base, param, values, seeds, baseline, metric, smallest)
     lab.declare_user_methods(methods_named(asked, given), before_lab)
     return make_plan(with_settings(asked, given, file_given(config)))
 
@@ -227,8 +231,7 @@ def open_sweep(plan: Plan, path: Path) -> Sweep:
     """
     folder = SweepFolder(path)
     plan.base.check_out(path)
-    check_same_sweep(plan, folder)
-    return Sweep(plan, folder)
+    return Sweep(same_sweep(plan, folder), folder)
 
 
 def run_missing(
@@ -274,7 +277,7 @@ def run_missing(
                     with watch(sweep, slots) as observer:
                         sweep.run(executor, missing, observer, should_stop, fresh=execution.fresh, log=execution.log)
                 else:
-                    tell(f"all {len(sweep.records)} trials were run before; nothing to do")
+                    tell(f"all {len(sweep.asked_for())} trials were run before; nothing to do")
             finally:
                 tables = sweep.tables()
                 sweep.write_tables(tables)
@@ -302,15 +305,16 @@ def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
         TdbenchError: The sweep would be refused.
     """
     missing = sweep.missing(execution.retry_failed, execution.fresh)
-    left_s: float | None = 0.0
+    at_most = list(sweep.records) if execution.fresh else sorted({*missing, *sweep.at_most()})
+    left_s: tuple[float | None, float | None] = (0.0, 0.0)
     why_unknown = None
     if missing:
         slots = slots_for(sweep, execution)
-        waiting = [sweep.plan.trials[digest] for digest in missing]
+        waiting, more = ([sweep.plan.trials[digest] for digest in digests] for digests in (missing, at_most))
         finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]
         try:
             check_trials(waiting, [config for config, _ in finished])
-            left_s = time_left_s(waiting, finished, len(slots.environments))
+            left_s = times_left_s((waiting, more), finished, len(slots.environments))
         except DataError as error:  # the plan stands without it
-            left_s, why_unknown = None, str(error)
-    return outlook_of(sweep, missing, left_s, why_unknown)
+            left_s, why_unknown = (None, None), str(error)
+    return outlook_of(sweep, missing, len(at_most), left_s, why_unknown)

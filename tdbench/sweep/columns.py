@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tdbench.store.rows import TEST_ERROR_BN, SummaryRow
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, SummaryRow
 
 MISSING = "—"
+METRICS = {TEST_ERROR: "", TEST_ERROR_BN: ",\nBN re-estimated"}
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Column:
         heading: In lines; Markdown has them in one.
         cell: What a row says there.
         is_figure: Its cells stay on one line and lie at the right.
+        of_metric: It is about the metric of the verdict, and says so where that is not the test error.
         goes: Where the terminal is too narrow, columns go in this order; 0: never.
     """
 
@@ -24,6 +26,7 @@ class Column:
     cell: Callable[[SummaryRow], str]
     is_figure: bool = True
     goes: int = 0
+    of_metric: bool = False
 
 
 def number(x: float | None, form: str = ".2f") -> str:
@@ -52,8 +55,17 @@ COLUMNS = (
     Column("n", lambda row: str(row.n)),
     Column("error %\n(mean ± std)", lambda row: joined_by(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
     Column("95 %\ninterval", lambda row: joined_by(" to ", row.ci95_low, row.ci95_high), goes=5),
-    Column("difference", lambda row: number(row.delta_vs_baseline, "+.2f")),
-    Column("its 95 %\ninterval", lambda row: joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")),
+    Column("difference", lambda row: number(row.delta_vs_baseline, "+.2f"), of_metric=True),
+    Column(
+        "its 95 %\ninterval",
+        lambda row: joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f"),
+        of_metric=True,
+    ),
+    Column(
+        "better\nin",
+        lambda row: MISSING if row.num_better is None or not row.n else f"{row.num_better} of {row.n}",
+        goes=2,
+    ),
     Column("p\n(Holm)", lambda row: probability(row.p_holm), goes=6),
     Column("verdict", lambda row: row.verdict, is_figure=False),
     Column("dropped\n%", lambda row: number(row.dropped_pct, ".3f"), goes=7),
@@ -78,4 +90,6 @@ COLUMNS = (
 
 def telling(rows: Sequence[SummaryRow]) -> list[Column]:
     """Return the columns that have something to say of these rows; the verdict always has."""
-    return [one for one in COLUMNS if not one.is_figure or any(one.cell(row) != MISSING for row in rows)]
+    told = [one for one in COLUMNS if not one.is_figure or any(one.cell(row) != MISSING for row in rows)]
+    about = METRICS[rows[0].metric] if rows else ""
+    return [replace(one, heading=one.heading + about) if one.of_metric else one for one in told]

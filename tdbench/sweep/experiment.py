@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
 from tdbench.config import Given, RunConfig, build_config, known_keys
 from tdbench.config.loading import explain, file_given, read_yaml, tree_of
@@ -16,9 +16,10 @@ from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import as_text
 from tdbench.store.rows import TEST_ERROR
 from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
-from tdbench.sweep.values import MOST_TRIALS, parse_params, parse_seeds
+from tdbench.sweep.values import FEWEST_SEEDS, MOST_TRIALS, parse_design, parse_params, parse_seeds
 
-DEFAULT_SEEDS = 3
+DEFAULT_DESIGN = "3..10"
+UNCOMPARED_SEEDS = 3  # where there is nothing to decide
 
 
 class Experiment(Section):
@@ -29,7 +30,12 @@ class Experiment(Section):
     settings: dict[str, Any] = knob({}, "knobs of methods that differ: key -> value, for every method that has the key")
     sweep: dict[str, tuple[Any, ...]] = knob({}, "key -> values; null: the values declared beside the knob")
     arms: dict[str, dict[str, Any]] = knob({}, "name -> settings, in place of a grid")
-    seeds: tuple[int, ...] = knob(tuple(range(DEFAULT_SEEDS)), "seeds, or how many of them, from 0")
+    seeds: tuple[int, ...] = knob((), "FIRST..LAST: each value gets seeds until it is decided; or how many; or which")
+    first_look: int | None = knob(None, "seeds of the first look, where values get seeds until they are decided")
+    looks: tuple[int, ...] = knob((), "seeds at which this sweep was looked at before it was given others")
+    smallest: float | None = knob(
+        None, "smallest difference that matters, in per cent points: one within it is an equivalence", gt=0
+    )
     baseline: str = knob("none", "none: the same without a regularizer; a swept value or an arm; off")
     metric: Literal["test_error_pct", "test_error_pct_bn"] = knob(
         TEST_ERROR, "what the verdicts are about, of the fields of result.json; declared before the sweep begins"
@@ -55,6 +61,26 @@ class Experiment(Section):
             raise OutOfRange("a table in which every name stands once", [*value])
         return named
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sequential(cls, tree: Any) -> Any:
+        """Take a design in place of seeds."""
+        if not isinstance(tree, Mapping):
+            return tree
+        is_compared = tree.get("baseline", "none") not in ("off", False)
+        seeds = tree.get("seeds")
+        if seeds is None:
+            seeds = DEFAULT_DESIGN if is_compared else UNCOMPARED_SEEDS
+        try:
+            first, last = parse_design(seeds) if isinstance(seeds, str) else (None, None)
+        except ValueError:  # told below, where the key is known
+            first = last = None
+        if first is None or last is None:
+            return {**tree, "seeds": seeds}
+        if not is_compared:
+            raise ValueError(f"seeds {seeds} needs a baseline to decide against; without one say how many seeds")
+        return {**tree, "seeds": tuple(range(last)), "first_look": first}
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
@@ -65,8 +91,10 @@ class Experiment(Section):
             if plain > MOST_TRIALS:
                 raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", plain)
             return tuple(range(plain))
-        if not isinstance(plain, Sequence) or isinstance(plain, str):
-            raise OutOfRange("how many, or a list of seeds", value)
+        if isinstance(plain, str):
+            parse_design(plain)
+        if not isinstance(plain, Sequence):
+            raise OutOfRange("FIRST..LAST, such as 3..20, or how many, or a list of seeds", value)
         if len(plain) > MOST_TRIALS:
             raise OutOfRange(f"at most {MOST_TRIALS:,} seeds", len(plain))
         return [getattr(item, "item", lambda item=item: item)() for item in plain]
@@ -84,6 +112,19 @@ class Experiment(Section):
         if value is False:  # what YAML makes of `off`
             return "off"
         return "none" if value is None else str(value) if isinstance(value, (int, float)) else value
+
+    @property
+    def design(self) -> str:
+        """How seeds are looked at: `fixed`, or the first and the last look of a sequential design."""
+        return "fixed" if self.first_look is None else f"{self.first_look}..{len(self.seeds)}"
+
+    @field_validator("first_look")
+    @classmethod
+    def _within(cls, value: int | None, info: ValidationInfo) -> int | None:
+        num_seeds = len(info.data.get("seeds", ()))
+        if value is not None and num_seeds and not FEWEST_SEEDS <= value <= num_seeds:
+            raise OutOfRange(f"from {FEWEST_SEEDS} to the number of seeds, {num_seeds}", value)
+        return value
 
     @model_validator(mode="after")
     def _something_varies(self) -> "Experiment":
@@ -157,6 +198,7 @@ def from_flags(
     seeds: int | Sequence[int] | str | None,
     baseline: str | None,
     metric: str | None = None,
+    smallest: float | None = None,
 ) -> Experiment:
     """Return an experiment put together from flags, on top of one from a file if there is one.
 
@@ -165,9 +207,10 @@ def from_flags(
         base: The configuration that the trials share, in place of the file's.
         param: Key to values, or `KEY` or `KEY=VALUES`, one or several; none: what the file sweeps.
         values: VALUES of each KEY, in their order, or none.
-        seeds: How many, or which; as text, separated by commas.
+        seeds: `FIRST..LAST`, how many, or which; as text, separated by commas.
         baseline: `none`, a swept value, or `off`.
         metric: What the verdicts are about; None: what the file says.
+        smallest: The smallest difference that matters; None: what the file says.
 
     Raises:
         ConfigError: The flags do not fit together.
@@ -179,10 +222,13 @@ def from_flags(
         tree["sweep"], tree["arms"] = swept, {}
     if seeds is not None:
         tree["seeds"] = parse_seeds(seeds) if isinstance(seeds, str) else seeds
+        tree["first_look"] = None
     if baseline is not None:
         tree["baseline"] = baseline
     if metric is not None:
         tree["metric"] = metric
+    if smallest is not None:
+        tree["smallest"] = smallest
     if not tree.get("sweep") and not tree.get("arms"):
         tree["sweep"] = {"block_size": ()}
     return experiment_of(tree)

@@ -1,4 +1,4 @@
-"""What a sweep shows, and with what certainty: paired differences, t intervals, Holm's correction, a verdict in words.
+"""The statistics of a sweep: means and paired differences with t intervals, p-values and Holm's correction of them.
 
 Runs of one seed share their initial weights, batches and augmentation, so every value is compared with the baseline
 seed by seed. Student's t and its noncentral kin are scipy's; Holm's step-down correction
@@ -7,13 +7,11 @@ seed by seed. Student's t and its noncentral kin are scipy's; Holm's step-down c
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow
 
 ALPHA = 0.05  # of a whole sweep: the chance of a single `helps` or `hurts` where nothing does
 POWER = 0.8
@@ -23,66 +21,6 @@ ROUNDING = 1e-9  # per cent points: more than floats lose in a difference, far l
 
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
-
-
-def summarise(
-    errors: Mapping[K, Mapping[int, float]],
-    baselines: Mapping[K, K],
-    errors_bn: Mapping[K, Mapping[int, float]] | None = None,
-    metric: str = TEST_ERROR,
-) -> dict[K, SummaryRow]:
-    """Return what the errors of a sweep say of each value, in the order given; rows without the swept values.
-
-    A value `helps` or `hurts` where its Holm-corrected p is at most 0.05. Otherwise the verdict names a true
-    difference that would have been seen with at least 80 % power, see `detectable_difference`, or says `(all pairs
-    equal)` where every shared seed gave the baseline's error. It is `too few seeds` with fewer than three shared seeds,
-    where the seeds show one difference without scatter and are too few for the sign test, and where not even a
-    difference of 100 points would have been seen.
-
-    Args:
-        errors: Value of the sweep -> seed -> test error of the last epoch, in per cent; unfinished trials left out.
-        baselines: Value -> the value that it is compared with; a value that is not here is compared with nothing.
-        errors_bn: The same values -> seed -> test error with BatchNorm's statistics re-estimated; None: there is none.
-        metric: Which of the two the verdicts are about.
-
-    Raises:
-        ValueError: An error is NaN or not from 0 to 100, or a baseline is not among the values.
-    """
-    values = {value: row for row, value in enumerate(errors)}
-    strangers = [baseline for baseline in baselines.values() if baseline not in values]
-    if strangers:
-        raise ValueError(f"a baseline must be one of the values {list(values)}, got {strangers[0]!r}")
-    pairs = [(values[value], values[baseline]) for value, baseline in baselines.items()]
-    of_bn = errors_bn or {value: {} for value in errors}
-    of_each = {TEST_ERROR: estimates(errors, pairs), TEST_ERROR_BN: estimates(of_bn, pairs)}
-    (own, _), (own_bn, delta_bn), (_, delta) = *of_each.values(), of_each[metric]
-    p_values = paired_p_values(delta)
-    p_holm = holm(p_values)
-    num_compared = max(1, int(np.count_nonzero(~np.isnan(p_holm))))
-    detectable = detectable_difference(delta.n, delta.std, num_compared)
-    columns = columns_of(own, own_bn, delta, delta_bn) | {"p_value": p_values, "p_holm": p_holm}
-    figures = zip(*map(_as_list, columns.values()), strict=True)
-    rows: dict[K, SummaryRow] = {}
-    for (value, row), figure in zip(values.items(), figures, strict=True):
-        seen: float | None = None
-        if value in baselines:
-            seen = _detected(float(detectable[row]))
-            n, mean, std = int(delta.n[row]), float(delta.mean[row]), float(delta.std[row])
-            decision = _decide(n, mean, std, float(p_holm[row]), seen)
-        else:
-            decision = Decision.BASELINE if value in baselines.values() else Decision.NO_BASELINE
-        rows[value] = SummaryRow(
-            values={},
-            n=int(own.n[row]),
-            verdict=verdict(decision, seen),
-            dropped_pct=None,
-            train_img_per_s=None,
-            detectable=seen,
-            metric=metric,
-            decision=decision,
-            **dict(zip(columns, figure, strict=True)),
-        )
-    return rows
 
 
 class Estimate(NamedTuple):
@@ -98,35 +36,6 @@ class Estimate(NamedTuple):
     std: Floats
     low: Floats
     high: Floats
-
-
-def estimates(errors: Mapping[Any, Mapping[int, float]], pairs: Sequence[tuple[int, int]]) -> tuple[Estimate, Estimate]:
-    """Return what each value's errors say of their mean, and what the differences of `pairs` (row, baseline) say."""
-    table = _by_seed(errors)
-    differences = np.full_like(table, np.nan)
-    for row, baseline in pairs:
-        differences[row] = table[row] - table[baseline]
-    return estimate(table), estimate(differences)
-
-
-def columns_of(own: Estimate, own_bn: Estimate, delta: Estimate, delta_bn: Estimate) -> dict[str, Floats]:
-    """Return the columns of a summary that are estimates: of the errors, and of the differences from the baseline."""
-    return {
-        "test_error_pct_mean": own.mean,
-        "test_error_pct_std": own.std,
-        "ci95_low": own.low,
-        "ci95_high": own.high,
-        "delta_vs_baseline": delta.mean,
-        "delta_ci95_low": delta.low,
-        "delta_ci95_high": delta.high,
-        "test_error_pct_bn_mean": own_bn.mean,
-        "test_error_pct_bn_std": own_bn.std,
-        "ci95_bn_low": own_bn.low,
-        "ci95_bn_high": own_bn.high,
-        "delta_bn_vs_baseline": delta_bn.mean,
-        "delta_bn_ci95_low": delta_bn.low,
-        "delta_bn_ci95_high": delta_bn.high,
-    }
 
 
 def estimate(samples: Floats) -> Estimate:
@@ -192,38 +101,15 @@ def detectable_difference(n: NDArray[np.int64], std: Floats, num_compared: int) 
         return shift[size_of] * std / np.sqrt(n)
 
 
-def _detected(detectable: float) -> float | None:
-    """Return the detectable difference; None where there is none: no pairs, no scatter, or more than there can be."""
-    return detectable if 0 < detectable <= MAX_DIFFERENCE else None
+def by_seed(errors: Mapping[K, Mapping[int, float]], seeds: Sequence[int]) -> Floats:
+    """Return the errors as (values, seeds), NaN where a seed is missing.
 
-
-def _decide(n: int, mean: float, std: float, p_holm: float, detectable: float | None) -> Decision:
-    if p_holm <= ALPHA:
-        return Decision.HELPS if mean < 0 else Decision.HURTS
-    all_pairs_equal = std == 0 and abs(mean) <= ROUNDING and n > 2  # of two seeds nothing is said
-    return Decision.UNDETECTED if all_pairs_equal or detectable is not None else Decision.TOO_FEW
-
-
-def verdict(decision: Decision, detectable: float | None) -> str:
-    """Return a decision in words, with what could have been seen."""
-    if decision is not Decision.UNDETECTED:
-        return decision.value
-    if detectable is None:
-        return f"{decision.value} (all pairs equal)"
-    return f"{decision.value} (could have seen ≥ {math.ceil(100 * detectable) / 100:.2f} points)"
-
-
-def _by_seed(errors: Mapping[K, Mapping[int, float]]) -> Floats:
-    """Return the errors as (values, seeds), seeds rising, NaN where a seed is missing."""
-    for value, by_seed in errors.items():
-        for seed, error in by_seed.items():
+    Raises:
+        ValueError: An error is NaN or not from 0 to 100.
+    """
+    for value, of_value in errors.items():
+        for seed, error in of_value.items():
             if not 0 <= error <= 100:
                 raise ValueError(f"the test error of {value!r} with seed {seed} must be from 0 to 100, got {error}")
-    seeds = sorted({seed for by_seed in errors.values() for seed in by_seed})
-    rows = [[by_seed.get(seed, math.nan) for seed in seeds] for by_seed in errors.values()]
+    rows = [[of_value.get(seed, math.nan) for seed in seeds] for of_value in errors.values()]
     return np.array(rows, dtype=np.float64).reshape(len(errors), len(seeds))
-
-
-def _as_list(column: Floats) -> list[float | None]:
-    """Return a column as Python's numbers, None for NaN."""
-    return [None if math.isnan(x) else x for x in column.tolist()]

@@ -61,8 +61,9 @@ class Plan:
     def digest(self) -> str:
         """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
         settings = shared_settings(self.experiment, self.base)
-        if settings["metric"] == TEST_ERROR:  # as sweeps are named that know of no other
-            del settings["metric"]
+        for name, value in {"metric": TEST_ERROR, "design": "fixed", "smallest": None}.items():
+            if settings[name] == value:  # as sweeps are named that know of no other
+                del settings[name]
         contents = shared_contents(self.experiment, self.base)
         text = json.dumps([settings, contents, self.experiment.arms], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -83,7 +84,11 @@ class Plan:
 
     def tree(self) -> dict[str, Any]:
         """Return what `sweep.yaml` holds: the experiment, which `tdbench ablate sweep.yaml` repeats."""
-        return {key: value for key, value in self.experiment.model_dump(mode="json").items() if value}
+        tree = {key: value for key, value in self.experiment.model_dump(mode="json").items() if value}
+        if self.experiment.first_look is not None and self.experiment.seeds == tuple(range(len(self.experiment.seeds))):
+            tree["seeds"] = self.experiment.design
+            del tree["first_look"]
+        return tree
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -160,11 +165,14 @@ def resolved(config: RunConfig, overrides: dict[str, Any]) -> list[Value]:
 
 
 def shared_settings(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
-    """Return what makes a sweep this one, whatever its values, seeds and baseline: its keys, metric, and the rest."""
+    """Return what makes a sweep this one, whatever its values, fixed seeds and baseline: keys, design, and the rest."""
     swept = [resolve_param(key, base) for key in experiment.sweep]
     shared = {key: value for key, value in base.settings().items() if key not in ("seed", *swept)}
     knobs = {f"settings.{key}": value for key, value in experiment.settings.items()}
-    return {"sweeps": ", ".join(map(column, swept)) or "arms", "metric": experiment.metric} | shared | knobs
+    declared = {name: getattr(experiment, name) for name in ("metric", "design", "smallest")}
+    if experiment.first_look is not None and experiment.seeds[0] != 0:
+        declared["seeds"] = list(experiment.seeds)
+    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | declared | shared | knobs
 
 
 def shared_contents(experiment: Experiment, base: RunConfig) -> Contents:
@@ -255,8 +263,10 @@ def baseline_values(point: Point, base: RunConfig) -> dict[str, Any]:
     }
 
 
-def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
-    """Check that a folder can take this plan: it is new, or has this sweep with these or other values and seeds.
+def same_sweep(plan: Plan, folder: SweepFolder) -> Plan:
+    """Return the plan with what a folder adds to it: new seeds of a fixed design are another look, and are told.
+
+    The folder is new, or has this sweep with these or other values and fixed seeds.
 
     Raises:
         FolderError: It holds another sweep, or something else.
@@ -268,7 +278,7 @@ def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
         above = folder.path.resolve().parents
         if len(above) > 1 and above[0].name == TRIALS and (above[1] / SWEEP).exists():
             raise FolderError(f"{folder.path} lies among the trials of the sweep {above[1]}; take another --out")
-        return
+        return plan
     try:
         held = Experiment.model_validate(tree)
         base_there = named_as_here(held.base, plan.base)
@@ -295,3 +305,7 @@ def check_same_sweep(plan: Plan, folder: SweepFolder) -> None:
         raise FolderError(
             f"{folder.path} holds a sweep on other data or of other code: {shortened(changed)}; take another --out"
         )
+    looks = held.looks
+    if plan.experiment.first_look is None and set(held.seeds) != set(plan.experiment.seeds) and folder.has_trained():
+        looks = (*looks, len(held.seeds))
+    return replace(plan, experiment=plan.experiment.model_copy(update={"looks": looks}))

@@ -5,7 +5,7 @@ So the driver never holds a data set, and one process alone downloads it.
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tdbench.config import RunConfig
@@ -29,23 +29,28 @@ def check_trials(configs: Iterable[RunConfig], finished: Iterable[RunConfig] = (
         lab.ask("tdbench.training.ahead:check", [config.dump() for config in distinct.values()])
 
 
-def time_left_s(waiting: Iterable[RunConfig], finished: Iterable[tuple[RunConfig, float]], num_at_once: int) -> float:
-    """Return how long the waiting trials will take, in seconds of the clock.
+def times_left_s(
+    waiting: tuple[Sequence[RunConfig], Sequence[RunConfig]],
+    finished: Iterable[tuple[RunConfig, float]],
+    num_at_once: int,
+) -> tuple[float, float]:
+    """Return how long two sets of waiting trials will take, in seconds of the clock.
 
     Args:
-        waiting: The trials to come.
+        waiting: The trials to come at least, and at most.
         finished: Trials that are done, with their seconds; those of the same shape tell how long another takes.
         num_at_once: How many run at the same time.
     """
     seconds: dict[str, list[float]] = {}
     for config, wall_s in finished:
         seconds.setdefault(shape_of(config), []).append(wall_s)
-    waiting = list(waiting)
-    unknown = {shape: config for config in waiting if (shape := shape_of(config)) not in seconds}
+    unknown = {shape: one for trials in waiting for one in trials if (shape := shape_of(one)) not in seconds}
     if unknown:
         estimates = lab.ask("tdbench.training.ahead:estimated_s", [config.dump() for config in unknown.values()])
         seconds |= {shape: [estimate] for shape, estimate in zip(unknown, estimates, strict=True)}
-    return sum(statistics.median(seconds[shape_of(config)]) for config in waiting) / max(1, num_at_once)
+    takes_s = {shape: statistics.median(known) for shape, known in seconds.items()}
+    least, most = (sum(takes_s[shape_of(one)] for one in trials) / max(1, num_at_once) for trials in waiting)
+    return least, most
 
 
 def shape_of(config: RunConfig, with_method: bool = False) -> str:

@@ -22,6 +22,7 @@ def write_report(sweep: Sweep, tables: Tables) -> None:
         trials=trials,
         published=experiment.published or None,
         published_source=experiment.published_source,
+        smallest=experiment.smallest,
     )
     pictures = folder / PLOT_PNG, folder / PLOT_SVG
     is_old = (folder / SUMMARY_TEXT).is_file() and read_file(folder / SUMMARY_TEXT) == text.encode()

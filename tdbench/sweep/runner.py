@@ -8,23 +8,29 @@ import hashlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.assignment import Assignment, Ended, Progressed
 from tdbench.store.folders import RESULT, SweepFolder
 from tdbench.store.progress import SweepObserver
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, RunResult, SummaryRow, TrialRow, TrialState
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, RunResult, SummaryRow, TrialRow, TrialState
 from tdbench.sweep.executors import Executor
 from tdbench.sweep.plan import Plan, Point
 
+if TYPE_CHECKING:
+    from tdbench.sweep.verdicts import Evidence
+
 LOOK_EVERY_S = 0.2
 TABLES_EVERY_S = 20.0
+CODE_OF_A_SUMMARY = ("inference", "runner", "sequential", "verdicts")
+NO_RESULT = {TrialState.WAITING, TrialState.KILLED}
+FAILED = {TrialState.FAILED, TrialState.DIVERGED}
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,11 @@ class Sweep:
 
     def look_again(self) -> None:
         """Read from the folder what has become of each trial."""
-        self.records = {digest: self._read(digest) for digest in self.plan.trials}
+        self._take({digest: self._read(digest) for digest in self.plan.trials})
+
+    def _take(self, records: dict[str, RunResult]) -> None:
+        self.records = records
+        self._asked_for: list[str] | None = None
 
     def _read(self, digest: str) -> RunResult:
         seed = self.plan.trials[digest].seed
@@ -66,13 +76,60 @@ class Sweep:
         return result
 
     def missing(self, retry_failed: bool = False, fresh: bool = False) -> list[str]:
-        """Return the trials that are to be run, in their order: those without a result, failed ones, or all."""
+        """Return the trials that are to be run, in their order: those without a result, failed ones, or all.
+
+        Of a sequential design, those until its next look.
+        """
         if fresh:
+            return self._by_looks({point: frozenset() for point in self.plan.points})
+        if not retry_failed:
+            return [digest for digest in self.asked_for() if self.records[digest].status in NO_RESULT]
+        trials = self._by_looks(self._ended(FAILED | NO_RESULT))
+        return [digest for digest in trials if self.records[digest].status in FAILED | NO_RESULT]
+
+    def asked_for(self) -> list[str]:
+        """Return the trials that the design asks for so far, in their order: all of a fixed one."""
+        if self._asked_for is None:
+            if self._was_decided():
+                self._asked_for = [digest for digest, one in self.records.items() if one.status not in NO_RESULT]
+            else:
+                self._asked_for = self._by_looks(self._ended(NO_RESULT))
+        return self._asked_for
+
+    def at_most(self) -> list[str]:
+        """Return the trials without a result that the design may still ask for, at the very most."""
+        undecided = [
+            point
+            for point, row in zip(self.plan.points, self.tables().summary, strict=True)
+            if row.decision is Decision.PENDING
+        ]
+        points = {*undecided, *(point.baseline for point in undecided)}
+        chosen = {digest for point in points if point is not None for digest in point.trials.values()}
+        return [digest for digest, one in self.records.items() if digest in chosen and one.status in NO_RESULT]
+
+    def _was_decided(self) -> bool:
+        """Return whether a sequential sweep is known to be over without any statistics, which take half a second."""
+        if self.plan.experiment.first_look is None:
+            return False
+        kept = self.folder.recall_summary(self._evidence())
+        return kept is not None and all(row.decision is not Decision.PENDING for row in kept)
+
+    def _ended(self, again: Set[TrialState]) -> dict[Point, frozenset[int]]:
+        """Return the seeds of each point whose trial is not to be run again."""
+        return {
+            point: frozenset(seed for seed, digest in point.trials.items() if self.records[digest].status not in again)
+            for point in self.plan.points
+        }
+
+    def _by_looks(self, ended: Mapping[Point, frozenset[int]]) -> list[str]:
+        """Return the trials that the design asks for where the seeds of each point have ended so far."""
+        if self.plan.experiment.first_look is None:
             return list(self.records)
-        again = {TrialState.WAITING, TrialState.KILLED}
-        if retry_failed:
-            again |= {TrialState.FAILED, TrialState.DIVERGED}
-        return [digest for digest, result in self.records.items() if result.status in again]
+        from tdbench.sweep.verdicts import seeds_wanted
+
+        wanted, seeds = seeds_wanted(self._found(ended)), self.plan.experiment.seeds
+        chosen = {point.trials[seed] for point in self.plan.points for seed in seeds[: wanted[point]]}
+        return [digest for digest in self.records if digest in chosen]
 
     def done(self) -> dict[str, RunResult]:
         """Return the results of the trials that are done."""
@@ -80,7 +137,7 @@ class Sweep:
 
     def unfinished(self) -> dict[str, RunResult]:
         """Return what is known of the trials that are not done, whatever the reason."""
-        return {digest: result for digest, result in self.records.items() if not result.is_done}
+        return {digest: self.records[digest] for digest in self.asked_for() if not self.records[digest].is_done}
 
     def run(
         self,
@@ -94,11 +151,16 @@ class Sweep:
     ) -> None:
         """Run trials, such as those that are `missing`; return when all are over, or saved as `should_stop` wished.
 
-        A full disk stops the sweep too: every other trial would meet it.
+        Of a sequential design, the trials of each further look follow. A full disk stops the sweep too: every other
+        trial would meet it.
 
         The tables on disk follow meanwhile; the last of them are left to the caller.
         """
+        if fresh:
+            waiting = {one: RunResult(TrialState.WAITING, one, trial.seed) for one, trial in self.plan.trials.items()}
+            self._take(waiting)
         queue, running = deque(trials), set[str]()
+        tried = set(queue)  # what was stopped or killed is for the next call
         stopping, no_room, written = False, False, time.monotonic()
         observer.began(len(queue))
         try:
@@ -116,6 +178,12 @@ class Sweep:
                         self._record(event)
                         observer.trial_ended(event.digest, self.records[event.digest])
                         no_room = no_room or event.no_room
+                if not queue and not running and not stopping:
+                    further = [digest for digest in self.missing() if digest not in tried]
+                    queue.extend(further)
+                    tried.update(further)
+                    if further:
+                        observer.went_on(len(further))
                 observer.looked()
                 if (should_stop() or no_room) and not stopping:
                     stopping = True
@@ -153,21 +221,27 @@ class Sweep:
                 run_folder.path.mkdir(parents=True, exist_ok=True)
                 run_folder.write_result(record)
         self.records[ended.digest] = record
+        self._asked_for = None
 
     def tables(self) -> Tables:
-        """Return the tables as things stand, the baselines first."""
+        """Return the tables as things stand, the baselines first; trials that no look asked for are left out."""
+        shown = {digest for digest, one in self.records.items() if one.status is not TrialState.WAITING}
+        shown.update(self.asked_for())
         trials = [
             TrialRow(digest, self.records[digest].status, seed, point.values, self.records[digest])
             for point in self.plan.points
             for seed, digest in point.trials.items()
+            if digest in shown
         ]
         evidence = self._evidence()
         return Tables(tuple(trials), self.folder.recall_summary(evidence) or self._summary(), evidence)
 
     def _evidence(self) -> list[Any]:
         """Return all that the summary follows from, as plain data: how it is worked out, and from what."""
-        code = [Path(__file__).with_name(name).read_bytes() for name in ("inference.py", "runner.py")]
-        method = [hashlib.sha256(b"".join(code)).hexdigest(), version("scipy")]
+        code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE_OF_A_SUMMARY]
+        experiment = self.plan.experiment
+        declared = [experiment.design, experiment.smallest, experiment.metric, list(experiment.looks)]
+        method = [hashlib.sha256(b"".join(code)).hexdigest(), version("scipy"), declared]
         number = {point: number for number, point in enumerate(self.plan.points)}
         done = self.done()
         return method + [
@@ -175,17 +249,14 @@ class Sweep:
                 dict(point.values),
                 None if point.baseline is None else number[point.baseline],
                 [[seed, asdict(done[digest])] for seed, digest in point.trials.items() if digest in done],
+                [seed for seed, digest in point.trials.items() if self.records[digest].status in FAILED],
             ]
             for point in self.plan.points
         ]
 
     def _summary(self) -> tuple[SummaryRow, ...]:
-        from tdbench.sweep.inference import summarise  # numpy and scipy: half a second, for which few calls have a use
+        from tdbench.sweep.verdicts import summarise  # numpy and scipy: half a second, for which few calls have a use
 
-        errors, errors_bn = (
-            {point: self.errors_of(point, name) for point in self.plan.points} for name in (TEST_ERROR, TEST_ERROR_BN)
-        )
-        baselines = {point: point.baseline for point in self.plan.points if point.baseline is not None}
         return tuple(
             replace(
                 row,
@@ -193,12 +264,37 @@ class Sweep:
                 dropped_pct=self._mean(point, "dropped_pct"),
                 train_img_per_s=self._mean(point, "train_img_per_s"),
             )
-            for point, row in summarise(errors, baselines, errors_bn, self.plan.experiment.metric).items()
+            for point, row in summarise(self._found(self._ended(NO_RESULT))).items()
         )
 
-    def errors_of(self, point: Point, name: str) -> dict[int, float]:
+    def _found(self, ended: Mapping[Point, frozenset[int]]) -> "Evidence[Point]":
+        """Return what is known of the points once these seeds of theirs have ended."""
+        from tdbench.sweep.sequential import Design
+        from tdbench.sweep.verdicts import Evidence
+
+        experiment = self.plan.experiment
+        errors, errors_bn = (
+            {point: self.errors_of(point, name, ended[point]) for point in self.plan.points}
+            for name in (TEST_ERROR, TEST_ERROR_BN)
+        )
+        design = None
+        if experiment.first_look is not None:
+            design = Design(experiment.first_look, len(experiment.seeds), experiment.smallest)
+        return Evidence(
+            errors,
+            {point: point.baseline for point in self.plan.points if point.baseline is not None},
+            errors_bn,
+            experiment.metric,
+            design,
+            ended,
+            experiment.seeds,
+            experiment.smallest,
+            experiment.looks,
+        )
+
+    def errors_of(self, point: Point, name: str, ended: frozenset[int]) -> dict[int, float]:
         """Return seed to one of the test errors, in per cent, of the trials that are done and have it."""
-        done = {seed: self.records[digest] for seed, digest in point.trials.items() if self.records[digest].is_done}
+        done = {seed: one for seed in ended if (one := self.records[point.trials[seed]]).is_done}
         return {seed: error for seed, result in done.items() if (error := getattr(result, name)) is not None}
 
     def _mean(self, point: Point, name: str) -> float | None:

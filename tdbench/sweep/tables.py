@@ -25,14 +25,25 @@ PRIMARY = "This is what the differences and verdicts here are about, as was decl
 
 ABOUT_DIFFERENCES = """\
 A difference is value − baseline in per cent points, averaged over the seeds that both have; below 0 is better. Runs of
-one seed share initial weights, batches and augmentation, so what a seed does to both cancels. p is the two-sided paired
-t-test's, after Holm's correction for the {num_compared} compared with the baseline here; in a sweep of other values the
-same runs have another p, and may have another verdict. **helps** and **hurts** mean
-p ≤ 0.05: of 100 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The intervals are not
-corrected, so one without 0 in it can stand beside **no detectable difference**. That verdict does not say equal: a true
-difference of the points named would have been shown in at least 80 of 100 sweeps of so many seeds; of smaller ones
-nothing is said.
+one seed share initial weights, batches and augmentation, so what a seed does to both cancels."""
+ABOUT_FIXED = """\
+p is the two-sided paired t-test's, after Holm's correction for the {num_compared} compared with the baseline here; in a
+sweep of other values the same runs have another p, and may have another verdict. **helps** and **hurts** mean p ≤ 0.05:
+of 100 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The intervals are not corrected, so one
+without 0 in it can stand beside **no detectable difference**. That verdict does not say equal: a true difference of the
+points named would have been shown in at least 80 of 100 sweeps of so many seeds; of smaller ones nothing is said.
 **too few seeds** decides nothing."""
+ABOUT_LOOKS = """\
+The sweep was looked at with other seeds before, which p does not allow for: who adds seeds until a difference shows
+finds one in up to 23 of 100 sweeps without any. `--seeds 3..20` may be looked at as often as one likes."""
+ABOUT_SEQUENTIAL = """\
+The design is sequential and was declared before the sweep began: a look at {first} seeds and at every number up to
+{last}, and no more seeds for a value that is decided. p is the sequential p of the paired t-tests so far, which holds
+at all looks together, after Holm's correction for the {num_compared} compared with the baseline here; in a sweep of
+other values the same runs have another p, and may have another verdict. **helps** and **hurts** mean p ≤ 0.05: of 100
+sweeps in which nothing makes a difference, at most 5 claim one anywhere. The interval of a difference is the one that
+holds at all looks together, for that value alone. **undecided** does not say equal: the difference is within it."""
+ABOUT_EQUIVALENT = "**equivalent** means that this interval lies within ±{smallest:g} points, which was declared too."
 
 
 def summary_markdown(
@@ -43,6 +54,7 @@ def summary_markdown(
     trials: Sequence[TrialRow] = (),
     published: Mapping[Any, float] | None = None,
     published_source: str = "",
+    smallest: float | None = None,
 ) -> str:
     """Return the text of `summary.md`.
 
@@ -54,6 +66,7 @@ def summary_markdown(
         published: Test errors in per cent to show beside ours, by the value of the swept key, or by the tuple of the
             values of several keys.
         published_source: Where the published errors were read.
+        smallest: The smallest difference that matters, in per cent points, where one was declared.
     """
     paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _summary(rows, keys, published)]
     paragraphs.append(ABOUT_ERRORS)
@@ -61,8 +74,7 @@ def summary_markdown(
         is_primary = any(row.metric == TEST_ERROR_BN for row in rows)
         paragraphs.append(f"{ABOUT_BN} {PRIMARY if is_primary else SECONDARY}")
     if any(row.decision is Decision.BASELINE for row in rows):
-        num_compared = counted(sum(row.p_holm is not None for row in rows), "value")
-        paragraphs.append(ABOUT_DIFFERENCES.format(num_compared=num_compared))
+        paragraphs.append(" ".join([ABOUT_DIFFERENCES, *about_design(rows, smallest)]))
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
         shown = {published_name(published, row.values, keys) for row in rows}
@@ -71,12 +83,26 @@ def summary_markdown(
     return "\n\n".join([*paragraphs, *_unfinished(trials)]) + "\n"
 
 
+def about_design(rows: Sequence[SummaryRow], smallest: float | None) -> list[str]:
+    """Return what p, intervals and verdicts mean in the design of a sweep."""
+    num_compared = counted(sum(row.p_holm is not None for row in rows), "value")
+    if rows[0].design == "fixed":
+        said = [ABOUT_FIXED.format(num_compared=num_compared)]
+        said += [ABOUT_LOOKS] * bool(rows[0].looks)
+    else:
+        first, last = rows[0].design.split("..")
+        said = [ABOUT_SEQUENTIAL.format(first=first, last=last, num_compared=num_compared)]
+    return said + ([] if smallest is None else [ABOUT_EQUIVALENT.format(smallest=smallest)])
+
+
 def _heading(rows: Sequence[SummaryRow]) -> str:
     """Return what the table holds, with n and the baseline."""
     fewest, most = min((row.n for row in rows), default=0), max((row.n for row in rows), default=0)
     n = f"n = {counted(most, 'seed')}" if fewest == most else f"n = {fewest} to {most} seeds"
     baselines = [row for row in rows if row.decision is Decision.BASELINE]
     compared = [f"compared seed by seed with the baseline {_named(row.values)}" for row in baselines]
+    about = ["with BatchNorm's statistics re-estimated"] * any(row.metric == TEST_ERROR_BN for row in rows)
+    compared = [" ".join([one, *about]) for one in compared]
     return ", ".join(["Test error after the last epoch in per cent", f"{n} per value", *compared]) + "."
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from tdbench.config import parse_yaml
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, OutOfRange
 
 MOST_TRIALS = 100_000  # more is a slip of the pen
+FEWEST_SEEDS, MOST_SEEDS = 3, 1_000  # of a sequential design
 
 
 def parse_params(
@@ -57,15 +58,42 @@ def listed(key: str, values: Any) -> tuple[Any, ...]:
     return found
 
 
-def parse_seeds(text: str) -> int | tuple[int, ...]:
-    """Return how many seeds, or which.
+def parse_design(text: str) -> tuple[int, int]:
+    """Return the first and the last look of a sequential design, in seeds: `3..20`.
 
     Raises:
-        ConfigError: It is neither.
+        OutOfRange: It is none, or one that cannot be: a look needs three seeds, and the last is not before the first.
     """
+    found = re.fullmatch(r"(\d{1,6})\.\.(\d{1,6})", text.strip())
+    if found is None:
+        raise OutOfRange("FIRST..LAST, such as 3..20, or how many, or a list of seeds", text)
+    first, last = map(int, found.groups())
+    if not FEWEST_SEEDS <= first <= last <= MOST_SEEDS:
+        raise OutOfRange(
+            f"FIRST..LAST, such as 3..20: at least {FEWEST_SEEDS} seeds at the first look, and no fewer at the last, "
+            f"at most {MOST_SEEDS:,}",
+            text,
+        )
+    return first, last
+
+
+def parse_seeds(text: str) -> int | tuple[int, ...] | str:
+    """Return how many seeds, or which; a sequential design stays as it is written.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if ".." in text:
+        try:
+            parse_design(text)
+        except OutOfRange as error:
+            raise ConfigError(f"--seeds {error}") from None
+        return text.strip()
     numbers = parse_values(text)
     if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
-        raise ConfigError(f"--seeds must be how many, such as 5, or which, such as 0,7,9, got {text!r}")
+        raise ConfigError(
+            f"--seeds must be FIRST..LAST, such as 3..20, or how many, such as 5, or which, such as 0,7,9, got {text!r}"
+        )
     return numbers[0] if len(numbers) == 1 and "," not in text else numbers
 
 

@@ -85,7 +85,7 @@ FAULTY = {
     "cut before": (lambda net, x: net.stage1(x.detach()), "no gradient goes on to what lies before the layer"),
     "every second forward": (
         every_second,
-        r"what the layer puts out reaches the scores of \d+ of \d+ samples only",
+        "what the layer puts out is used in 3 of 6 forwards only: in the others the scores are the same without",
     ),
     "half of the batch": (
         half_the_batch,
@@ -141,6 +141,74 @@ def test_a_network_that_passes_it_on_is_healthy(use, method):
     assert passage.num_missed == passage.num_dropped > 0
     if use is HEALTHY["as it is"]:
         assert passage.deviation < 1e-5
+
+
+class Shortcut(Round):
+    """What goes into the layer goes past it too."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.place, self.past = nn.Identity(), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.stage1(self.stem(x))
+        return self.classifier(self.stage2(self.place(x) + self.past(x)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("method", ["dropout", "dropblock", "targetdrop"])
+def test_a_shortcut_round_the_layer_is_no_fault(method):
+    torch.manual_seed(0)
+    model = Shortcut()
+    audited = audit_of(model, insert(model, method, ["place"], image_shape=(3, 16, 16)))
+    assert audited.faults == []
+    assert audited.sites[0].passage.deviation < 1e-5
+
+
+class OnHalf(nn.Module):
+    """Drops in half of the batch."""
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        half = len(x) // 2
+        return torch.cat([F.dropout(x[:half], 0.25), x[half:]])
+
+
+class EverySecond(nn.Module):
+    """Drops in every second forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def forward(self, x):
+        self.number += self.training
+        return F.dropout(x, 0.25) if self.training and self.number % 2 else x
+
+
+class OneMask(nn.Module):
+    """Drops the same units in all samples."""
+
+    def forward(self, x):
+        return x * F.dropout(torch.ones_like(x[:1]), 0.25, self.training)
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (OnHalf(), r"the layer changes 24 of 48 samples only at stage1"),
+        (EverySecond(), r"the layer changes nothing in \d+ of \d+ forwards at stage1"),
+        (OneMask(), "one mask serves all samples of a batch at stage1"),
+    ],
+    ids=["on half of the batch", "every second forward", "one mask for all"],
+)
+def test_a_layer_of_the_user_s_that_acts_in_part_is_a_note(layer, text):
+    torch.manual_seed(0)
+    model = Round(HEALTHY["as it is"])
+    insertion = insert(model, layer, ["stage1"], image_shape=(3, 16, 16))
+    audited = audit_of(model, insertion)
+    assert audited.faults == []
+    assert any(re.fullmatch(text, note) for note in notes(audited)), notes(audited)
 
 
 def test_the_network_s_own_noise_is_not_taken_for_the_layer_s_effect():
@@ -297,9 +365,11 @@ def test_other_targets_than_those_of_the_attention_and_its_peaks_are_a_fault(mis
 def test_samples_that_share_their_targets_are_a_note_with_the_number_of_channels():
     model, insertion = network("targetdrop", drop_ratio=0.25, block_size=3)
     found = [note for note in notes(audit_of(model, insertion)) if "of the samples have the target channels" in note]
+    assert found
     for note in found:
         assert re.match(
-            r"\d+ % of the samples have the target channels of the first: \d of 8 channels are targets", note
+            r"\d+ % of the samples have the target channels of the first sample of their batch; at most \d of 8 chan",
+            note,
         )
     model, insertion = network("targetdrop", drop_ratio=0.25, block_size=3, attention="random")
     assert not [note for note in notes(audit_of(model, insertion)) if "target channels" in note]

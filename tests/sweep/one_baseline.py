@@ -1,7 +1,8 @@
 """Summaries where all values are compared with the same one."""
 
-from tdbench.sweep import inference
+from tdbench.sweep import verdicts
 
 
 def summarise(errors, baseline):
-    return inference.summarise(errors, {} if baseline is None else {key: baseline for key in errors if key != baseline})
+    compared = {} if baseline is None else {key: baseline for key in errors if key != baseline}
+    return verdicts.summarise(verdicts.Evidence(errors, compared))

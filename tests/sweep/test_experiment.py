@@ -10,7 +10,7 @@ from tdbench.errors import ConfigError
 from tdbench.sweep.experiment import Experiment, experiment_of, from_flags, read_experiment, ready_experiments
 from tdbench.sweep.keys import column, default_sweep, resolve_param
 from tdbench.sweep.plan import make_plan
-from tdbench.sweep.values import parse_values
+from tdbench.sweep.values import parse_seeds, parse_values
 
 BASE = load_config()
 
@@ -164,8 +164,36 @@ def test_values_on_the_command_line_may_be_lists():
 
 @pytest.mark.parametrize("seeds", [1.5, "x", {"a": 1}])
 def test_seeds_that_are_neither_a_number_nor_a_list_are_refused(seeds):
-    with pytest.raises(ConfigError, match="seeds must be how many, or a list of seeds"):
+    with pytest.raises(
+        ConfigError, match=r"seeds must be FIRST\.\.LAST, such as 3\.\.20, or how many, or a list of seeds"
+    ):
         experiment_of({"sweep": {"block_size": [3]}, "seeds": seeds})
+
+
+@pytest.mark.parametrize("design", ["3..2", "1..5", "2..5", "3..", "..5", "3..2000", "a..b", "3...5"])
+def test_a_design_that_cannot_be_is_refused(design):
+    with pytest.raises(ConfigError, match=r"seeds must be FIRST\.\.LAST"):
+        experiment_of({"sweep": {"block_size": [3]}, "seeds": design})
+    with pytest.raises(ConfigError, match=r"--seeds must be FIRST\.\.LAST"):
+        parse_seeds(design)
+
+
+def test_a_design_is_seeds_with_a_first_look_and_the_default():
+    experiment = experiment_of({"sweep": {"block_size": [3]}, "seeds": "3..20"})
+    assert (experiment.seeds, experiment.first_look, experiment.design) == (tuple(range(20)), 3, "3..20")
+    assert experiment_of({"sweep": {"block_size": [3]}}).design == "3..10"
+    fixed = experiment_of({"sweep": {"block_size": [3]}, "seeds": 5})
+    assert (fixed.seeds, fixed.first_look, fixed.design) == ((0, 1, 2, 3, 4), None, "fixed")
+    uncompared = experiment_of({"sweep": {"block_size": [3]}, "baseline": "off"})
+    assert (uncompared.seeds, uncompared.design) == ((0, 1, 2), "fixed")
+    with pytest.raises(ConfigError, match=r"3\.\.9 needs a baseline to decide against"):
+        experiment_of({"sweep": {"block_size": [3]}, "baseline": "off", "seeds": "3..9"})
+
+
+@pytest.mark.parametrize("smallest", [0, -0.3, "x", float("nan"), float("inf")])
+def test_a_smallest_difference_is_a_number_above_0(smallest):
+    with pytest.raises(ConfigError, match="smallest must be"):
+        experiment_of({"sweep": {"block_size": [3]}, "smallest": smallest})
 
 
 def test_seeds_may_be_of_numpy():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tdbench.store.rows import Decision, SummaryRow, columns
-from tdbench.sweep import inference
+from tdbench.sweep import verdicts
 from tdbench.sweep.inference import detectable_difference, holm
 from tests.sweep.one_baseline import summarise
 
@@ -50,9 +50,9 @@ def test_the_error_with_batchnorm_re_estimated_stands_beside_and_may_be_what_is_
     errors = {"none": numbered(10, 12, 11, 10), "k=5": numbered(19, 21, 20, 19.5)}
     errors_bn = {"none": numbered(9, 9.5, 10), "k=5": numbered(9, 9.25, 10.5)}  # a seed has none
     baselines = {"k=5": "none"}
-    plain = inference.summarise(errors, baselines, errors_bn)["k=5"]
-    judged = inference.summarise(errors, baselines, errors_bn, "test_error_pct_bn")["k=5"]
-    alone = inference.summarise(errors_bn, baselines)["k=5"]
+    plain = verdicts.summarise(verdicts.Evidence(errors, baselines, errors_bn))["k=5"]
+    judged = verdicts.summarise(verdicts.Evidence(errors, baselines, errors_bn, "test_error_pct_bn"))["k=5"]
+    alone = verdicts.summarise(verdicts.Evidence(errors_bn, baselines))["k=5"]
     for row in (plain, judged):
         assert (row.n, row.test_error_pct_mean, row.ci95_low) == (4, 19.875, plain.ci95_low)
         beside = row.test_error_pct_bn_mean, row.test_error_pct_bn_std, row.ci95_bn_low, row.ci95_bn_high

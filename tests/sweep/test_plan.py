@@ -5,7 +5,7 @@ import pytest
 from tdbench.errors import ConfigError, FolderError
 from tdbench.store.folders import SweepFolder
 from tdbench.sweep.experiment import Experiment
-from tdbench.sweep.plan import check_same_sweep, make_plan
+from tdbench.sweep.plan import make_plan, same_sweep
 
 
 def plan_of(baseline="none", seeds=(0, 1), base=None, **sweep):
@@ -123,24 +123,24 @@ def test_a_parameter_that_cannot_be_swept_is_refused(sweep, message):
 def test_a_folder_takes_more_values_and_seeds_of_its_sweep_and_no_other_sweep(tmp_path):
     folder = SweepFolder(tmp_path)
     plan = plan_of(block_size=(3, 5))
-    check_same_sweep(plan, folder)
+    same_sweep(plan, folder)
     folder.write_sweep(plan.tree())
     for same in (plan_of(block_size=(3, 7, 9), seeds=(0, 1, 2)), plan_of(block_size=(3, 5), baseline="off")):
-        check_same_sweep(same, folder)
+        same_sweep(same, folder)
         assert same.digest == plan.digest
     with pytest.raises(FolderError, match=r"another sweep: training.epochs is 20 there and 3 here"):
-        check_same_sweep(plan_of(block_size=(3, 5), base={"training": {"epochs": 3}}), folder)
+        same_sweep(plan_of(block_size=(3, 5), base={"training": {"epochs": 3}}), folder)
     with pytest.raises(FolderError, match="another sweep: sweeps is block_size there and drop_ratio here"):
-        check_same_sweep(plan_of(drop_ratio=(0.1,)), folder)
+        same_sweep(plan_of(drop_ratio=(0.1,)), folder)
     judged = make_plan(plan.experiment.model_copy(update={"metric": "test_error_pct_bn"}))
     with pytest.raises(FolderError, match="metric is test_error_pct there and test_error_pct_bn here"):
-        check_same_sweep(judged, folder)
+        same_sweep(judged, folder)
     assert judged.digest != plan.digest
     folder.write_sweep({key: value for key, value in plan.tree().items() if key != "metric"})  # as 0.2.0 wrote it
-    check_same_sweep(plan, folder)
+    same_sweep(plan, folder)
     folder.write_sweep({"something": "else"})
     with pytest.raises(FolderError, match="is damaged, or of another release"):
-        check_same_sweep(plan, folder)
+        same_sweep(plan, folder)
 
 
 def test_sweep_yaml_repeats_the_sweep(tmp_path):

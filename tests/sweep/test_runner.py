@@ -15,9 +15,9 @@ from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.executors import LocalExecutor, cause_of_death
 from tdbench.sweep.experiment import Experiment
-from tdbench.sweep.inference import summarise
 from tdbench.sweep.plan import make_plan
 from tdbench.sweep.runner import Sweep
+from tdbench.sweep.verdicts import Evidence, summarise
 from tdbench.sweep.worker import Assignment, Ended, Progressed, run_assignment
 
 TINY = {
@@ -296,7 +296,7 @@ def test_causes_of_death_in_words():
 def test_what_is_kept_of_a_summary_ends_with_the_way_it_was_worked_out(tmp_path, monkeypatch):
     folder = SweepFolder(tmp_path)
     evidence = ["how", [[{"k": 3}, None, []]]]
-    row = next(iter(summarise({"k": {0: 1.0}}, {}).values()))
+    row = next(iter(summarise(Evidence({"k": {0: 1.0}}, {})).values()))
     folder.remember_summary(evidence, [row])
     assert folder.recall_summary(evidence) == (row,)
     assert folder.recall_summary(["otherwise", *evidence[1:]]) is None
