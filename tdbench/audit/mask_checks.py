@@ -9,6 +9,7 @@ from tdbench.audit.site import Draw, Found, Mask, Site
 CONFIDENCE = 0.999  # of the interval that must exclude the nominal figure: an audit has many sites
 ROUNDING = 1e-6
 SCALE_ROUNDING = 1e-5  # of a mean over a whole mask in fp32
+FEWEST_BATCHES = 4  # whose scatter says something: shares are counts, and two of them are often equal
 FAR_APART = 6.0  # standard errors between the shares of a row or column
 ALIKE = 0.5  # share of the samples with the same target channels, from which on it is worth a note
 
@@ -19,6 +20,8 @@ def sum_kept(site: Site) -> Found:
     if mask is None or not 0 < mask.share < 1 or not mask.is_product:
         return
     if traits is not None and not (traits.rescales and traits.keeps_mean):
+        return
+    if len(mask.batches) < FEWEST_BATCHES:
         return
     low, high = mask.mean_factor(CONFIDENCE)
     allowed = SCALE_ROUNDING + mask.top_scale * one_part(mask, site.shape)

@@ -6,22 +6,20 @@ the layer. The network is in training mode, but its batch norms and dropouts are
 sample see the others' masks, the other would add noise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from tdbench.audit.taps import Replace, Tap, looked
 from tdbench.training.batchnorm import averaging
 
 MOST_BATCHES, MOST_IMAGES = 6, 8  # batches, and images of each, that are looked at
 MOST_TRIES = 40  # forwards until a layer acts that takes part in few of the steps
-
-Replace = Callable[[Tensor, Tensor], Tensor]  # (input, output) of the layer to what the network gets
 
 
 @dataclass
@@ -37,8 +35,9 @@ class Passage:
         num_dropped: Samples that lost units which the scores depend on, as half of them in place shows; the scores of
             `num_missed` are others with these units put back.
         in_graph: A gradient could pass through the layer: the network does not run it without one.
-        comes_back: A gradient came back to the layer's output.
-        goes_on: A gradient went on to the images, before the layer.
+        num_sent: Samples through which a gradient was sent; it came back to the layer's output in `num_back`.
+        channels_back: (C,) the channels of the output to which any came back.
+        goes_on: A gradient went on to the first trainable weights before the layer.
         deviation: The largest difference, as a share, of the gradient at the layer's input from mask × scale × that at
             its output; None: there was none to compare.
         num_again: Calls of the layer while gradients were computed; in `num_other` it put out something else.
@@ -57,7 +56,9 @@ class Passage:
     num_dropped: int = 0
     num_missed: int = 0
     in_graph: bool = True
-    comes_back: bool = True
+    num_sent: int = 0
+    num_back: int = 0
+    channels_back: Tensor | None = None
     goes_on: bool = True
     deviation: float | None = None
     num_again: int = 0
@@ -69,22 +70,6 @@ class Passage:
         """Return one of the four ratios, the mean over the batches that have it."""
         values = [value for ratios in self.ratios if (value := ratios[number]) is not None]
         return sum(values) / len(values) if values else None
-
-
-@dataclass
-class Tap:
-    """What goes into one layer and comes out of it in one forward of the network, and into the batch norm behind it."""
-
-    images: Tensor
-    scores: Tensor = field(default_factory=lambda: torch.zeros(0))
-    taken: Tensor | None = None
-    x: Tensor | None = None
-    out: Tensor | None = None
-    in_backward: bool = False
-    num_again: int = 0
-    num_other: int = 0
-    batch_norm: str | None = None
-    behind: Tensor | None = None
 
 
 def passages(
@@ -189,8 +174,10 @@ def note(passage: Passage, model: nn.Module, layer: nn.Module, images: Tensor, s
     passage.num_felt += int((acted & differs(tap.scores, without.scores)).sum())
     passage.num_dropped += int(seen.sum())
     passage.num_missed += int((seen & differs(tap.scores, scores["filled"])).sum())
-    passage.batch_norm = passage.batch_norm or tap.batch_norm
-    behind = (None, None) if tap.behind is None or without.behind is None else ratios(tap.behind, without.behind)
+    touched = (path for path, taken in tap.behind.items() if not torch.equal(taken, without.behind.get(path, taken)))
+    passage.batch_norm = passage.batch_norm or next(touched, None)
+    shifted, plain = (one.behind.get(passage.batch_norm or "") for one in (tap, without))
+    behind = (None, None) if shifted is None or plain is None else ratios(shifted, plain)
     passage.ratios.append((*ratios(out, x), *behind))
 
 
@@ -201,6 +188,8 @@ def note_gradients(passage: Passage, tap: Tap, seed: int) -> None:
     assert out is not None
     weights = torch.randn(tap.scores.shape, generator=torch.Generator().manual_seed(seed)).to(tap.scores)
     tap.in_backward = True
+    for weight in tap.weights:
+        weight.grad = None
     if tap.scores.requires_grad:
         try:
             (tap.scores * weights).sum().backward()
@@ -210,9 +199,14 @@ def note_gradients(passage: Passage, tap: Tap, seed: int) -> None:
     passage.num_other += tap.num_other
     if not x.requires_grad and tap.num_again:  # a recomputation, which alone has a graph
         return
-    passage.in_graph &= x.requires_grad
-    passage.comes_back &= out.grad is not None and bool(out.grad.any())
-    passage.goes_on &= tap.images.grad is not None and bool(tap.images.grad.any())
+    passage.in_graph &= x.requires_grad or not tap.weights
+    back = torch.zeros_like(out) if out.grad is None else out.grad
+    passage.num_back += int(back.flatten(1).any(dim=1).sum())
+    passage.num_sent += len(out)
+    channels = back.transpose(0, 1).flatten(1).any(dim=1).cpu()
+    passage.channels_back = channels if passage.channels_back is None else passage.channels_back | channels
+    grads = [weight.grad for weight in tap.weights]
+    passage.goes_on &= not grads or any(grad is not None and bool(grad.any()) for grad in grads)
     if x.grad is not None and out.grad is not None:
         # Of a product, out = mask · x, the one is (mask · out.grad) · x and the other out.grad · (mask · x).
         through, expected = x.grad * x.detach(), out.grad * out.detach()
@@ -220,74 +214,6 @@ def note_gradients(passage: Passage, tap: Tap, seed: int) -> None:
         if size > 0:
             deviation = float((through - expected).abs().sum()) / size
             passage.deviation = max(passage.deviation or 0.0, deviation)
-
-
-@contextmanager
-def looked(
-    model: nn.Module, layer: nn.Module, images: Tensor, seed: int, replace: Replace | None, with_gradient: bool = False
-) -> Iterator[Tap]:
-    """Do one forward, and yield what one layer took and gave in it; it is looked at until the end.
-
-    Args:
-        model: The network.
-        layer: The layer in it.
-        images: (N, C, H, W).
-        seed: Of the random numbers.
-        replace: Makes what the network gets of the layer's input and output; None: its output.
-        with_gradient: Whether a gradient is to come.
-    """
-    tap = Tap(images.detach().clone().requires_grad_(with_gradient))
-    handles = [*tap_layer(tap, layer, replace), *tap_batch_norms(tap, model)]
-    try:
-        torch.manual_seed(seed)
-        with torch.set_grad_enabled(with_gradient):
-            tap.scores = model(tap.images.clone())
-        yield tap
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def tap_layer(tap: Tap, layer: nn.Module, replace: Replace | None) -> list[Any]:
-    """Look at what a layer takes and gives; return the hooks' handles."""
-
-    def take(module: nn.Module, args: Any) -> Any:
-        x = args[0]
-        if tap.in_backward:  # a recomputation, which may be broken off within the layer
-            tap.num_again += 1
-            return None
-        own = x.clone()  # whose gradient is the layer's alone: what goes in may go elsewhere too, as into a shortcut
-        if own.requires_grad:
-            own.retain_grad()
-        tap.taken = own
-        return (own.clone(), *args[1:])  # the layer might write into its input
-
-    def give(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        if tap.in_backward:
-            tap.num_other += tap.out is not None and not torch.equal(output.detach(), tap.out.detach())
-            return None
-        if output.requires_grad:
-            output.retain_grad()
-        x = tap.taken
-        assert x is not None, "the layer has been given it"
-        tap.x, tap.out = x, output
-        return None if replace is None else replace(x, output)
-
-    return [layer.register_forward_pre_hook(take), layer.register_forward_hook(give)]
-
-
-def tap_batch_norms(tap: Tap, model: nn.Module) -> list[Any]:
-    """Look at what the first batch norm behind the layer takes; return the hooks' handles."""
-
-    def taker(path: str) -> Any:
-        def take(module: nn.Module, args: Any) -> None:
-            if tap.out is not None and tap.behind is None and not tap.in_backward:
-                tap.batch_norm, tap.behind = path, args[0].detach()
-
-        return take
-
-    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    return [module.register_forward_pre_hook(taker(path)) for path, module in norms]
 
 
 def differs(one: Tensor, other: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from tdbench.audit.passage import Passage
 from tdbench.audit.site import Found, Site
 
 ENOUGH = 0.9  # of the samples; where fewer show a layer's effect, something leaves it out
+MOST_WITHOUT = 0.5  # of the channels without a gradient: some are dead in any network
 SAME_GRADIENT = 0.01  # largest deviation, as a share, that rounding explains
 SHIFTED = 0.02  # deviation of a ratio of mean or variance from 1, from which on it is worth a note
 
@@ -66,12 +67,23 @@ def gradient_passes(site: Site) -> Found:
         return
     if not passage.in_graph:
         yield "fault", "the network runs the layer without a gradient, so that nothing before it is trained through it"
-    elif not passage.comes_back:
+    elif passage.num_sent and not passage.num_back:
         yield "fault", "no gradient comes back to what the layer puts out: it is detached behind the layer"
+    elif passage.num_back < ENOUGH * passage.num_sent:
+        counts = f"{passage.num_back} of {passage.num_sent} samples"
+        yield "fault", f"a gradient comes back to what the layer puts out in {counts} only"
+    elif num_without(passage) > MOST_WITHOUT * site.shape[0]:
+        counts = f"{num_without(passage)} of {site.shape[0]} channels"
+        yield "fault", f"no gradient comes back to {counts} of what the layer puts out: they are not used"
     elif has_other_gradient(passage) and mask.is_product and not passage.num_again:
         yield "fault", "the gradient at the layer's input is not that at its output times the mask and its scale"
     elif not passage.goes_on:
         yield "fault", "no gradient goes on to what lies before the layer"
+
+
+def num_without(passage: Passage) -> int:
+    """Return how many channels of a layer's output no gradient came back to."""
+    return 0 if passage.channels_back is None else int((~passage.channels_back).sum())
 
 
 def has_other_gradient(passage: Passage) -> bool:

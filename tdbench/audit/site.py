@@ -13,6 +13,8 @@ from tdbench.audit.passage import Passage
 from tdbench.regularizers.base import Regularizer, Traits
 from tdbench.regularizers.config import RegularizerConfig
 
+FEWEST_TELLING = 8  # draws
+
 Level = Literal["fault", "note"]
 Found = Iterator[tuple[Level, str]]
 
@@ -196,7 +198,8 @@ class Mask:
     @property
     def one_for_batch(self) -> bool | None:
         """All samples of a batch have one mask, in every draw that can tell."""
-        return _all_that_tell([draw.one_for_batch for draw in self.draws])
+        told = [draw.one_for_batch for draw in self.draws if draw.one_for_batch is not None]
+        return all(told) if len(told) >= FEWEST_TELLING else None  # two samples may have one mask by chance
 
     @property
     def window(self) -> tuple[int | None, int | None]:

@@ -173,6 +173,12 @@ def insert(
         for name, path in paths.items()
     }
     check_unwrapped(model, paths.values())
+    for name, host in hosts.items():
+        if isinstance(host, (nn.ModuleDict, nn.ModuleList)):
+            raise ConfigError(
+                f"site {name!r} is a {type(host).__name__} that goes through its modules, and would call the layer as "
+                "one of them; name a module within it, or the one after it"
+            )
     by_host: dict[nn.Module, str] = {}
     for name, host in hosts.items():
         if hasattr(host, _CHILD):

@@ -82,21 +82,22 @@ class Roofline:
                 ("copy bandwidth", self.copy_share, intervals["copy"]),
             )
         )
-        if any(low < NEAR_A_LIMIT <= high for low, high in intervals.values()):
+        limits = [name for name, (low, _) in intervals.items() if low >= NEAR_A_LIMIT]
+        if limits:
+            words = {"matmul": "arithmetic", "copy": "memory bandwidth"}
+            named = " and ".join(words[name] for name in limits)
+            return f"{named.capitalize()} {'limits' if len(limits) == 1 else 'limit'} the step: it reaches {shares}."
+        if any(high >= NEAR_A_LIMIT for _, high in intervals.values()):
             return (
                 f"What limits the step cannot be told from this: it reaches {shares}, and a rate is its limit from "
                 f"{NEAR_A_LIMIT:.0%} on."
             )
-        if max(self.matmul_share, self.copy_share) < NEAR_A_LIMIT:
-            neither = f"Neither arithmetic nor memory limits the step, which reaches {shares}"
-            if self.compiled:  # its operators were counted uncompiled
-                return f"{neither}."
-            each_us = 1e3 * self.step_ms / max(1, self.work.num_operators)
-            why = ", little more than it costs to start one" if each_us < STARTING_US else ""
-            return f"{neither}: its {self.work.num_operators} operators take {each_us:,.0f} µs each{why}."
-        if self.matmul_share >= self.copy_share:
-            return f"Arithmetic limits the step: it reaches {shares}."
-        return f"Memory bandwidth limits the step: it reaches {shares}."
+        neither = f"Neither arithmetic nor memory limits the step, which reaches {shares}"
+        if self.compiled:  # its operators were counted uncompiled
+            return f"{neither}."
+        each_us = 1e3 * self.step_ms / max(1, self.work.num_operators)
+        why = ", little more than it costs to start one" if each_us < STARTING_US else ""
+        return f"{neither}: its {self.work.num_operators} operators take {each_us:,.0f} µs each{why}."
 
     def figures(self) -> dict[str, Any]:
         """Return the rates, the work, the shares and the sentence."""

@@ -8,12 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tdbench import __version__
 from tdbench.errors import FolderError
-from tdbench.store.files import read_file, read_tree, to_csv, to_json, to_yaml, write_atomically, write_if_new
+from tdbench.store.files import (
+    open_file,
+    read_file,
+    read_tree,
+    to_csv,
+    to_json,
+    to_yaml,
+    write_atomically,
+    write_if_new,
+)
 from tdbench.store.rows import Decision, EpochRow, RunResult, SummaryRow, TrialRow, columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
 CHECKPOINT = "checkpoint.pt"
@@ -21,9 +33,18 @@ SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
 REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
+PREDICTIONS = "predictions.npz"  # the outcome of each test image
 CONTENTS, CODE = "contents.json", "user_code.zip"  # what the settings meant, and a copy of the user's code
-RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT, CONTENTS, CODE)
+RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT, PREDICTIONS, CONTENTS, CODE)
 LOG = "log.txt"  # of a trial: what its process printed
+
+
+class Predictions(NamedTuple):
+    """What became of each test image, in the test set's order: label, predicted class, probability of the label."""
+
+    label: "NDArray[Any]"
+    predicted: "NDArray[Any]"
+    probability: "NDArray[Any]"
 
 
 class SweepFolder:
@@ -185,6 +206,28 @@ class RunFolder:
     def write_metrics(self, rows: Iterable[EpochRow]) -> None:
         """Write the row of each finished epoch; a figure that was not measured is an empty cell."""
         write_atomically(self / METRICS, to_csv(map(asdict, rows), columns(EpochRow)).encode())
+
+    def write_predictions(self, predictions: Predictions) -> None:
+        """Write what became of each test image: uint16 `label` and `predicted`, float16 `probability` of the label."""
+        import numpy
+
+        packed = io.BytesIO()
+        label, predicted = (one.astype(numpy.uint16) for one in (predictions.label, predictions.predicted))
+        probability = predictions.probability.astype(numpy.float16)
+        numpy.savez(packed, label=label, predicted=predicted, probability=probability)
+        write_atomically(self / PREDICTIONS, packed.getbuffer())
+
+    def read_predictions(self) -> Predictions | None:
+        """Return what became of each test image, or None where that is not known."""
+        import numpy
+
+        with (
+            suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+            open_file(self / PREDICTIONS) as file,
+            numpy.load(file) as kept,
+        ):
+            return Predictions(kept["label"], kept["predicted"], kept["probability"])
+        return None
 
     def write_result(self, result: RunResult) -> None:
         """Write how the run ended; with `status` done or diverged it is over."""

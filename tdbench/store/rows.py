@@ -11,7 +11,19 @@ from enum import StrEnum
 from typing import Any
 
 Value = str | int | float  # of a swept key, as tables show it
-TEST_ERROR, TEST_ERROR_BN = "test_error_pct", "test_error_pct_bn"  # fields of a result that a verdict may be about
+TEST_ERROR, TEST_ERROR_BN = "test_error_pct", "test_error_pct_bn"
+MORE_IS_BETTER = {  # of the fields of a result that a verdict may be about
+    TEST_ERROR: False,
+    "best_test_error_pct": False,
+    "train_error_pct": False,
+    "train_img_per_s": True,
+    "wall_s": False,
+    "peak_mem_mib": False,
+    "test_loss": False,
+    "ece_pct": False,
+    "brier": False,
+    TEST_ERROR_BN: False,
+}
 
 
 class TrialState(StrEnum):
@@ -63,6 +75,9 @@ class RunResult:
         digest: Of the configuration; None: unknown, since the file could not be read.
         test_error_pct: Of the last epoch; `best_test_error_pct` is that of the best one, and optimistic.
         error: Why the run failed or diverged, in a line.
+        test_loss: Mean cross-entropy of the test images, after the last epoch as the figures that follow.
+        ece_pct: Expected calibration error, over 15 equal bins of the confidence.
+        brier: Brier score over all classes, from 0 to 2.
         test_error_pct_bn: As test_error_pct, with BatchNorm's running statistics re-estimated on training images,
             without the regularizer; None where the network has no BatchNorm.
     """
@@ -79,6 +94,9 @@ class RunResult:
     wall_s: float | None = None
     peak_mem_mib: float | None = None
     error: str | None = None
+    test_loss: float | None = field(default=None, metadata={"since": "0.3.0"})
+    ece_pct: float | None = field(default=None, metadata={"since": "0.3.0"})
+    brier: float | None = field(default=None, metadata={"since": "0.3.0"})
     test_error_pct_bn: float | None = field(default=None, metadata={"since": "0.3.0"})
 
     @property

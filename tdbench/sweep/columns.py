@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, SummaryRow
 
 MISSING = "—"
-METRICS = {TEST_ERROR: "", TEST_ERROR_BN: ",\nBN re-estimated"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ def probability(x: float | None) -> str:
     return "<0.001" if x is not None and x < 0.001 else number(x, ".3f")
 
 
+def form_of(row: SummaryRow) -> str:
+    """Return the form of a difference: points have two decimals."""
+    return "+.2f" if "_pct" in row.metric else "+.3g"
+
+
 def beside(row: SummaryRow, text: str) -> str:
     """Return what is said of a metric beside the one that the verdict is about; nothing where it is that one."""
     return MISSING if row.metric == TEST_ERROR_BN else text
@@ -55,11 +59,16 @@ COLUMNS = (
     Column("n", lambda row: str(row.n)),
     Column("error %\n(mean ± std)", lambda row: joined_by(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
     Column("95 %\ninterval", lambda row: joined_by(" to ", row.ci95_low, row.ci95_high), goes=5),
-    Column("difference", lambda row: number(row.delta_vs_baseline, "+.2f"), of_metric=True),
+    Column("difference", lambda row: number(row.delta_vs_baseline, form_of(row)), of_metric=True),
     Column(
         "its 95 %\ninterval",
-        lambda row: joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f"),
+        lambda row: joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form=form_of(row)),
         of_metric=True,
+    ),
+    Column(
+        "95 % interval\nfor new images",
+        lambda row: joined_by(" to ", row.delta_ci95_low_images, row.delta_ci95_high_images, form="+.2f"),
+        goes=1,
     ),
     Column(
         "better\nin",
@@ -91,5 +100,6 @@ COLUMNS = (
 def telling(rows: Sequence[SummaryRow]) -> list[Column]:
     """Return the columns that have something to say of these rows; the verdict always has."""
     told = [one for one in COLUMNS if not one.is_figure or any(one.cell(row) != MISSING for row in rows)]
-    about = METRICS[rows[0].metric] if rows else ""
+    metric = rows[0].metric if rows else TEST_ERROR
+    about = {TEST_ERROR: "", TEST_ERROR_BN: ",\nBN re-estimated"}.get(metric, f",\n{metric}")
     return [replace(one, heading=one.heading + about) if one.of_metric else one for one in told]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -14,7 +14,7 @@ from tdbench.errors import ConfigError, OutOfRange, nearest
 from tdbench.knobs import Section, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import as_text
-from tdbench.store.rows import TEST_ERROR
+from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR
 from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
 from tdbench.sweep.values import FEWEST_SEEDS, MOST_TRIALS, parse_design, parse_params, parse_seeds
 
@@ -37,7 +37,7 @@ class Experiment(Section):
         None, "smallest difference that matters, in per cent points: one within it is an equivalence", gt=0
     )
     baseline: str = knob("none", "none: the same without a regularizer; a swept value or an arm; off")
-    metric: Literal["test_error_pct", "test_error_pct_bn"] = knob(
+    metric: str = knob(
         TEST_ERROR, "what the verdicts are about, of the fields of result.json; declared before the sweep begins"
     )
     published: dict[str, float] = knob({}, "arm or value -> published test error in per cent")
@@ -117,6 +117,13 @@ class Experiment(Section):
     def design(self) -> str:
         """How seeds are looked at: `fixed`, or the first and the last look of a sequential design."""
         return "fixed" if self.first_look is None else f"{self.first_look}..{len(self.seeds)}"
+
+    @field_validator("metric")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in MORE_IS_BETTER:
+            raise OutOfRange(f"one of {', '.join(MORE_IS_BETTER)}", value, known=tuple(MORE_IS_BETTER))
+        return value
 
     @field_validator("first_look")
     @classmethod

@@ -101,15 +101,38 @@ def detectable_difference(n: NDArray[np.int64], std: Floats, num_compared: int) 
         return shift[size_of] * std / np.sqrt(n)
 
 
-def by_seed(errors: Mapping[K, Mapping[int, float]], seeds: Sequence[int]) -> Floats:
+def interval_for_new_images(outcomes: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of a mean difference for new seeds and new images, from (seeds, images) differences.
+
+    The two-way table without replication, seeds × images, with the variance of its mean from both, and Satterthwaite's
+    degrees of freedom (Miller 2024, arXiv 2411.00640, for paired differences per item). NaN for fewer than two of
+    either, and without scatter.
+    """
+    n, m = outcomes.shape
+    if min(n, m) < 2:
+        return math.nan, math.nan
+    mean, by_seed, by_image = outcomes.mean(), outcomes.mean(axis=1), outcomes.mean(axis=0)
+    of_seeds = m * float(((by_seed - mean) ** 2).sum()) / (n - 1)
+    of_images = n * float(((by_image - mean) ** 2).sum()) / (m - 1)
+    rest = float(((outcomes - by_seed[:, None] - by_image + mean) ** 2).sum()) / ((n - 1) * (m - 1))
+    spread = (of_seeds**2 / (n - 1)) + (of_images**2 / (m - 1)) + rest**2 / ((n - 1) * (m - 1))
+    if spread == 0:
+        return math.nan, math.nan
+    variance = max(of_seeds + of_images - rest, of_seeds, of_images) / (n * m)
+    df = (n * m * variance) ** 2 / spread
+    half = float(special.stdtrit(df, 1 - ALPHA / 2)) * math.sqrt(variance)
+    return float(mean) - half, float(mean) + half
+
+
+def by_seed(errors: Mapping[K, Mapping[int, float]], seeds: Sequence[int], most: float = math.inf) -> Floats:
     """Return the errors as (values, seeds), NaN where a seed is missing.
 
     Raises:
-        ValueError: An error is NaN or not from 0 to 100.
+        ValueError: An error is NaN, or not from 0 to `most`.
     """
     for value, of_value in errors.items():
         for seed, error in of_value.items():
-            if not 0 <= error <= 100:
-                raise ValueError(f"the test error of {value!r} with seed {seed} must be from 0 to 100, got {error}")
+            if not 0 <= error <= most:
+                raise ValueError(f"the figure of {value!r} with seed {seed} must be from 0 to {most:g}, got {error}")
     rows = [[of_value.get(seed, math.nan) for seed in seeds] for of_value in errors.values()]
     return np.array(rows, dtype=np.float64).reshape(len(errors), len(seeds))

@@ -4,33 +4,30 @@ A trial is done when its `result.json` says so. One that failed has a `result.js
 until it is asked for again; one that was killed or stopped has none, and goes on from its checkpoint next time.
 """
 
-import hashlib
-import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.assignment import Assignment, Ended, Progressed
 from tdbench.store.folders import RESULT, SweepFolder
 from tdbench.store.progress import SweepObserver
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, RunResult, SummaryRow, TrialRow, TrialState
+from tdbench.store.rows import (
+    Decision,
+    RunResult,
+    SummaryRow,
+    TrialRow,
+    TrialState,
+)
 from tdbench.sweep.executors import Executor
-from tdbench.sweep.plan import Plan, Point
-
-if TYPE_CHECKING:
-    from tdbench.sweep.verdicts import Evidence
+from tdbench.sweep.findings import FAILED, NO_RESULT, Findings
+from tdbench.sweep.plan import Plan
 
 LOOK_EVERY_S = 0.2
 TABLES_EVERY_S = 20.0
-CODE_OF_A_SUMMARY = ("inference", "runner", "sequential", "verdicts")
-NO_RESULT = {TrialState.WAITING, TrialState.KILLED}
-FAILED = {TrialState.FAILED, TrialState.DIVERGED}
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Tables:
 
     trials: tuple[TrialRow, ...]
     summary: tuple[SummaryRow, ...]
-    evidence: list[Any]
+    source: list[Any]
 
 
 class Sweep:
@@ -52,6 +49,7 @@ class Sweep:
     def __init__(self, plan: Plan, folder: SweepFolder) -> None:
         self.plan, self.folder = plan, folder
         self.records: dict[str, RunResult] = {}
+        self.findings = Findings(plan, folder)
         self.look_again()
 
     def look_again(self) -> None:
@@ -81,10 +79,10 @@ class Sweep:
         Of a sequential design, those until its next look.
         """
         if fresh:
-            return self._by_looks({point: frozenset() for point in self.plan.points})
+            return self.findings.asked_for(self.records, set(TrialState))
         if not retry_failed:
             return [digest for digest in self.asked_for() if self.records[digest].status in NO_RESULT]
-        trials = self._by_looks(self._ended(FAILED | NO_RESULT))
+        trials = self.findings.asked_for(self.records, FAILED | NO_RESULT)
         return [digest for digest in trials if self.records[digest].status in FAILED | NO_RESULT]
 
     def asked_for(self) -> list[str]:
@@ -93,7 +91,7 @@ class Sweep:
             if self._was_decided():
                 self._asked_for = [digest for digest, one in self.records.items() if one.status not in NO_RESULT]
             else:
-                self._asked_for = self._by_looks(self._ended(NO_RESULT))
+                self._asked_for = self.findings.asked_for(self.records, NO_RESULT)
         return self._asked_for
 
     def at_most(self) -> list[str]:
@@ -111,25 +109,8 @@ class Sweep:
         """Return whether a sequential sweep is known to be over without any statistics, which take half a second."""
         if self.plan.experiment.first_look is None:
             return False
-        kept = self.folder.recall_summary(self._evidence())
+        kept = self.folder.recall_summary(self.findings.source(self.records))
         return kept is not None and all(row.decision is not Decision.PENDING for row in kept)
-
-    def _ended(self, again: Set[TrialState]) -> dict[Point, frozenset[int]]:
-        """Return the seeds of each point whose trial is not to be run again."""
-        return {
-            point: frozenset(seed for seed, digest in point.trials.items() if self.records[digest].status not in again)
-            for point in self.plan.points
-        }
-
-    def _by_looks(self, ended: Mapping[Point, frozenset[int]]) -> list[str]:
-        """Return the trials that the design asks for where the seeds of each point have ended so far."""
-        if self.plan.experiment.first_look is None:
-            return list(self.records)
-        from tdbench.sweep.verdicts import seeds_wanted
-
-        wanted, seeds = seeds_wanted(self._found(ended)), self.plan.experiment.seeds
-        chosen = {point.trials[seed] for point in self.plan.points for seed in seeds[: wanted[point]]}
-        return [digest for digest in self.records if digest in chosen]
 
     def done(self) -> dict[str, RunResult]:
         """Return the results of the trials that are done."""
@@ -221,6 +202,7 @@ class Sweep:
                 run_folder.path.mkdir(parents=True, exist_ok=True)
                 run_folder.write_result(record)
         self.records[ended.digest] = record
+        self.findings.forget(ended.digest)
         self._asked_for = None
 
     def tables(self) -> Tables:
@@ -233,74 +215,9 @@ class Sweep:
             for seed, digest in point.trials.items()
             if digest in shown
         ]
-        evidence = self._evidence()
-        return Tables(tuple(trials), self.folder.recall_summary(evidence) or self._summary(), evidence)
-
-    def _evidence(self) -> list[Any]:
-        """Return all that the summary follows from, as plain data: how it is worked out, and from what."""
-        code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE_OF_A_SUMMARY]
-        experiment = self.plan.experiment
-        declared = [experiment.design, experiment.smallest, experiment.metric, list(experiment.looks)]
-        method = [hashlib.sha256(b"".join(code)).hexdigest(), version("scipy"), declared]
-        number = {point: number for number, point in enumerate(self.plan.points)}
-        done = self.done()
-        return method + [
-            [
-                dict(point.values),
-                None if point.baseline is None else number[point.baseline],
-                [[seed, asdict(done[digest])] for seed, digest in point.trials.items() if digest in done],
-                [seed for seed, digest in point.trials.items() if self.records[digest].status in FAILED],
-            ]
-            for point in self.plan.points
-        ]
-
-    def _summary(self) -> tuple[SummaryRow, ...]:
-        from tdbench.sweep.verdicts import summarise  # numpy and scipy: half a second, for which few calls have a use
-
-        return tuple(
-            replace(
-                row,
-                values=point.values,
-                dropped_pct=self._mean(point, "dropped_pct"),
-                train_img_per_s=self._mean(point, "train_img_per_s"),
-            )
-            for point, row in summarise(self._found(self._ended(NO_RESULT))).items()
-        )
-
-    def _found(self, ended: Mapping[Point, frozenset[int]]) -> "Evidence[Point]":
-        """Return what is known of the points once these seeds of theirs have ended."""
-        from tdbench.sweep.sequential import Design
-        from tdbench.sweep.verdicts import Evidence
-
-        experiment = self.plan.experiment
-        errors, errors_bn = (
-            {point: self.errors_of(point, name, ended[point]) for point in self.plan.points}
-            for name in (TEST_ERROR, TEST_ERROR_BN)
-        )
-        design = None
-        if experiment.first_look is not None:
-            design = Design(experiment.first_look, len(experiment.seeds), experiment.smallest)
-        return Evidence(
-            errors,
-            {point: point.baseline for point in self.plan.points if point.baseline is not None},
-            errors_bn,
-            experiment.metric,
-            design,
-            ended,
-            experiment.seeds,
-            experiment.smallest,
-            experiment.looks,
-        )
-
-    def errors_of(self, point: Point, name: str, ended: frozenset[int]) -> dict[int, float]:
-        """Return seed to one of the test errors, in per cent, of the trials that are done and have it."""
-        done = {seed: one for seed in ended if (one := self.records[point.trials[seed]]).is_done}
-        return {seed: error for seed, result in done.items() if (error := getattr(result, name)) is not None}
-
-    def _mean(self, point: Point, name: str) -> float | None:
-        done = [self.records[digest] for digest in point.trials.values() if self.records[digest].is_done]
-        values = [value for result in done if (value := getattr(result, name)) is not None]
-        return statistics.fmean(values) if values else None
+        source = self.findings.source(self.records)
+        summary = self.folder.recall_summary(source) or self.findings.summary(self.records)
+        return Tables(tuple(trials), summary, source)
 
     def write_tables(self, tables: Tables) -> bool:
         """Write `trials.csv` and `summary.csv`; return whether that changed anything.
@@ -311,5 +228,5 @@ class Sweep:
         trials = self.folder.write_trials(self.plan.keys, tables.trials)
         summary = self.folder.write_summary(self.plan.keys, tables.summary)
         with suppress(FolderError, OSError):  # it only saves time
-            self.folder.remember_summary(tables.evidence, tables.summary)
+            self.folder.remember_summary(tables.source, tables.summary)
         return summary or trials

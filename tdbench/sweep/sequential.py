@@ -37,11 +37,13 @@ class Design:
         first: n1, the seeds of the first look.
         last: N, those of the last, which is the end.
         smallest: Δ in per cent points: a value whose interval lies within ±Δ is equivalent; None: none is.
+        more_is_better: Of the metric; of errors less is.
     """
 
     first: int
     last: int
     smallest: float | None = None
+    more_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def judge(differences: Floats, is_over: Flags, design: Design) -> Standing:
 def decide(p_holm: float, mean: float, low: float, high: float, design: Design) -> Decision | None:
     """Return what a look decides of a value; None: nothing."""
     if p_holm <= ALPHA:
-        return Decision.HELPS if mean < 0 else Decision.HURTS
+        return Decision.HELPS if (mean < 0) != design.more_is_better else Decision.HURTS
     if design.smallest is not None and -design.smallest < low and high < design.smallest:
         return Decision.EQUIVALENT
     return None

@@ -25,7 +25,8 @@ def averaging(model: nn.Module) -> Iterator[list[_BatchNorm]]:
 
     Yields the BatchNorms. Afterwards each is as it was, its running statistics too, and the network in evaluation.
     """
-    norms = batch_norms(model)
+    model.train()
+    norms = [one for one in batch_norms(model) if one.training]  # one that a network keeps in evaluation stays as it is
     before = [(one.momentum, [buffer.clone() for buffer in one.buffers()]) for one in norms]
     model.eval()
     try:

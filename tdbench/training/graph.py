@@ -52,6 +52,11 @@ class StepGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._num_eager = 0
 
+    @property
+    def outcome(self) -> str:
+        """What became of the recording, in words."""
+        return self.refused or ("too few steps" if self._graph is None else "recorded")
+
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do one step; return its loss, in a tensor that the next step overwrites.
 
@@ -74,7 +79,7 @@ class StepGraph:
     def _record(self, images: Tensor, labels: Tensor) -> bool:
         try:
             self._graph = self._recorded(images, labels)
-        except RuntimeError as error:
+        except Exception as error:  # of CUDA, of Triton's compiler, of a library
             self.refused = line_of(error)
             if self.must:
                 raise ConfigError(f"hardware.graph must not be always here: {self.refused}") from error
@@ -89,7 +94,7 @@ class StepGraph:
         try:
             with torch.cuda.graph(graph):
                 self._loss = self.learn(self._images, self._labels)
-        except RuntimeError:
+        except Exception:
             torch.cuda.synchronize(device)
             generator.graphsafe_set_state(before)  # it would stay as in a recording, where no number can be drawn
             raise

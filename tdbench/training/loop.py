@@ -95,6 +95,8 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             save(run, folder)
             observer.epoch_ended(row)
             run.check_evaluation()
+        seen = run.evaluate_at_the_end()
+        run.processes.first(lambda: folder.write_predictions(seen.predictions))
         run.evaluate_re_estimated(lambda: stop_if_asked(run, folder, should_stop))
     except Diverged as divergence:
         status, error = TrialState.DIVERGED, str(divergence)
@@ -126,7 +128,7 @@ def write_beginning(run: Run, folder: RunFolder) -> dict[str, Any]:
 
 def write_end(run: Run, folder: RunFolder, environment: dict[str, Any], result: RunResult) -> None:
     """Write what is known after the last step; the result comes last, because with it the run is over."""
-    graph = None if run.graph is None else run.graph.refused or "recorded"
+    graph = None if run.graph is None else run.graph.outcome
     folder.write_environment(environment | {"data_wait_pct": run.clock.data_wait_pct(), "step_graph": graph})
     folder.write_result(result)
 

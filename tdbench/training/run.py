@@ -22,6 +22,7 @@ from tdbench.store.progress import Progress
 from tdbench.store.rows import EpochRow, RunResult, TrialState
 from tdbench.training.batchnorm import averaging, batch_norms, statistics_of
 from tdbench.training.clock import StepClock
+from tdbench.training.evaluation import Evaluation, error_pct, evaluate
 from tdbench.training.facts import facts_of
 from tdbench.training.graph import StepGraph, reason_against
 from tdbench.training.optimizer import make_optimizer
@@ -71,6 +72,7 @@ class Run:
         self.wall_s = self.epoch_s = 0.0
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.last_evaluation: Evaluation | None = None
         self.test_error_pct_bn: float | None = None
         self.contents = config.contents(running=True)  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
@@ -192,22 +194,15 @@ class Run:
             train_img_per_s=self.img_per_s(self.clock.recent_median_s()) or 0.0,
         )
 
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Return the mean loss and the error in per cent over the test images."""
-        self.processes.unify_buffers(self.model)
-        self.model.eval()
-        losses = []
-        num_hits = torch.zeros((), dtype=torch.int64, device=self.hardware.device)
-        for images, labels, num_counted in self.test_batches:
-            with self.hardware.autocast():
-                logits = self.model(images).float()
-            logits, labels = logits[:num_counted], labels[:num_counted]
-            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-            num_hits += logits.argmax(1).eq(labels).sum()
-        num_images = self.test_batches.num_images
-        shares = self.processes.gather((sum(map(float, losses)), int(num_hits)))
-        return sum(loss for loss, _ in shares) / num_images, error_pct(sum(hits for _, hits in shares), num_images)
+    def evaluate(self) -> Evaluation:
+        """Return what the network makes of the test images."""
+        return evaluate(self.model, self.test_batches, self.hardware, self.processes)
+
+    def evaluate_at_the_end(self) -> Evaluation:
+        """Return what the trained network makes of the test images, which the last epoch may have told already."""
+        if self.last_evaluation is None:  # it was evaluated before the run was interrupted
+            self.last_evaluation = self.evaluate()
+        return self.last_evaluation
 
     @torch.no_grad()
     def evaluate_re_estimated(self, check: Callable[[], None]) -> None:
@@ -231,12 +226,12 @@ class Run:
                 own.copy_(torch.stack(of_all).mean(0))
             for one in norms:
                 one.eval()
-            _, self.test_error_pct_bn = self.evaluate()
+            self.test_error_pct_bn = self.evaluate().error_pct
         self.wall_s += time.perf_counter() - begun
 
     def result(self, status: TrialState, error: str | None) -> RunResult:
         """Return what `result.json` is to hold."""
-        tested, over = self.tested(), status is TrialState.DONE
+        tested, over, seen = self.tested(), status is TrialState.DONE, self.last_evaluation
         dropped, units = self.total_dropped
         return RunResult(
             status=status,
@@ -251,6 +246,9 @@ class Run:
             wall_s=self.wall_s + self.epoch_s,
             peak_mem_mib=max([row.peak_mem_mib for row in self.rows[-1:]] + [self.hardware.peak_mem_mib()]),
             error=error,
+            test_loss=seen.loss if over and seen is not None else None,
+            ece_pct=seen.ece_pct if over and seen is not None else None,
+            brier=seen.brier if over and seen is not None else None,
             test_error_pct_bn=self.test_error_pct_bn,
         )
 
@@ -265,7 +263,8 @@ class Run:
         self.hardware.synchronize()
         self.clock.collect()
         due = self.step == self.num_steps or self.epoch % self.config.training.eval_every == 0
-        test_loss, test_error_pct = self.evaluate() if due else (None, None)
+        seen = self.evaluate() if due else None
+        self.last_evaluation = seen if self.step == self.num_steps else None
         losses, num_hits = self.losses_and_hits(num_done)
         shares = self.processes.gather((self.insertion.read_meter(reset=True), self.hardware.peak_mem_mib()))
         counts = [count for meters, _ in shares for count in meters.values()]
@@ -277,8 +276,8 @@ class Run:
             lr=self.rate_at(self.step - 1),
             train_loss=float(losses.mean()),
             train_error_pct=error_pct(num_hits, num_done * self.config.training.batch_size),
-            test_loss=test_loss,
-            test_error_pct=test_error_pct,
+            test_loss=None if seen is None else seen.loss,
+            test_error_pct=None if seen is None else seen.error_pct,
             dropped_pct=100 * dropped / max(1, units),
             train_img_per_s=self.img_per_s(self.clock.epoch_median_s()),
             epoch_s=self.epoch_s,
@@ -289,8 +288,3 @@ class Run:
         self.epoch_s = 0.0
         self.num_hits.zero_()
         return row
-
-
-def error_pct(num_hits: int, num_images: int) -> float:
-    """Return the share of images that were not hit, in per cent."""
-    return 100 * (num_images - num_hits) / num_images

@@ -48,9 +48,19 @@ def half_the_batch(net, x):
     return torch.cat([net.stage1(x)[:half], net.plain(x)[half:]])
 
 
+def cat_halves(out, detached):
+    half = len(out) // 2
+    return torch.cat([out[:half].detach() if detached else out[:half], out[half:]])
+
+
 def undone(net, x):
     dropped = net.stage1(x)
     return torch.where(dropped == 0, net.plain(x), dropped)
+
+
+def normalised(x):
+    with torch.no_grad():
+        return (x - x.mean()) / x.std()
 
 
 def undone_in_part(net, x):
@@ -82,6 +92,18 @@ FAULTY = {
         without_gradient,
         "the network runs the layer without a gradient, so that nothing before it is trained through it",
     ),
+    "half of the batch detached": (
+        lambda net, x: cat_halves(net.stage1(x), detached=True),
+        r"a gradient comes back to what the layer puts out in 24 of 48 samples only",
+    ),
+    "all channels detached but one": (
+        lambda net, x: torch.cat([(out := net.stage1(x))[:, :1], out[:, 1:].detach()], dim=1),
+        "no gradient comes back to 7 of 8 channels of what the layer puts out: they are not used",
+    ),
+    "all channels thrown away but one": (
+        lambda net, x: torch.cat([net.stage1(x)[:, :1], net.plain(x)[:, 1:]], dim=1),
+        "no gradient comes back to 7 of 8 channels of what the layer puts out: they are not used",
+    ),
     "cut before": (lambda net, x: net.stage1(x.detach()), "no gradient goes on to what lies before the layer"),
     "every second forward": (
         every_second,
@@ -109,6 +131,8 @@ HEALTHY = {
     "recomputed": lambda net, x: checkpoint(net.stage1, x, use_reentrant=False),
     "recomputed in the old way": lambda net, x: checkpoint(net.stage1, x, use_reentrant=True),
     "in half precision": lambda net, x: net.stage1(x).half().float(),
+    "changed in place": lambda net, x: net.stage1(x).mul_(2).add_(x),
+    "rectified in place": lambda net, x: F.relu_(net.stage1(x).sub_(0.1)),
 }
 
 
@@ -141,6 +165,39 @@ def test_a_network_that_passes_it_on_is_healthy(use, method):
     assert passage.num_missed == passage.num_dropped > 0
     if use is HEALTHY["as it is"]:
         assert passage.deviation < 1e-5
+
+
+def test_images_that_are_normalised_without_a_gradient_are_no_fault():
+    class Normalising(Round):
+        def forward(self, x):
+            return super().forward(normalised(x))
+
+    torch.manual_seed(0)
+    model = Normalising(HEALTHY["as it is"])
+    assert audit_of(model, insert(model, "dropout", ["stage1"], image_shape=(3, 16, 16))).faults == []
+
+
+def test_nothing_is_to_be_trained_before_a_layer_behind_frozen_weights():
+    torch.manual_seed(0)
+    model = Round(lambda net, x: net.stage1(x))
+    for module in (model.stem, model.stage1):
+        module.requires_grad_(False)
+    audited = audit_of(model, insert(model, "dropout", ["stage1"], image_shape=(3, 16, 16)))
+    assert audited.faults == []
+
+
+def test_the_batch_norm_behind_is_the_first_that_feels_the_layer():
+    class Parallel(Round):
+        def forward(self, x):
+            dropped, side = self.stage1(self.stem(x)), self.side(self.stem(x))
+            return self.classifier((self.stage2(dropped) + self.stage2(side)).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    model = Parallel(None)
+    model.side = Stage(8, 8, 1)
+    audited = audit_of(model, insert(model, "dropout", ["stage1"], image_shape=(3, 16, 16), p=0.5))
+    assert audited.sites[0].passage.batch_norm == "stage2.bn"
+    assert audited.sites[0].passage.ratio(3) > 1.05
 
 
 class Shortcut(Round):

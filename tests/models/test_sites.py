@@ -264,6 +264,19 @@ def test_a_network_for_one_size_of_image_is_believed_where_the_shape_leaves_a_do
     assert list(insert(network, "dropout", ["stage"], image_shape=(1, 32, 32)).layers) == ["stage"]
 
 
+def test_a_container_that_calls_each_of_its_modules_is_refused():
+    class Concatenated(nn.ModuleDict):
+        def forward(self, x):
+            for layer in self.values():
+                x = torch.cat([x, layer(x)], dim=1)
+            return x
+
+    block = Concatenated({"one": nn.Conv2d(1, 4, 3, padding=1), "two": nn.Conv2d(5, 4, 3, padding=1)})
+    model = nn.Sequential(nn.Sequential(block), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 10))
+    with pytest.raises(ConfigError, match=r"site '0' is a Concatenated that goes through its modules"):
+        insert(model, "dropout", ["0"], image_shape=(1, 8, 8))
+
+
 @pytest.mark.parametrize("method", ["targetdrop", "dropblock"])
 def test_a_module_that_is_called_several_times_is_refused(method):
     relu = nn.ReLU()

@@ -72,6 +72,10 @@ def test_a_share_whose_interval_holds_the_limit_leaves_it_open():
     """By hand: 60 % at 50 ms is 50 to 75 % at 40 to 60 ms, and 40 to 94 % with a rate between 80 and 125."""
     work, times = Work(3.0, 0.1, 50), (40.0, 60.0)
     assert "Arithmetic limits" in Roofline(MACHINE, work, 50.0, step_interval=(45.0, 55.0)).sentence()
+    both = Machine(10.0 / 6, 100.0, copy_interval=(10 / 6, 10 / 6), matmul_interval=(100.0, 100.0))
+    assert "Arithmetic and memory bandwidth limit the step" in Roofline(both, Work(3.0, 0.05, 50), 50.0).sentence()
+    wide = Machine(1.0, 100.0, copy_interval=(0.8, 1.3), matmul_interval=(90.0, 110.0))  # 90 %, and 35 to 62 %
+    assert Roofline(wide, Work(4.5, 0.0225, 50), 50.0).sentence().startswith("Arithmetic limits the step")
     unsure = Machine(10.0, 100.0, copy_interval=(10.0, 10.0), matmul_interval=(80.0, 125.0))
     roofline = Roofline(unsure, work, 50.0, step_interval=times)
     assert roofline.intervals()["matmul"] == pytest.approx((0.6 * 50 / 60 / 1.25, 0.6 * 50 / 40 / 0.8))

@@ -71,16 +71,17 @@ def test_the_columns_are_the_fixed_ones():
     )
     assert ",".join(columns(RunResult)) == (
         "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,"
-        "wall_s,peak_mem_mib,error,test_error_pct_bn"
+        "wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn"
     )
     assert ",".join(TrialRow.columns(["block_size"])) == (
         "trial,status,seed,block_size,digest,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,"
-        "train_img_per_s,wall_s,peak_mem_mib,error,test_error_pct_bn"
+        "train_img_per_s,wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn"
     )
     assert ",".join(SummaryRow.columns(["block_size"])) == (
         "block_size,n,test_error_pct_mean,test_error_pct_std,ci95_low,ci95_high,delta_vs_baseline,delta_ci95_low,"
-        "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable,test_error_pct_bn_mean,"
-        "test_error_pct_bn_std,ci95_bn_low,ci95_bn_high,delta_bn_vs_baseline,delta_bn_ci95_low,delta_bn_ci95_high,metric"
+        "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable,num_better,delta_ci95_low_images,"
+        "delta_ci95_high_images,test_error_pct_bn_mean,test_error_pct_bn_std,ci95_bn_low,ci95_bn_high,"
+        "delta_bn_vs_baseline,delta_bn_ci95_low,delta_bn_ci95_high,metric,design,looks"
     )
 
 
@@ -96,7 +97,7 @@ def test_a_result_is_read_back_as_it_was_written_and_later_fields_are_left_out(t
     result = RunResult(TrialState.DONE, "0" * 12, seed=3, epochs=2, test_error_pct=1.5)
     folder.write_result(result)
     assert folder.read_result() == result
-    later = json.loads((tmp_path / "result.json").read_text()) | {"ece_pct": 2.0}
+    later = json.loads((tmp_path / "result.json").read_text()) | {"of_a_later_release": 2.0}
     (tmp_path / "result.json").write_text(json.dumps(later))
     assert folder.read_result() == result
 

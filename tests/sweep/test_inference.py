@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tdbench.store.rows import Decision, SummaryRow, columns
-from tdbench.sweep import verdicts
+from tdbench.sweep import judging, verdicts
 from tdbench.sweep.inference import detectable_difference, holm
 from tests.sweep.one_baseline import summarise
 
@@ -50,9 +50,9 @@ def test_the_error_with_batchnorm_re_estimated_stands_beside_and_may_be_what_is_
     errors = {"none": numbered(10, 12, 11, 10), "k=5": numbered(19, 21, 20, 19.5)}
     errors_bn = {"none": numbered(9, 9.5, 10), "k=5": numbered(9, 9.25, 10.5)}  # a seed has none
     baselines = {"k=5": "none"}
-    plain = verdicts.summarise(verdicts.Evidence(errors, baselines, errors_bn))["k=5"]
-    judged = verdicts.summarise(verdicts.Evidence(errors, baselines, errors_bn, "test_error_pct_bn"))["k=5"]
-    alone = verdicts.summarise(verdicts.Evidence(errors_bn, baselines))["k=5"]
+    plain = verdicts.summarise(judging.Evidence(errors, baselines, errors_bn))["k=5"]
+    judged = verdicts.summarise(judging.Evidence(errors, baselines, errors_bn, "test_error_pct_bn"))["k=5"]
+    alone = verdicts.summarise(judging.Evidence(errors_bn, baselines))["k=5"]
     for row in (plain, judged):
         assert (row.n, row.test_error_pct_mean, row.ci95_low) == (4, 19.875, plain.ci95_low)
         beside = row.test_error_pct_bn_mean, row.test_error_pct_bn_std, row.ci95_bn_low, row.ci95_bn_high
@@ -274,8 +274,10 @@ def test_the_detectable_difference_solves_the_noncentral_t(num_seeds, num_compar
 
 def test_two_seeds_promise_nothing():
     assert np.isnan(detectable_difference(np.array([2, 1, 0]), np.array([0.7, 0.7, np.nan]), 1)).all()
-    row = summarise({"none": numbered(10, 12), "k=5": numbered(9, 13)}, baseline="none")["k=5"]
-    assert (row.decision, row.detectable, row.verdict) == (Decision.TOO_FEW, None, "too few seeds")
+    for errors in (numbered(9, 13), numbered(15, 17.1)):  # of the second p is 0.006
+        row = summarise({"none": numbered(10, 12), "k=5": errors}, baseline="none")["k=5"]
+        assert (row.decision, row.detectable, row.verdict) == (Decision.TOO_FEW, None, "too few seeds")
+    assert row.p_holm < 0.01
 
 
 # Whatever the errors

@@ -15,9 +15,10 @@ from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.executors import LocalExecutor, cause_of_death
 from tdbench.sweep.experiment import Experiment
+from tdbench.sweep.judging import Evidence
 from tdbench.sweep.plan import make_plan
 from tdbench.sweep.runner import Sweep
-from tdbench.sweep.verdicts import Evidence, summarise
+from tdbench.sweep.verdicts import summarise
 from tdbench.sweep.worker import Assignment, Ended, Progressed, run_assignment
 
 TINY = {

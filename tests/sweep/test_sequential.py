@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tdbench.store.rows import Decision
 from tdbench.sweep import sequential
 from tdbench.sweep.inference import estimate, paired_p_values
+from tdbench.sweep.judging import Evidence, seeds_wanted
 from tdbench.sweep.sequential import Design, critical, interval, judge, null_minima, sequential_p, smallest_weighted_p
-from tdbench.sweep.verdicts import Evidence, seeds_wanted, summarise
+from tdbench.sweep.verdicts import summarise
 
 GRID = [(3, 5), (3, 10), (5, 12)]
 IMAGE = 100 / 360

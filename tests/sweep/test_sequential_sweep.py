@@ -10,6 +10,7 @@ from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import Decision, RunResult, TrialState
 from tdbench.sweep.ablate import open_sweep
 from tdbench.sweep.experiment import Experiment, experiment_of
+from tdbench.sweep.findings import Findings
 from tdbench.sweep.plan import make_plan
 from tdbench.sweep.runner import Sweep
 from tests.sweep.test_runner import TINY, Pretending
@@ -137,7 +138,7 @@ def test_a_fresh_start_takes_nothing_of_what_was_there(undisturbed, tmp_path):
 
 def test_a_finished_sweep_needs_no_statistics_to_say_so(tmp_path, monkeypatch):
     run(plan_of(), SweepFolder(tmp_path))
-    monkeypatch.setattr(Sweep, "_found", None)
+    monkeypatch.setattr(Findings, "_evidence", None)
     sweep = Sweep(plan_of(), SweepFolder(tmp_path))
     assert sweep.missing() == []
     assert sweep.tables().summary

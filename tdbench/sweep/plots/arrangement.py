@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any
 
 from tdbench.store.files import as_text
-from tdbench.store.rows import TEST_ERROR, Decision, SummaryRow, TrialRow, Value
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow, TrialRow, Value
 
 MOST_ROWS = 60  # of names; more make a picture that nobody reads
 
@@ -121,7 +121,7 @@ def arrange(
     axis, others = [along], [key for key in keys if key != along]
     if len({name_of(values, others) for values in compared}) > most_series:
         axis, others = list(keys), []
-    metric = next((row.metric for row in rows), TEST_ERROR)
+    metric = TEST_ERROR_BN if any(row.metric == TEST_ERROR_BN for row in rows) else TEST_ERROR
     seeds = defaultdict(list)
     for trial in trials:
         if trial.result.is_done and (error := getattr(trial.result, metric)) is not None:
