@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 NO_SPLIT = (
-    "the test set is evaluated, and there is no other split; --train-fraction F takes a part of the training images"
+    "--set data.valid_fraction=F holds out training images for valid_error_pct; the test set is evaluated in any case"
 )
 WORDS = {
     "amp": "--precision bf16, or fp16",

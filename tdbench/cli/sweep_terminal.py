@@ -17,6 +17,7 @@ from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import Decision, RunResult, TrialState
 from tdbench.sweep.columns import joined_by, number, probability
 from tdbench.sweep.plan import Plan
+from tdbench.sweep.report import subject
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.slots import Slots
 
@@ -190,7 +191,8 @@ def heading(sweep: Sweep, num_missing: int, num_at_once: int) -> str:
         until = f" until the next look, at {looked_at(sweep)} seeds"
     return (
         f"{values} of {', '.join(sweep.plan.keys)}, {seeds}: {trials}, "
-        f"{num_done} done before, {num_missing} to run{until}, {num_at_once} at once; {sweep.folder.path}"
+        f"{num_done} done before, {num_missing} to run{until}, {num_at_once} at once; {subject(sweep)}; "
+        f"{sweep.folder.path}"
     )
 
 

@@ -18,6 +18,7 @@ class DataSet:
         reader: `module:function` under `tdbench.data`; it takes a `DataConfig`.
         contents: `module:function` under `tdbench.config`, where the files may be others tomorrow: it takes the root,
             and returns what each part of the set is in words that change with it.
+        may_be_resampled: Its test images are not given by a publication, and may be drawn anew.
         reading: Rises when the reader makes other images of the same files, whose runs are then others too.
     """
 
@@ -31,6 +32,7 @@ class DataSet:
     reader: str
     reading: int = 1
     contents: str | None = None
+    may_be_resampled: bool = False
 
 
 DATA_SETS = {
@@ -39,6 +41,7 @@ DATA_SETS = {
         flip=False,
         provenance="in scikit-learn (UCI optical digits, 8×8, resized)",
         reader="digits:read_digits",
+        may_be_resampled=True,
     ),
     "fashion_mnist": DataSet(
         *("Fashion-MNIST", 60000, 10000, 10, (1, 32, 32)),
@@ -77,6 +80,7 @@ DATA_SETS = {
         provenance="data.root with train/ and test/, each with a folder per class",
         reader="folder:read_folder",
         contents="image_folders:contents",
+        may_be_resampled=True,
         reading=2,  # 2: 16-bit grey, alpha, orientation, links
     ),
 }

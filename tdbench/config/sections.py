@@ -37,6 +37,15 @@ class DataConfig(Section):
         identity=False,
     )
     num_workers: int = knob(2, "threads that decode the images of a folder", ge=0, le=256, identity=False)
+    valid_fraction: float = knob(
+        0.0,
+        "share of the training images held out, balanced over classes, for valid_error_pct",
+        ge=0,
+        lt=1,
+        rule="0 <= F < 1",
+    )
+    split_seed: int = knob(0, "chooses the images that are held out, the same whatever the seed of a run", ge=0)
+    resample: bool = knob(False, "draw training and test images anew from all of them with each seed")
 
     @field_validator("root")
     @classmethod

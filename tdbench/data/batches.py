@@ -179,7 +179,7 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test images in order, in batches of equal size: the last one is filled up with the first images.
+    """The test images, or others, in order, in batches of equal size: the last one is filled up with the first images.
 
     Several processes take the batches in turn; a process can be left without one.
     """
@@ -193,8 +193,10 @@ class TestBatches:
         device: torch.device,
         layout: torch.memory_format,
         share: tuple[int, int] = (0, 1),
+        images: ImageSet | None = None,
     ) -> None:
-        self.num_images = len(data.test)
+        tested = data.test if images is None else images
+        self.num_images = len(tested)
         self._share, self._num_shares = share
         num_batches = -(-self.num_images // (2 * config.training.batch_size // self._num_shares))
         self.batch_size = -(-self.num_images // num_batches)
@@ -203,7 +205,7 @@ class TestBatches:
         parts = slice(self._share, None, self._num_shares)
         self._order = (order % self.num_images).view(num_batches, self.batch_size)[parts]
         self._num_counted = is_counted.view(num_batches, self.batch_size)[parts].sum(1).tolist()
-        self._images = _Images(data.test, data, config, device, layout)
+        self._images = _Images(tested, data, config, device, layout)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield (images, labels, number of images that count), this process's share of the batches."""

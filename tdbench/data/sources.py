@@ -16,6 +16,7 @@ from torch import Tensor
 from tdbench.config import DataConfig
 from tdbench.config.data_sets import DataSet, find_data_set
 from tdbench.data.images import FolderImages, ImageSet, decoded
+from tdbench.data.splits import balanced_subset, check_resampled, held_out, resampled
 
 STREAMED_SAMPLE = 2000  # images of a streamed set from which its statistics are taken
 
@@ -30,6 +31,7 @@ class LoadedData:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    valid: ImageSet | None = None  # held out of the training images
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -50,31 +52,27 @@ def load_data(config: DataConfig, seed: int) -> LoadedData:
 
     Args:
         config: Which data set, where, and how much of it.
-        seed: Chooses the images that `train_fraction` keeps, and nothing else.
+        seed: Chooses the images that `train_fraction` keeps, those that `resample` draws, and nothing else.
 
     Raises:
-        ConfigError: No data set has this name.
+        ConfigError: No data set has this name, or its test images are given and may not be drawn anew.
         DataError: Its files are missing, incomplete, corrupt, or cannot be downloaded.
     """
     source = find_data_set(config.name)
+    if config.resample:
+        check_resampled(config.name)
     module, _, function = source.reader.partition(":")
     train, test, classes = getattr(import_module(f"{__package__}.{module}"), function)(config)
+    if config.resample:
+        train, test = resampled(train, test, seed)
     # The statistics are of the full training set, so that runs on a part of it see the same pixels.
     mean, std = statistics(chunks(train.images, config.num_workers))
+    valid = None
+    if config.valid_fraction > 0:
+        train, valid = held_out(train, config.valid_fraction, config.split_seed, classes)
     if config.train_fraction < 1:
         train = train.select(balanced_subset(train.labels, config.train_fraction, seed))
-    return LoadedData(source, train, test, classes, mean, std)
-
-
-def balanced_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return ascending indices of a random `fraction` of each class, at least one image of each."""
-    generator = torch.Generator().manual_seed(seed)
-    kept = []
-    for label in labels.unique():
-        members = torch.nonzero(labels == label).flatten()
-        num_kept = max(1, round(fraction * len(members)))
-        kept.append(members[torch.randperm(len(members), generator=generator)[:num_kept]])
-    return torch.cat(kept).sort().values
+    return LoadedData(source, train, test, classes, mean, std, valid)
 
 
 def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -23,6 +23,7 @@ MORE_IS_BETTER = {  # of the fields of a result that a verdict may be about
     "ece_pct": False,
     "brier": False,
     TEST_ERROR_BN: False,
+    "valid_error_pct": False,
 }
 
 
@@ -80,6 +81,7 @@ class RunResult:
         brier: Brier score over all classes, from 0 to 2.
         test_error_pct_bn: As test_error_pct, with BatchNorm's running statistics re-estimated on training images,
             without the regularizer; None where the network has no BatchNorm.
+        valid_error_pct: Of the images held out of the training images; None where none are.
     """
 
     status: TrialState
@@ -98,6 +100,7 @@ class RunResult:
     ece_pct: float | None = field(default=None, metadata={"since": "0.3.0"})
     brier: float | None = field(default=None, metadata={"since": "0.3.0"})
     test_error_pct_bn: float | None = field(default=None, metadata={"since": "0.3.0"})
+    valid_error_pct: float | None = field(default=None, metadata={"since": "0.3.0"})
 
     @property
     def is_done(self) -> bool:

@@ -20,7 +20,7 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
     return {
         "model": f"{network}, {setup.num_parameters():,} parameters",
         "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
-        f"{data.num_classes} classes{left_out(data)}",
+        f"{data.num_classes} classes{split(data)}{left_out(data)}",
         "regularizer": describe_regularizer(config.regularizer),
         "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
         "device": hardware.name(),
@@ -37,6 +37,11 @@ def recording(config: RunConfig, hardware: Hardware, num_processes: int) -> str:
         return ""
     reason = reason_against(config, hardware, num_processes)
     return ", each step a CUDA graph" if reason is None else f", no CUDA graph ({reason})"
+
+
+def split(data: LoadedData) -> str:
+    """Return how many images are held out for validation, in words; nothing where none are."""
+    return "" if data.valid is None else f", {len(data.valid):,} more held out for validation"
 
 
 def left_out(data: LoadedData) -> str:

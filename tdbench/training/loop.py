@@ -97,6 +97,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             run.check_evaluation()
         seen = run.evaluate_at_the_end()
         run.processes.first(lambda: folder.write_predictions(seen.predictions))
+        run.validate()
         run.evaluate_re_estimated(lambda: stop_if_asked(run, folder, should_stop))
     except Diverged as divergence:
         status, error = TrialState.DIVERGED, str(divergence)

@@ -55,6 +55,7 @@ class Run:
             torch.manual_seed(derive_seed(config.seed, "regularizer", processes.rank))
         device, share = self.hardware.device, (processes.rank, processes.count)
         self.batches, self.test_batches = setup.train_batches(share), setup.test_batches(share)
+        self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
         if self.hardware.compile:
             self.model.compile()
@@ -74,6 +75,7 @@ class Run:
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
         self.last_evaluation: Evaluation | None = None
         self.test_error_pct_bn: float | None = None
+        self.valid_error_pct: float | None = None
         self.contents = config.contents(running=True)  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
@@ -204,6 +206,12 @@ class Run:
             self.last_evaluation = self.evaluate()
         return self.last_evaluation
 
+    def validate(self) -> None:
+        """Measure the error on the images that were held out, where some were."""
+        if self.valid_batches is not None:
+            seen = evaluate(self.model, self.valid_batches, self.hardware, self.processes)
+            self.valid_error_pct = seen.error_pct
+
     @torch.no_grad()
     def evaluate_re_estimated(self, check: Callable[[], None]) -> None:
         """Measure the test error with BatchNorm's statistics re-estimated, the regularizer off; nothing else changes.
@@ -250,6 +258,7 @@ class Run:
             ece_pct=seen.ece_pct if over and seen is not None else None,
             brier=seen.brier if over and seen is not None else None,
             test_error_pct_bn=self.test_error_pct_bn,
+            valid_error_pct=self.valid_error_pct,
         )
 
     def img_per_s(self, step_s: float | None) -> float | None:

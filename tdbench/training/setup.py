@@ -57,6 +57,13 @@ class Setup:
         """Return the test batches, or one share of them, of so many."""
         return TestBatches(self.data, self.config, self.hardware.device, self.hardware.memory_format, share)
 
+    def valid_batches(self, share: tuple[int, int] = (0, 1)) -> TestBatches | None:
+        """Return the batches of the images that were held out of the training images, if any were."""
+        if self.data.valid is None:
+            return None
+        hardware = self.hardware
+        return TestBatches(self.data, self.config, hardware.device, hardware.memory_format, share, self.data.valid)
+
     def num_parameters(self) -> int:
         """Return the number of the network's weights, those of a trained attention included."""
         return sum(parameter.numel() for parameter in self.model.parameters())

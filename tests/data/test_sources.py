@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tdbench.config import DataConfig
 from tdbench.config.data_sets import DATA_SETS
-from tdbench.data import published, sources
+from tdbench.data import published, sources, splits
 from tdbench.data.images import FolderImages, decoded
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
@@ -111,7 +111,7 @@ def test_every_digit_is_the_original_scaled_to_bytes_and_resized() -> None:
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5])
 def test_a_part_of_the_training_set_is_balanced_and_in_order(fraction: float) -> None:
     labels = torch.arange(997) % 7 // 2
-    kept = sources.balanced_subset(labels, fraction, seed=3)
+    kept = splits.balanced_subset(labels, fraction, seed=3)
     counts = labels.bincount().tolist()
     assert labels[kept].bincount().tolist() == [max(1, round(fraction * count)) for count in counts]
     assert (kept.diff() > 0).all()

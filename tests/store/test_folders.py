@@ -71,11 +71,11 @@ def test_the_columns_are_the_fixed_ones():
     )
     assert ",".join(columns(RunResult)) == (
         "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,"
-        "wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn"
+        "wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct"
     )
     assert ",".join(TrialRow.columns(["block_size"])) == (
         "trial,status,seed,block_size,digest,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,"
-        "train_img_per_s,wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn"
+        "train_img_per_s,wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct"
     )
     assert ",".join(SummaryRow.columns(["block_size"])) == (
         "block_size,n,test_error_pct_mean,test_error_pct_std,ci95_low,ci95_high,delta_vs_baseline,delta_ci95_low,"

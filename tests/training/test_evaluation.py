@@ -67,7 +67,7 @@ def test_calibration_by_hand():
 
 def test_a_certain_hit_has_no_distance_and_a_certain_miss_two():
     outcome = outcome_of(torch.tensor([[100.0, 0.0], [100.0, 0.0]]), torch.tensor([0, 1]))
-    assert outcome.tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 1, 2]]
+    torch.testing.assert_close(outcome, torch.tensor([[0.0, 0, 1, 1, 0], [1, 0, 0, 1, 2]]))
 
 
 def test_batches_that_processes_took_in_turn_are_put_in_order():
