@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -80,7 +81,32 @@ def test_a_dry_run_counts_the_trials_and_the_time_and_trains_nothing(cli, copied
     assert (counts["trials"], counts["done"], counts["to_run"], len(counts["rows"])) == (8, 6, 2, 8)
     assert 0 < counts["time_left_s"] < 60
     assert cli.snapshot(copied) == before
-    assert "8 different trials, 6 done, 2 to run, about 0:0" in cli(*more).out
+    assert re.search(r"8 different trials, 6 done, 2 to run, about \d:\d\d left; nothing was trained", cli(*more).out)
+
+
+def test_a_dry_run_of_a_sequential_sweep_counts_the_best_and_the_worst_case(cli, tmp_path):
+    command = ("ablate", "--param", "k=3,5", "--seeds", "3..5", *cli.tiny, "--out", tmp_path / "new", "--dry-run")
+    counts = json.loads(cli(*command, "--json").out)
+    assert (counts["trials"], counts["to_run"], counts["to_run_at_most"]) == (15, 9, 15)
+    assert counts["time_left_at_most_s"] > counts["time_left_s"] > 0
+    assert "9 to run until the next look, about " in cli(*command).out
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_sequential_sweep_is_told_look_by_look_and_goes_on_where_it_stood(cli, tmp_path):
+    tiny = ("--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--jobs", "1")
+    command = ("ablate", "--param", "k=3", "--seeds", "3..4", *tiny, "--out", tmp_path / "sweep")
+    outcome = cli(*command)
+    assert outcome.code == 0, outcome.err
+    assert "2 values of block_size, 3 to 4 seeds each: at most 8 trials, 0 done before, 6 to run until" in outcome.out
+    assert "  3 of at most 4 seeds:" in outcome.out
+    rows = table(tmp_path / "sweep" / "summary.csv")
+    assert [row["n"] for row in rows] == ["4", "4"]
+    assert rows[1]["design"] == "3..4"
+    assert rows[1]["verdict"].startswith("undecided at 4 seeds")
+    assert "The design is sequential" in (tmp_path / "sweep" / "summary.md").read_text()
+    again = cli(*command)
+    assert "all 8 trials were run before; nothing to do" in again.out
 
 
 def test_a_dry_run_refuses_what_the_sweep_would_refuse_and_the_folder_stays_free(cli, tmp_path):
@@ -133,7 +159,8 @@ def test_more_values_join_a_finished_sweep_and_another_sweep_does_not(cli, copie
     assert "holds another sweep: sweeps is block_size there and drop_ratio here" in refused.err
     refused = cli("ablate", "--param", "k=5", "--metric", "test_error", "--seeds", "2", *cli.tiny, "--out", copied)
     assert refused.code == 2
-    assert "metric must be 'test_error_pct' or 'test_error_pct_bn', got 'test_error'" in refused.err
+    assert "metric must be one of test_error_pct, " in refused.err
+    assert "got 'test_error'; did you mean test_error_pct?" in refused.err
 
 
 def test_a_failed_trial_is_told_with_its_reason_and_tried_again_when_asked(cli, copied):
@@ -229,7 +256,20 @@ def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):
         (["--param", "model", "--values", "resnet9"], "unknown model 'resnet9'; did you mean resnet8"),
         (["--param", "sites", "--values", "stage1,stage9"], "unknown site 'stage9'; did you mean stage"),
         (["--param", "k", "--seeds", "0"], "seeds must be at least one seed"),
-        (["--param", "k", "--seeds", "a"], "--seeds must be how many, such as 5, or which"),
+        (["--param", "k", "--seeds", "3..2"], "--seeds must be FIRST..LAST, such as 3..20: at least 3 seeds"),
+        (["--param", "k", "--seeds", "1..5"], "--seeds must be FIRST..LAST, such as 3..20: at least 3 seeds"),
+        (["--param", "k", "--seeds", "3.."], "--seeds must be FIRST..LAST, such as 3..20, or how many"),
+        (["--param", "k", "--smallest", "-0.3"], "smallest must be"),
+        (["--param", "k", "--metric", "test_los"], "did you mean test_loss?"),
+        (["--param", "k", "--baseline", "off", "--seeds", "3..5"], "needs a baseline to decide against"),
+        (
+            ["--param", "k", "--data", "cifar10", "--set", "data.resample=true"],
+            "data.resample must be false for cifar10",
+        ),
+        (
+            ["--param", "k", "--seeds", "a"],
+            "--seeds must be FIRST..LAST, such as 3..20, or how many, such as 5, or which",
+        ),
         (["--param", "k=3", "--values", "5"], "leave --values out"),
         (["--param", "k=3,65"], "block_size must be at most 32 for maps at stage1 (32×32), stage2 (16×16), got 65"),
         (["--param", "k", "--baseline", "33"], "unknown baseline '33'"),
