@@ -15,7 +15,7 @@ from matplotlib import image
 from tdbench.errors import FolderError, Note
 from tdbench.store.rows import RunResult, TrialRow, TrialState
 from tdbench.sweep.plots import arrangement, plot_sweep
-from tdbench.sweep.plots.arrangement import arrange, is_geometric
+from tdbench.sweep.plots.arrangement import arrange, differences, is_geometric
 from tests.sweep.one_baseline import summarise
 
 SUBJECT = "targetdrop, resnet8 on digits"
@@ -66,7 +66,8 @@ def test_a_sweep_over_numbers_has_its_axes_named_and_a_tick_at_each_value(tmp_pa
     assert {"block_size (pixels)", "test error after the last epoch (%)", "1", "3", "5", "baseline", "none"} <= {*texts}
     assert f"block_size: {SUBJECT}" in texts
     assert any(text.startswith("n = 3 seeds per value, the pale dots.") for text in texts)
-    assert pixels.shape == (750, 1200, 4)
+    assert "difference from the baseline (points)" in texts
+    assert pixels.shape == (1275, 1200, 4)
     assert 0.01 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.5  # neither blank nor black
 
 
@@ -75,6 +76,10 @@ def test_a_sweep_over_names_has_a_row_each_the_best_on_top(tmp_path):
     pixels, texts = draw(tmp_path, rows, trials, ["regularizer"])
     ranked = sorted(rows, key=lambda row: row.test_error_pct_mean)
     assert [text for text in texts if (text,) in NAMES] == [row.values["regularizer"] for row in ranked]
+    told = [f"{row.delta_vs_baseline:+.2f}".replace("-", "−") for row in ranked if row.delta_vs_baseline is not None]
+    assert {*told} <= {*texts}
+    assert "0, baseline" in texts
+    _, texts = draw(tmp_path, *sweep(NAMES, None, ("regularizer",)), ["regularizer"])  # nothing is compared
     assert f"{ranked[0].test_error_pct_mean:.2f} ± {ranked[0].test_error_pct_std:.2f}" in texts
     assert pixels.shape[1] == 1200
 
@@ -87,6 +92,27 @@ def test_each_seed_is_a_dot(tmp_path):
     marks = arrange(rows, ["block_size"], [*trials, failed], 7).marks
     assert [len(mark.seeds) for mark in marks] == [3, 3, 3, 3]
     assert (with_seeds != without).any()
+
+
+@pytest.mark.parametrize(("values", "key"), [(NUMBERS, "block_size"), (NAMES, "regularizer")])
+def test_the_differences_stand_in_the_places_of_the_errors_with_a_dot_for_each_pair(values, key):
+    rows, trials = sweep(values, ("none",), (key,))
+    whole = arrange(rows, [key], trials, 7)
+    apart = differences(whole, rows, [key], trials)
+    errors = {
+        value: {one.seed: one.result.test_error_pct for one in trials if one.values[key] == value}
+        for (value,) in values
+    }
+    assert [mark.place for mark in apart.marks] == [value for (value,) in values[1:]]
+    for mark, row in zip(apart.marks, rows[1:], strict=True):
+        assert (mark.mean, mark.low, mark.high) == (row.delta_vs_baseline, row.delta_ci95_low, row.delta_ci95_high)
+        assert mark.seeds == [errors[mark.place][seed] - errors["none"][seed] for seed in range(3)]
+        if not whole.is_numeric:
+            assert apart.position(mark) == whole.position(next(one for one in whole.marks if one.name == mark.name))
+    assert (
+        differences(arrange(*sweep(values, None, (key,))[:1], [key], [], 7), sweep(values, None, (key,))[0], [key], [])
+        is None
+    )
 
 
 def test_a_grid_has_a_colour_for_each_value_of_the_other_key(tmp_path):
@@ -123,7 +149,7 @@ def test_rows_beyond_counting_are_left_out_and_that_is_said(tmp_path, monkeypatc
     shown = {text for text in texts if (text,) in values}
     best = sorted(rows, key=lambda row: row.test_error_pct_mean)[:3]
     assert shown == {"m0"} | {row.values["model"] for row in best}  # the baseline stays
-    assert any("8 values that rank lower" in text for text in texts)
+    assert "8 values that rank lower" in " ".join(texts)
 
 
 @pytest.mark.parametrize("value", [None, True, "a", float("nan")])

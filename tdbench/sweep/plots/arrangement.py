@@ -51,6 +51,8 @@ class Arrangement:
         is_numeric: The values along the axis are numbers, but for the baseline's.
         marks: What is shown, in the order of the sweep.
         metric: What the marks are, a field of a result.
+        lowest: What no mark is below.
+        order: The rows of names, where they are those of another picture; None: the lowest mean comes first.
         num_left_out: Values that are not shown, for want of rows; they have the highest errors, or none.
     """
 
@@ -60,6 +62,8 @@ class Arrangement:
     marks: list[Mark]
     metric: str = TEST_ERROR
     num_left_out: int = 0
+    lowest: float = 0.0
+    order: dict[str, int] | None = None
 
     @cached_property
     def baseline(self) -> Mark | None:
@@ -84,6 +88,8 @@ class Arrangement:
     @cached_property
     def rows(self) -> dict[str, int]:
         """The rows of an axis of names, the one with the lowest error first."""
+        if self.order is not None:
+            return self.order
         ranked = sorted(self.marks, key=lambda mark: mark.mean if mark.has_result else math.inf)
         return {place: row for row, place in enumerate(dict.fromkeys(as_text(mark.place) for mark in ranked))}
 
@@ -98,7 +104,7 @@ class Arrangement:
         if not points:
             return 0.0, 100.0
         spread = max(points) - min(points) or 0.5
-        low = max(min(points + ends), min(points) - spread, 0)
+        low = max(min(points + ends), min(points) - spread, self.lowest)
         high = min(max(points + ends), max(points) + spread)
         pad = 0.05 * (high - low) or 0.5
         return low - pad, high + pad
@@ -148,6 +154,41 @@ def arrange(
         return whole
     kept = [mark for mark in marks if mark.is_baseline or whole.position(mark) < MOST_ROWS]
     return replace(whole, marks=kept, num_left_out=len(marks) - len(kept))
+
+
+def differences(
+    sweep: Arrangement, rows: Sequence[SummaryRow], keys: Sequence[str], trials: Sequence[TrialRow]
+) -> Arrangement | None:
+    """Return the paired differences from the baseline in the places of a sweep's errors; None where there are none.
+
+    A single seed's difference is shown where all values have one baseline.
+    """
+    by_name = {name_of(row.values, keys): row for row in rows}
+    errors: dict[str, dict[int, float]] = defaultdict(dict)
+    for trial in trials:
+        if trial.result.is_done and (error := getattr(trial.result, sweep.metric)) is not None:
+            errors[name_of(trial.values, keys)][trial.seed] = error
+    baselines = [name for name, row in by_name.items() if row.decision is Decision.BASELINE]
+    theirs = errors[baselines[0]] if len(baselines) == 1 else {}
+    marks = []
+    for mark in sweep.marks:
+        row = by_name[mark.name]
+        if mark.is_baseline or row.delta_vs_baseline is None or row.metric != sweep.metric:
+            continue
+        ours = list(errors[mark.name].items())[: row.n]  # those that count
+        marks.append(
+            replace(
+                mark,
+                mean=row.delta_vs_baseline,
+                low=_figure(row.delta_ci95_low),
+                high=_figure(row.delta_ci95_high),
+                seeds=[error - theirs[seed] for seed, error in ours if seed in theirs],
+                beside=_figure(row.delta_bn_vs_baseline if sweep.metric == TEST_ERROR else None),
+            )
+        )
+    if not marks:
+        return None
+    return replace(sweep, marks=marks, lowest=-math.inf, order=None if sweep.is_numeric else sweep.rows)
 
 
 def is_geometric(places: Sequence[float]) -> bool:

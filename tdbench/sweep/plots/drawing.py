@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from tdbench.store import pictures
 from tdbench.store.files import as_text, write_atomically
 from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow, TrialRow
-from tdbench.sweep.plots.arrangement import Arrangement, Mark, arrange, is_geometric
+from tdbench.sweep.plots.arrangement import Arrangement, Mark, arrange, differences, is_geometric
 
 WIDTH, HEIGHT, DPI = 8.0, 5.0, 150  # inches; 1200 pixels wide
 # Points from a mean to its seeds on one side and the cross on the other, and to the mean of the next series.
@@ -35,6 +35,7 @@ BESIDE = {
     TEST_ERROR: "with BatchNorm's statistics re-estimated without the regularizer",
     TEST_ERROR_BN: "with BatchNorm's statistics as training left them",
 }
+DIFFERENCE = "difference from the baseline (points)"
 STYLE = {
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -80,25 +81,32 @@ def plot_sweep(
     """
     sweep = arrange(rows, keys, trials, len(COLOURS))
     with style.context(["default", pictures.STYLE, STYLE]):  # whatever the user's own matplotlibrc says
-        figure = draw_sweep(
-            sweep, f"{' × '.join(keys)}: {subject}", caption(sweep, [row.n for row in rows]), units or {}
-        )
+        title, about = f"{' × '.join(keys)}: {subject}", caption(sweep, rows)
+        figure = draw_sweep(sweep, differences(sweep, rows, keys, trials), title, about, units or {})
         pixels, vectors = pictures.render(figure, DPI)
     write_atomically(png, pixels)
     write_atomically(svg, vectors)
 
 
-def draw_sweep(sweep: Arrangement, title: str, caption: str, units: Mapping[str, str]) -> Figure:
-    """Return the figure, in the style that is set."""
+def draw_sweep(
+    sweep: Arrangement, apart: Arrangement | None, title: str, caption: str, units: Mapping[str, str]
+) -> Figure:
+    """Return the figure, in the style that is set: the errors, and where there are some the paired differences."""
     figure = Figure()
-    axes = figure.add_subplot()
     described = " · ".join(f"{key} ({units[key]})" if key in units else key for key in sweep.axis)
     if sweep.is_numeric:
+        axes, *others = figure.subplots(1 if apart is None else 2, sharex=True, squeeze=False)[:, 0]
         height = _draw_numbers(axes, sweep)
-        axes.set(xlabel=described, ylabel=ERRORS[sweep.metric], ylim=sweep.error_limits())
+        axes.set(ylabel=ERRORS[sweep.metric], ylim=sweep.error_limits())
+        (others or [axes])[-1].set(xlabel=described)
     else:
+        axes, *others = figure.subplots(1, 1 if apart is None else 2, sharey=True, squeeze=False)[0]
         height = _draw_names(axes, sweep)
-        axes.set(xlabel=ERRORS[sweep.metric], ylabel=described, xlim=sweep.error_limits())
+        told = textwrap.fill(ERRORS[sweep.metric], 60 if apart is None else 26)
+        axes.set(xlabel=told, ylabel=described, xlim=sweep.error_limits())
+        write_figures((others or [axes])[-1], sweep, apart)
+    if apart is not None:
+        height += _draw_differences(others[0], apart)
     if sweep.others:
         height += _draw_legend(axes, list(sweep.series), " · ".join(sweep.others))
     if not any(mark.has_result for mark in sweep.marks):
@@ -109,19 +117,20 @@ def draw_sweep(sweep: Arrangement, title: str, caption: str, units: Mapping[str,
     return figure
 
 
-def caption(sweep: Arrangement, counts: Sequence[int]) -> str:
-    """Return n, and what the marks mean.
-
-    Args:
-        sweep: What is shown.
-        counts: The finished seeds of each value.
-    """
+def caption(sweep: Arrangement, rows: Sequence[SummaryRow]) -> str:
+    """Return n, and what the marks mean."""
+    counts = [row.n for row in rows]
     fewest, most = min(counts, default=0), max(counts, default=0)
     n = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
     dots = ", the pale dots" if any(mark.seeds for mark in sweep.marks) else ""
     text = f"{n} seed{'s' * (most != 1)} per value{dots}. Bars: 95 % t intervals of the means."
     if sweep.baseline is not None:
-        text += " Filled: differs from the baseline (paired t-test, Holm-corrected p ≤ 0.05); hollow: not detectably."
+        design = "fixed" if not rows else rows[0].design
+        told = (
+            "paired t-test" if design == "fixed" else f"sequential paired t-tests, {design.replace('..', ' to ')} seeds"
+        )
+        text += f" Filled: differs from the baseline ({told}, Holm-corrected p ≤ 0.05); hollow: not decided."
+        text += " Of the differences the bars are the intervals of the table."
     if any(not math.isnan(mark.beside) for mark in sweep.marks):
         text += f" × and dotted line: the means {BESIDE[sweep.metric]}."
     if sweep.num_left_out:
@@ -143,6 +152,34 @@ def _draw_numbers(axes: Axes, sweep: Arrangement) -> float:
     return HEIGHT
 
 
+def _draw_differences(axes: Axes, apart: Arrangement) -> float:
+    """Draw the paired differences from the baseline, which is at 0; return the inches that they add to the height."""
+    if apart.is_numeric:
+        axes.axhline(0, color=GREY, lw=1.2, ls=(0, (5, 3)))
+        places = sorted({apart.position(mark) for mark in apart.placed})
+        _draw_marks(axes, apart, room=0.5 * 72 * WIDTH / len(places))
+        axes.set(ylabel=DIFFERENCE, ylim=apart.error_limits())
+        return 0.7 * HEIGHT
+    axes.axvline(0, color=GREY, lw=1.2, ls=(0, (5, 3)))
+    _draw_marks(axes, apart, room=math.inf)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params("y", length=0)
+    axes.set(xlabel=textwrap.fill(DIFFERENCE, 26), xlim=apart.error_limits())
+    return 0.0
+
+
+def write_figures(axes: Axes, sweep: Arrangement, apart: Arrangement | None) -> None:
+    """Write each row's figures at the right: its difference where there are some, else its mean and deviation."""
+    if len(sweep.rows) != len(sweep.marks):
+        return
+    differences = {} if apart is None else {mark.name: f"{mark.mean:+.2f}".replace("-", "−") for mark in apart.marks}
+    for mark in sweep.marks:
+        figures = f"{mark.mean:.2f} ± {mark.std:.2f}".removesuffix(" ± nan") if mark.has_result else "no result"
+        if apart is not None:
+            figures = "0, baseline" if mark.is_baseline else differences.get(mark.name, "none")
+        _write_aside(axes, figures, sweep.rows[as_text(mark.place)], TEXT)
+
+
 def _draw_names(axes: Axes, sweep: Arrangement) -> float:
     """Draw a row for each name, the best on top; return the height of the picture in inches."""
     if (baseline := sweep.baseline) is not None:
@@ -150,10 +187,6 @@ def _draw_names(axes: Axes, sweep: Arrangement) -> float:
         axes.axvline(baseline.mean, color=GREY, lw=1.2, ls=(0, (5, 3)))
         axes.axvline(baseline.beside, color=GREY, lw=1.2, ls=(0, (1, 2)))
     _draw_marks(axes, sweep, room=math.inf)
-    if len(sweep.rows) == len(sweep.marks):
-        for mark in sweep.marks:
-            figures = f"{mark.mean:.2f} ± {mark.std:.2f}".removesuffix(" ± nan") if mark.has_result else "no result"
-            _write_aside(axes, figures, sweep.rows[as_text(mark.place)], TEXT)
     names = [textwrap.fill(name.replace(",", ", "), 30) for name in sweep.rows]
     axes.set_yticks(range(len(names)), names)
     axes.tick_params("y", length=0)
