@@ -117,7 +117,7 @@ def ablate_command(
 ) -> None:
     """Vary a setting over values and paired seeds, and say with what certainty it helps.
 
-    With no argument, TargetDrop's block size on a fifth of scikit-learn's digits. The same command again runs what is
+    With no argument, TargetDrop's block size on two fifths of scikit-learn's digits. The same command again runs what is
     missing.
     """
     from tdbench.sweep import lab

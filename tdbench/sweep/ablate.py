@@ -30,7 +30,7 @@ from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.user_code import short_name
 
 # What a sweep runs on that names no data: few images, so that regularization matters, and a verdict within minutes.
-QUICK = {"data.train_fraction": 0.2, "training.epochs": 20, "training.batch_size": 32, "training.eval_every": 20}
+QUICK = {"data.train_fraction": 0.4, "training.epochs": 10, "training.batch_size": 32, "training.eval_every": 10}
 EXECUTORS, LOGS = ("local", "ray"), ("tensorboard",)
 
 Watch = Callable[[Sweep, Slots], AbstractContextManager[SweepObserver]]
@@ -151,7 +151,7 @@ def ablate(
 
     Args:
         config: An experiment or a run's configuration, or None: a YAML file, a tree of keys, or a configuration. Where
-            it is None and no data are named, a fifth of the digits is trained on for 20 epochs in batches of 32.
+            it is None and no data are named, two fifths of the digits are trained on for 10 epochs in batches of 32.
         param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
         values: VALUES as text, for each KEY of `param` that has none.
         seeds: `"3..20"`: a first look at 3 seeds, and more of them for each value that is not decided, up to 20; or how

@@ -138,7 +138,7 @@ MALFORMED = [
     (["train", "--workers", "3"], ["--workers", "num_workers", "--jobs"]),
     (["ablate", "--optimizer", "adam"], ["--optimizer", "SGD"]),
     (["train", "--wandb"], ["--wandb", "--log tensorboard"]),
-    (["train", "--val-split=0.1"], ["--val-split", "--train-fraction"]),
+    (["train", "--val-split=0.1"], ["--val-split", "--set data.valid_fraction=F"]),
     (["train", "--block-size", "3"], ["--set block_size=VALUE"]),
     (["train", "--batch_size", "8"], ["use --batch-size"]),
 ]

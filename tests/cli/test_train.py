@@ -21,13 +21,13 @@ from tdbench.store.folders import RunFolder
 from tdbench.training import loop
 from tdbench.training.run import Progress, Run
 
-FILES = {"config.yaml", "environment.json", "metrics.csv", "result.json", "checkpoint.pt"}
+FILES = {"predictions.npz", "config.yaml", "environment.json", "metrics.csv", "result.json", "checkpoint.pt"}
 COLUMNS = (
     "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib"
 )
 FIELDS = (
     "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,wall_s,"
-    "peak_mem_mib,error,test_error_pct_bn"
+    "peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct"
 )
 TWO_EPOCHS = ("--train-fraction", "0.1", "--batch-size", "32", "--epochs", "2")
 ONE_STEP = ("--train-fraction", "0.1", "--batch-size", "32", "--max-steps", "1")
