@@ -117,8 +117,8 @@ def ablate_command(
 ) -> None:
     """Vary a setting over values and paired seeds, and say with what certainty it helps.
 
-    With no argument, TargetDrop's block size on two fifths of scikit-learn's digits. The same command again runs what is
-    missing.
+    With no argument, TargetDrop's block size on two fifths of scikit-learn's digits. The same command again runs what
+    is missing.
     """
     from tdbench.sweep import lab
     from tdbench.sweep.ablate import Execution, default_folder, look_ahead, open_sweep, plan_sweep

@@ -159,6 +159,7 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
                 run.has_slowed = True
                 observer.slowed(times)
     run.check_losses(last)
+    run.epoch_s = earlier_s + time.perf_counter() - begun  # a GPU may have had much to finish
 
 
 def stop_if_asked(run: Run, folder: RunFolder, should_stop: Callable[[], bool]) -> None:
