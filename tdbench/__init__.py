@@ -17,6 +17,7 @@ _PUBLIC = {
     "TdbenchError": "tdbench.errors",
     "ablate": "tdbench.sweep.ablate",
     "audit": "tdbench.audit",
+    "compare": "tdbench.sweep.compare",
     "insert": "tdbench.models.sites",
     "knob": "tdbench.knobs",
     "load_config": "tdbench.config",

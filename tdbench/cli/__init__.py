@@ -13,6 +13,7 @@ import typer
 from tdbench.cli.ablate import ablate_command
 from tdbench.cli.audit import audit_command
 from tdbench.cli.commands import Commands
+from tdbench.cli.compare import compare_command
 from tdbench.cli.hints import meant_by
 from tdbench.cli.list import list_command
 from tdbench.cli.output import lasting_streams
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("ablate")(ablate_command)
+app.command("compare")(compare_command)
 app.command("audit")(audit_command)
 app.command("show")(show_command)
 app.command("profile")(profile_command)

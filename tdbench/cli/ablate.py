@@ -57,7 +57,7 @@ Metric = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What the verdict is about: test_error_pct, or test_error_pct_bn: BatchNorm's statistics re-estimated.",
+        help="What the verdict is about, of the fields of result.json.  [default: test_error_pct]",
         rich_help_panel=_SWEEP,
     ),
 ]
@@ -117,7 +117,7 @@ def ablate_command(
 ) -> None:
     """Vary a setting over values and paired seeds, and say with what certainty it helps.
 
-    With no argument, TargetDrop's block size on two fifths of scikit-learn's digits. The same command again runs what
+    With no argument, TargetDrop's block size on a fifth of scikit-learn's digits. The same command again runs what
     is missing.
     """
     from tdbench.sweep import lab

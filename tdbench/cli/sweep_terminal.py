@@ -15,7 +15,7 @@ from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
 from tdbench.store.files import as_text, counted
 from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import Decision, RunResult, TrialState
-from tdbench.sweep.columns import joined_by, number, probability
+from tdbench.sweep.columns import form_of, joined_by, number, probability
 from tdbench.sweep.plan import Plan
 from tdbench.sweep.report import subject
 from tdbench.sweep.runner import Sweep
@@ -210,8 +210,8 @@ def standings(sweep: Sweep) -> list[str]:
         if row.decision in (Decision.BASELINE, Decision.NO_BASELINE):
             continue
         name = ", ".join(map(as_text, row.values.values()))
-        difference = number(row.delta_vs_baseline, "+.2f")
-        between = joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")
+        difference = number(row.delta_vs_baseline, form_of(row))
+        between = joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form=form_of(row))
         lines.append(f"    {name}: {row.decision}, {difference} ({between}), p {probability(row.p_holm)}, n = {row.n}")
     return lines
 

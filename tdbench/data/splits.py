@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tdbench.config.data_sets import DATA_SETS
 from tdbench.data.images import FolderImages, ImageSet
-from tdbench.errors import ConfigError, DataError
+from tdbench.errors import ConfigError
 
 
 def check_resampled(name: str) -> None:
@@ -57,14 +57,14 @@ def held_out(train: ImageSet, fraction: float, split_seed: int, classes: tuple[s
     The same images are held out whatever the seed of the run.
 
     Raises:
-        DataError: A class would be left without an image in one of the two.
+        ConfigError: A class would be left without a training image.
     """
     chosen = balanced_subset(train.labels, fraction, split_seed)
     is_held = torch.zeros(len(train), dtype=torch.bool).index_fill_(0, chosen, True)
     counts = torch.bincount(train.labels[~is_held], minlength=len(classes))
     for label in train.labels.unique().tolist():
         if counts[label] == 0:
-            raise DataError(
+            raise ConfigError(
                 f"data.valid_fraction {fraction:g} leaves the class {classes[label]!r} without a training image: "
                 f"it has {int((train.labels == label).sum())}"
             )

@@ -173,12 +173,7 @@ def insert(
         for name, path in paths.items()
     }
     check_unwrapped(model, paths.values())
-    for name, host in hosts.items():
-        if isinstance(host, (nn.ModuleDict, nn.ModuleList)):
-            raise ConfigError(
-                f"site {name!r} is a {type(host).__name__} that goes through its modules, and would call the layer as "
-                "one of them; name a module within it, or the one after it"
-            )
+    check_containers(hosts)
     by_host: dict[nn.Module, str] = {}
     for name, host in hosts.items():
         if hasattr(host, _CHILD):
@@ -188,6 +183,20 @@ def insert(
         by_host[host] = name
     shapes = feature_shapes(model, hosts, image_shape)
     return Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes, named is not None)
+
+
+def check_containers(hosts: dict[str, nn.Module]) -> None:
+    """Check that no site is a container whose forward goes through its modules, the inserted layer among them.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for name, host in hosts.items():
+        if isinstance(host, (nn.ModuleDict, nn.ModuleList)):
+            raise ConfigError(
+                f"site {name!r} is a {type(host).__name__} that goes through its modules, and would call the layer as "
+                "one of them; name a module within it, or the one after it"
+            )
 
 
 def branches(model: nn.Module, method: str) -> list[str]:

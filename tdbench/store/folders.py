@@ -1,5 +1,6 @@
 """The run folder and the sweep folder: their files, by name, and what is in them."""
 
+import csv
 import hashlib
 import io
 import json
@@ -63,6 +64,13 @@ class SweepFolder:
     def has_trained(self) -> bool:
         """Return whether any trial has got as far as a checkpoint."""
         return any((self / TRIALS).glob(f"*/{CHECKPOINT}"))
+
+    def most_seeds_seen(self) -> int:
+        """Return the largest n in the summary as it was last written; 0 where there is none."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            rows = csv.DictReader(read_file(self / SUMMARY_TABLE).decode().splitlines())
+            return max((int(row["n"]) for row in rows), default=0)
+        return 0
 
     def read_sweep(self) -> dict[str, Any] | None:
         """Return the tree in `sweep.yaml`, or None where there is none."""

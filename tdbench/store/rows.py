@@ -193,6 +193,7 @@ class SummaryRow:
         design: `fixed`, or `FIRST..LAST`, the looks of a sequential design, at all of which its p and interval hold.
         looks: Numbers of seeds at which a fixed sweep was looked at before it was given others, which p ignores.
         decision: What the verdict says, for programs; no column of its own.
+        num_pairs: Seeds that it shares with its baseline; no column either.
     """
 
     values: Mapping[str, Value] = field(metadata={"column": False})
@@ -224,6 +225,7 @@ class SummaryRow:
     design: str
     looks: str
     decision: Decision = field(metadata={"column": False})
+    num_pairs: int = field(default=0, metadata={"column": False})
 
     @staticmethod
     def columns(keys: Sequence[str]) -> list[str]:

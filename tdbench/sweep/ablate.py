@@ -2,93 +2,36 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from tdbench.config.contents import look_anew
-from tdbench.config.loading import Given, file_given, nested, tree_of
+from tdbench.config.loading import Given, file_given, nested, resolve_key, tree_of
 from tdbench.config.trust import trusting
-from tdbench.errors import ConfigError, DataError, Interrupted, unknown
+from tdbench.errors import ConfigError, DataError, Interrupted
+from tdbench.regularizers.registry import find_method
 from tdbench.store.files import folder_given, held, remove_unfinished
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep
 from tdbench.sweep import lab
-from tdbench.sweep.executors import Executor, LocalExecutor
+from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment, from_flags, read_experiment, with_settings
 from tdbench.sweep.keys import METHOD
 from tdbench.sweep.outlook import Outlook, outlook_of
 from tdbench.sweep.plan import Plan, make_plan, same_sweep, shared_contents
 from tdbench.sweep.preflight import check_trials, times_left_s
-from tdbench.sweep.ray_executor import RayExecutor
 from tdbench.sweep.report import write_report
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.user_code import short_name
 
-# What a sweep runs on that names no data: few images, so that regularization matters, and a verdict within minutes.
-QUICK = {"data.train_fraction": 0.4, "training.epochs": 10, "training.batch_size": 32, "training.eval_every": 10}
-EXECUTORS, LOGS = ("local", "ray"), ("tensorboard",)
-
+# What a sweep runs on that names no data: few images, so that regularization matters, and a verdict within minutes; and
+# one that names no method either drops so much that there is something to decide.
+QUICK = {"data.train_fraction": 0.2, "training.epochs": 10, "training.batch_size": 32, "training.eval_every": 10}
+STRONG = {"regularizer.drop_ratio": 0.3}
 Watch = Callable[[Sweep, Slots], AbstractContextManager[SweepObserver]]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How the trials of a sweep are run.
-
-    Attributes:
-        jobs: Trials at once on a CPU, which share its threads; None: as many as cores and memory bear.
-        gpus: GPUs to spread trials over, by the names that CUDA_VISIBLE_DEVICES takes; None: all.
-        per_gpu: Trials at once on each GPU.
-        trial_timeout: Seconds after which a trial is given up.
-        retry_failed: Run again what failed or diverged.
-        fresh: Run everything again.
-        executor: `local` or `ray`.
-        ray_address: The cluster; None: a Ray of this machine's own.
-        log: `tensorboard`, where curves are to be written there too.
-
-    Raises:
-        ConfigError: A choice does not exist, or would be ignored.
-    """
-
-    jobs: int | None = None
-    gpus: tuple[str, ...] | None = None
-    per_gpu: int = 1
-    trial_timeout: float | None = None
-    retry_failed: bool = False
-    fresh: bool = False
-    executor: str = "local"
-    ray_address: str | None = None
-    log: str | None = None
-
-    def __post_init__(self) -> None:
-        for flag, number in {"jobs": self.jobs, "per-gpu": self.per_gpu, "trial-timeout": self.trial_timeout}.items():
-            if number is not None and not number > 0:
-                raise ConfigError(f"--{flag} must be more than 0, got {number}")
-        if self.executor not in EXECUTORS:
-            raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
-        if self.ray_address is not None and self.executor != "ray":
-            raise ConfigError(f"--ray-address goes with --executor ray, got {self.ray_address}")
-        if self.log is not None and self.log not in LOGS:
-            raise ConfigError(unknown("--log", self.log, LOGS))
-        if self.log is not None and find_spec(self.log) is None:
-            raise ConfigError(
-                f'--log {self.log} needs {self.log}, which is not installed: pip install "tdbench[{self.log}]"'
-            )
-
-    def executor_in(self, slots: Slots) -> Executor:
-        """Return where the trials run.
-
-        Raises:
-            ConfigError: There is no such place, or what it needs is not installed.
-        """
-        if self.executor == "ray":
-            return RayExecutor(slots, self.ray_address, self.trial_timeout)
-        return LocalExecutor(slots.environments, self.trial_timeout)
 
 
 @contextmanager
@@ -151,14 +94,14 @@ def ablate(
 
     Args:
         config: An experiment or a run's configuration, or None: a YAML file, a tree of keys, or a configuration. Where
-            it is None and no data are named, two fifths of the digits are trained on for 10 epochs in batches of 32.
+            it is None and no data are named, a fifth of the digits is trained on for 10 epochs in batches of 32.
         param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
         values: VALUES as text, for each KEY of `param` that has none.
         seeds: `"3..20"`: a first look at 3 seeds, and more of them for each value that is not decided, up to 20; or how
             many, or which. None: what the experiment says, else `3..10`.
         baseline: `none`, a swept value, or `off`.
-        metric: What the verdicts are about: `test_error_pct`, or `test_error_pct_bn`, which leaves out what the
-            regularizer does to BatchNorm's statistics.
+        metric: What the verdicts are about, of the fields of `result.json` of which more or less is better, such as
+            `test_error_pct`, `test_error_pct_bn`, `test_loss` or `train_img_per_s`.
         smallest: The smallest difference that matters, in per cent points; a value within it is `equivalent`.
         out: The sweep folder; None: one of its own under `runs/`.
         jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
@@ -206,10 +149,19 @@ def plan_sweep(
     experiment = read_experiment(config)
     base = experiment.base if experiment is not None else tree_of(config)
     if config is None and not {"data", "data.name"} & {*given, *param_keys(param)}:
-        base = nested(QUICK)
+        swept = {key_of(key) for key in param_keys(param)}
+        is_plain = swept <= {"regularizer.block_size"} and not any("regularizer" in key_of(key) for key in given)
+        base = nested(QUICK | STRONG if is_plain else QUICK)
     asked = from_flags(experiment, base, param, values, seeds, baseline, metric, smallest)
     lab.declare_user_methods(methods_named(asked, given), before_lab)
     return make_plan(with_settings(asked, given, file_given(config)))
+
+
+def key_of(name: str) -> str:
+    """Return the dotted key that a name means, of TargetDrop's; what is none is told later."""
+    with suppress(ConfigError):
+        return resolve_key(name, find_method("targetdrop"))
+    return name
 
 
 def param_keys(param: Params) -> set[str]:

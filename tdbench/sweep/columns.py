@@ -72,7 +72,7 @@ COLUMNS = (
     ),
     Column(
         "better\nin",
-        lambda row: MISSING if row.num_better is None or not row.n else f"{row.num_better} of {row.n}",
+        lambda row: MISSING if row.num_better is None or not row.num_pairs else f"{row.num_better} of {row.num_pairs}",
         goes=2,
     ),
     Column("p\n(Holm)", lambda row: probability(row.p_holm), goes=6),

@@ -135,6 +135,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _something_varies(self) -> "Experiment":
+        if self.first_look is not None and self.baseline == "off":
+            raise ValueError(f"seeds {self.design} needs a baseline to decide against; without one say how many seeds")
         if bool(self.sweep) == bool(self.arms):
             raise ValueError("an experiment must have either sweep (key -> values) or arms (name -> settings)")
         return self
@@ -232,6 +234,13 @@ def from_flags(
         tree["first_look"] = None
     if baseline is not None:
         tree["baseline"] = baseline
+        if (
+            experiment is not None and seeds is None
+        ):  # with a baseline there is something to decide, without one nothing
+            if baseline == "off" and experiment.first_look is not None:
+                tree |= {"seeds": experiment.first_look, "first_look": None}
+            elif baseline != "off" == experiment.baseline and experiment.seeds == tuple(range(UNCOMPARED_SEEDS)):
+                tree["seeds"] = None
     if metric is not None:
         tree["metric"] = metric
     if smallest is not None:

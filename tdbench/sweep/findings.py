@@ -124,6 +124,8 @@ class Findings:
             seeds=experiment.seeds,
             smallest=experiment.smallest,
             looks=experiment.looks,
+            more_is_better=MORE_IS_BETTER[experiment.metric],
+            in_points="_pct" in experiment.metric,
         )
 
 

@@ -101,8 +101,8 @@ def detectable_difference(n: NDArray[np.int64], std: Floats, num_compared: int) 
         return shift[size_of] * std / np.sqrt(n)
 
 
-def interval_for_new_images(outcomes: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of a mean difference for new seeds and new images, from (seeds, images) differences.
+def interval_for_new_images(outcomes: Floats, alpha: float = ALPHA) -> tuple[float, float]:
+    """Return the interval of a mean difference for new seeds and new images, from (seeds, images) differences.
 
     The two-way table without replication, seeds × images, with the variance of its mean from both, and Satterthwaite's
     degrees of freedom (Miller 2024, arXiv 2411.00640, for paired differences per item). NaN for fewer than two of
@@ -120,19 +120,37 @@ def interval_for_new_images(outcomes: Floats) -> tuple[float, float]:
         return math.nan, math.nan
     variance = max(of_seeds + of_images - rest, of_seeds, of_images) / (n * m)
     df = (n * m * variance) ** 2 / spread
-    half = float(special.stdtrit(df, 1 - ALPHA / 2)) * math.sqrt(variance)
+    half = float(special.stdtrit(df, 1 - alpha / 2)) * math.sqrt(variance)
     return float(mean) - half, float(mean) + half
 
 
-def by_seed(errors: Mapping[K, Mapping[int, float]], seeds: Sequence[int], most: float = math.inf) -> Floats:
-    """Return the errors as (values, seeds), NaN where a seed is missing.
+def welch(one: Floats, other: Floats) -> tuple[float, float, float, float]:
+    """Return the difference of two independent samples' means, its 95 % interval, and the two-sided p of Welch's test.
+
+    NaN for the last three without scatter.
+    """
+    parts = [float(sample.var(ddof=1)) / len(sample) for sample in (one, other)]
+    difference, variance = float(one.mean() - other.mean()), sum(parts)
+    if variance == 0:
+        return difference, math.nan, math.nan, math.nan
+    df = variance**2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (one, other), strict=True))
+    half = float(special.stdtrit(df, 1 - ALPHA / 2)) * math.sqrt(variance)
+    p = 2 * float(special.stdtr(df, -abs(difference) / math.sqrt(variance)))
+    return difference, difference - half, difference + half, p
+
+
+def by_seed(
+    figures: Mapping[K, Mapping[int, float]], seeds: Sequence[int], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Floats:
+    """Return figures as (values, seeds), NaN where a seed is missing.
 
     Raises:
-        ValueError: An error is NaN, or not from 0 to `most`.
+        ValueError: A figure is NaN, or out of its bounds.
     """
-    for value, of_value in errors.items():
-        for seed, error in of_value.items():
-            if not 0 <= error <= most:
-                raise ValueError(f"the figure of {value!r} with seed {seed} must be from 0 to {most:g}, got {error}")
-    rows = [[of_value.get(seed, math.nan) for seed in seeds] for of_value in errors.values()]
-    return np.array(rows, dtype=np.float64).reshape(len(errors), len(seeds))
+    low, high = bounds
+    for value, of_value in figures.items():
+        for seed, figure in of_value.items():
+            if not low <= figure <= high:
+                raise ValueError(f"{value!r} with seed {seed} must be from {low:g} to {high:g}, got {figure}")
+    rows = [[of_value.get(seed, math.nan) for seed in seeds] for of_value in figures.values()]
+    return np.array(rows, dtype=np.float64).reshape(len(figures), len(seeds))

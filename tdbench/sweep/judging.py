@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR, TEST_ERROR_BN, Decision
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision
 from tdbench.sweep.inference import (
     ALPHA,
     MAX_DIFFERENCE,
@@ -39,6 +39,7 @@ class Evidence(Generic[K]):
         baselines: Value -> the value that it is compared with; a value that is not here is compared with nothing.
         errors_bn: The same values -> seed -> test error with BatchNorm's statistics re-estimated, where there is one.
         metric: The field of a result that the verdicts are about.
+        more_is_better, in_points: Of the metric: more of it is better; it is in per cent, and a difference in points.
         figures: Of a metric that is neither: value -> seed -> that field.
         outcomes: Value -> seed -> (images,) which test images were wrong, where that is known.
         design: The looks of a sequential design; None: the seeds were fixed.
@@ -57,6 +58,8 @@ class Evidence(Generic[K]):
     seeds: Sequence[int] = ()
     smallest: float | None = None
     looks: Sequence[int] = ()
+    more_is_better: bool = False
+    in_points: bool = True
     figures: Mapping[K, Mapping[int, float]] = field(default_factory=dict)
     outcomes: Mapping[K, Mapping[int, NDArray[np.bool_]]] = field(default_factory=dict)
 
@@ -95,7 +98,8 @@ def tables_of(found: Evidence[K]) -> tuple[dict[str, Floats], list[tuple[int, in
         raise ValueError(f"a baseline must be one of the values {list(values)}, got {strangers[0]!r}")
     seeds = found.seeds or sorted({seed for errors in found.errors.values() for seed in errors})
     errors_bn = {value: found.errors_bn.get(value, {}) for value in values}
-    tables = {TEST_ERROR: by_seed(found.errors, seeds, 100.0), TEST_ERROR_BN: by_seed(errors_bn, seeds, 100.0)}
+    in_pct = (0.0, 100.0) if found.in_points or found.metric != TEST_ERROR else (-math.inf, math.inf)
+    tables = {TEST_ERROR: by_seed(found.errors, seeds, in_pct), TEST_ERROR_BN: by_seed(errors_bn, seeds, in_pct)}
     if found.metric not in tables:
         tables[found.metric] = by_seed({value: found.figures.get(value, {}) for value in values}, seeds)
     return tables, [(values[value], values[baseline]) for value, baseline in found.baselines.items()]
@@ -119,7 +123,7 @@ def fixed(differences: Floats, found: Evidence[K]) -> Judgement:
     p_holm = holm(p_value)
     num_compared = max(1, int(np.count_nonzero(~np.isnan(p_holm))))
     detectable = detectable_difference(delta.n, delta.std, num_compared)
-    most = MAX_DIFFERENCE if is_in_points(found.metric) else math.inf
+    most = MAX_DIFFERENCE if found.in_points else math.inf
     detectable[~((detectable > 0) & (detectable <= most))] = np.nan  # no scatter, or more than there can be
     decisions: list[Decision | None] = []
     words = []
@@ -135,17 +139,12 @@ def fixed(differences: Floats, found: Evidence[K]) -> Judgement:
     return Judgement(p_value, p_holm, delta.low, delta.high, detectable, decisions, words, num_seeds)
 
 
-def is_in_points(metric: str) -> bool:
-    """Return whether a metric is in per cent, so that its differences are points."""
-    return metric.endswith(("_pct", TEST_ERROR_BN))
-
-
 def _decide(delta: Estimate, row: int, p_holm: float, detectable: float, found: Evidence[K]) -> Decision:
     n, mean, std, smallest = int(delta.n[row]), float(delta.mean[row]), float(delta.std[row]), found.smallest
     if n < FEWEST_SEEDS:
         return Decision.TOO_FEW
     if p_holm <= ALPHA:
-        return Decision.HELPS if (mean < 0) != MORE_IS_BETTER[found.metric] else Decision.HURTS
+        return Decision.HELPS if (mean < 0) != found.more_is_better else Decision.HURTS
     if smallest is not None and -smallest < delta.low[row] and delta.high[row] < smallest:
         return Decision.EQUIVALENT
     all_pairs_equal = std == 0 and abs(mean) <= ROUNDING
@@ -161,7 +160,7 @@ def fixed_verdict(decision: Decision, detectable: float, found: Evidence[K]) -> 
         seen = "all pairs equal"
         if not math.isnan(detectable):
             seen = f"could have seen ≥ {detectable:.3g}"
-            if is_in_points(found.metric):
+            if found.in_points:
                 seen = f"could have seen ≥ {math.ceil(100 * detectable) / 100:.2f} points"
         words = f"{words} ({seen})"
     if found.looks and decision is not Decision.TOO_FEW:
@@ -187,7 +186,7 @@ def sequential(differences: Floats, pairs: Sequence[tuple[int, int]], found: Evi
     for at, row in enumerate(rows):
         decision = standing.decisions[at] or Decision.PENDING
         decisions[row], words[row] = decision, sequential_verdict(decision, standing, at, found)
-        if decision is not Decision.PENDING:
+        if standing.num_seeds[at]:  # of a value that was not looked at yet, all that there are
             num_seeds[row] = standing.num_seeds[at]
     return Judgement(p_value, p_holm, low, high, nothing, decisions, words, num_seeds)
 
@@ -214,7 +213,7 @@ def standing_of(differences: Floats, pairs: Sequence[tuple[int, int]], found: Ev
 
 def sequential_verdict(decision: Decision, standing: Standing, at: int, found: Evidence[K]) -> str:
     """Return a decision in words, with what is known of what is not decided."""
-    design, form = found.design, "+.2f" if is_in_points(found.metric) else "+.3g"
+    design, form = found.design, "+.2f" if found.in_points else "+.3g"
     assert design is not None
     n, low, high = int(standing.estimate.n[at]), float(standing.low[at]), float(standing.high[at])
     if decision is Decision.EQUIVALENT:

@@ -61,9 +61,12 @@ class Plan:
     def digest(self) -> str:
         """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
         settings = shared_settings(self.experiment, self.base)
-        for name, value in {"metric": TEST_ERROR, "design": "fixed", "smallest": None}.items():
+        del settings["smallest"]
+        for name, value in {"metric": TEST_ERROR, "design": "fixed"}.items():
             if settings[name] == value:  # as sweeps are named that know of no other
                 del settings[name]
+        if "design" in settings:  # another one is refused in the same folder, not made room for in a new one
+            settings["design"] = "sequential"
         contents = shared_contents(self.experiment, self.base)
         text = json.dumps([settings, contents, self.experiment.arms], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -117,9 +120,14 @@ def make_plan(experiment: Experiment) -> Plan:
             values = dict(zip(values, resolved(config, overrides), strict=True))
         distinct.setdefault(tuple(values.values()), (values, config))
     configs = [config for _, config in distinct.values()]
+    if experiment.metric == "valid_error_pct" and any(config.data.valid_fraction == 0 for config in configs):
+        raise ConfigError("--metric valid_error_pct needs images that are held out: --set data.valid_fraction=0.2")
     refuse_unused(configs)
     points = [Point(values, add_trials(config, experiment.seeds, trials)) for values, config in distinct.values()]
     points = compared(experiment, base, points, configs, trials)
+    if experiment.first_look is not None and not any(point.baseline for point in points):  # there is nothing to decide
+        few = {"seeds": experiment.seeds[: experiment.first_look], "first_look": None}
+        return make_plan(experiment.model_copy(update=few))
     in_order = [point.trials[seed] for seed in experiment.seeds for point in points]
     return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
 
@@ -305,7 +313,8 @@ def same_sweep(plan: Plan, folder: SweepFolder) -> Plan:
         raise FolderError(
             f"{folder.path} holds a sweep on other data or of other code: {shortened(changed)}; take another --out"
         )
-    looks = held.looks
-    if plan.experiment.first_look is None and set(held.seeds) != set(plan.experiment.seeds) and folder.has_trained():
-        looks = (*looks, len(held.seeds))
+    looks, seen, seeds = held.looks, folder.most_seeds_seen(), plan.experiment.seeds
+    is_other = plan.experiment.first_look is None and set(held.seeds) != set(seeds)
+    if is_other and seen > 1 and seen not in (*looks, len(seeds)):
+        looks = (*looks, seen)
     return replace(plan, experiment=plan.experiment.model_copy(update={"looks": looks}))

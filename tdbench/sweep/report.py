@@ -1,6 +1,9 @@
 """What a sweep leaves for people: `summary.md` and the plot, beside the tables for programs."""
 
-from tdbench.store.files import read_file, write_atomically
+from collections.abc import Set
+
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.store.files import as_text, read_file, write_atomically
 from tdbench.store.folders import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import summary_markdown
@@ -35,10 +38,18 @@ def write_report(sweep: Sweep, tables: Tables) -> None:
     write_atomically(folder / SUMMARY_TEXT, text.encode())  # last: it says that the pictures are as new
 
 
+def method_of(regularizer: RegularizerConfig, keys: Set[str]) -> str:
+    """Return the method that all trials have, with those of its knobs that are neither swept nor its defaults."""
+    defaults = {name: one.default for name, one in type(regularizer).model_fields.items()}
+    knobs = {name: value for name, value in regularizer.knobs().items() if name not in keys}
+    told = [f"{name} {as_text(value)}" for name, value in knobs.items() if value != defaults.get(name, value)]
+    return " ".join([short_name(regularizer.name), *([f"with {', '.join(told)}"] if told else [])])
+
+
 def subject(sweep: Sweep) -> str:
     """Return what the trials of a sweep share, in a line."""
     base, keys = sweep.plan.base, set(sweep.plan.keys)
-    method = "" if {"regularizer", "arm"} & keys else short_name(base.regularizer.name)
+    method = "" if {"regularizer", "arm"} & keys else method_of(base.regularizer, keys)
     network = "" if "model" in keys else short_name(base.model.name)
     share = base.data.train_fraction
     part = "" if share == 1 or "train_fraction" in keys else f"{100 * share:g} % of "

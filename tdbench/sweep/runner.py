@@ -80,10 +80,8 @@ class Sweep:
         """
         if fresh:
             return self.findings.asked_for(self.records, set(TrialState))
-        if not retry_failed:
-            return [digest for digest in self.asked_for() if self.records[digest].status in NO_RESULT]
-        trials = self.findings.asked_for(self.records, FAILED | NO_RESULT)
-        return [digest for digest in trials if self.records[digest].status in FAILED | NO_RESULT]
+        again = NO_RESULT | FAILED if retry_failed else NO_RESULT
+        return [digest for digest in self.asked_for() if self.records[digest].status in again]
 
     def asked_for(self) -> list[str]:
         """Return the trials that the design asks for so far, in their order: all of a fixed one."""
@@ -160,6 +158,7 @@ class Sweep:
                         observer.trial_ended(event.digest, self.records[event.digest])
                         no_room = no_room or event.no_room
                 if not queue and not running and not stopping:
+                    self._asked_for = None  # a look is due, where the design has any
                     further = [digest for digest in self.missing() if digest not in tried]
                     queue.extend(further)
                     tried.update(further)
@@ -175,6 +174,7 @@ class Sweep:
                         self.write_tables(self.tables())
                     written = time.monotonic()
         finally:
+            self._asked_for = None
             executor.close()
 
     def _assignment(self, digest: str, fresh: bool, log: str | None) -> Assignment:
@@ -203,7 +203,6 @@ class Sweep:
                 run_folder.write_result(record)
         self.records[ended.digest] = record
         self.findings.forget(ended.digest)
-        self._asked_for = None
 
     def tables(self) -> Tables:
         """Return the tables as things stand, the baselines first; trials that no look asked for are left out."""

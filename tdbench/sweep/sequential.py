@@ -14,6 +14,7 @@ import io
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from tdbench.store.rows import Decision
 from tdbench.sweep.inference import ALPHA, Estimate, Floats, estimate, holm, paired_p_values
 
 NUM_PATHS = 1_000_000
-PATHS_AT_ONCE = 50_000
+NORMALS_AT_ONCE = 1_000_000
 Flags = NDArray[np.bool_]
 
 
@@ -81,7 +82,7 @@ def judge(differences: Floats, is_over: Flags, design: Design) -> Standing:
         design: When to look.
     """
     num_values = len(differences)
-    smallest_p = np.full(num_values, np.inf)
+    smallest_p, direction = np.full(num_values, np.inf), np.zeros(num_values)
     p = np.ones(num_values)
     num_seeds = np.zeros(num_values, dtype=np.int64)
     decisions: list[Decision | None] = [None] * num_values
@@ -95,12 +96,16 @@ def judge(differences: Floats, is_over: Flags, design: Design) -> Standing:
         seen = estimate(differences[undecided, :look])
         with np.errstate(invalid="ignore", divide="ignore"):
             weighted = np.where(seen.n >= design.first, paired_p_values(seen) * design.last / seen.n, np.inf)
+        at_least = weighted < smallest_p[undecided]  # p belongs to that look, and so does what it says
+        direction[undecided] = np.where(at_least, seen.mean, direction[undecided])
         smallest_p[undecided] = np.fmin(smallest_p[undecided], weighted)
         p[undecided] = sequential_p(smallest_p[undecided], design)
         low, high = interval(seen, design)
         corrected = holm(p)
         for row, at in enumerate(np.flatnonzero(undecided)):
-            decisions[at] = decide(corrected[at], seen.mean[row], low[row], high[row], design)
+            decisions[at] = decide(corrected[at], direction[at], low[row], high[row], design)
+            if seen.n[row] == 0:  # its trials have no such figure
+                decisions[at] = Decision.TOO_FEW
         undecided &= np.array([decision is None for decision in decisions], dtype=bool)
     if undecided.any() and is_over[undecided].all():
         for at in np.flatnonzero(undecided):
@@ -122,10 +127,14 @@ def decide(p_holm: float, mean: float, low: float, high: float, design: Design) 
 def interval(seen: Estimate, design: Design) -> tuple[Floats, Floats]:
     """Return the interval of each mean that holds at all looks together in 95 % of sweeps; NaN without scatter."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        level = 1 - critical(design) * np.minimum(seen.n, design.last) / design.last / 2
-        half = special.stdtrit(seen.n - 1, level) * seen.std / np.sqrt(seen.n)
+        half = special.stdtrit(seen.n - 1, 1 - level_at(seen.n, design) / 2) * seen.std / np.sqrt(seen.n)
     half = np.where((seen.std > 0) & (seen.n >= design.first), half, np.nan)
     return seen.mean - half, seen.mean + half
+
+
+def level_at(n: Any, design: Design) -> Any:
+    """Return the level that an interval at n seeds has for all looks together to have ALPHA."""
+    return critical(design) * np.minimum(n, design.last) / design.last
 
 
 def sequential_p(smallest_p: Floats, design: Design) -> Floats:
@@ -167,8 +176,9 @@ def simulated_minima(first: int, last: int, num_paths: int) -> Floats:
     """Return the smallest weighted p over the looks of paths of standard normal differences, rising."""
     generator = np.random.default_rng([first, last])
     parts = []
-    for begin in range(0, num_paths, PATHS_AT_ONCE):
-        normals = generator.standard_normal((last, min(PATHS_AT_ONCE, num_paths - begin)))
+    at_once = NORMALS_AT_ONCE // last
+    for begin in range(0, num_paths, at_once):
+        normals = generator.standard_normal((last, min(at_once, num_paths - begin)))
         parts.append(smallest_weighted_p(normals, first))
     return np.sort(np.concatenate(parts))
 

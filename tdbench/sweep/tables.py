@@ -7,7 +7,16 @@ from typing import Any
 from tabulate import tabulate
 
 from tdbench.store.files import as_text, counted
-from tdbench.store.rows import TEST_ERROR_BN, Decision, RunResult, SummaryRow, TrialRow, Value
+from tdbench.store.rows import (
+    MORE_IS_BETTER,
+    TEST_ERROR,
+    TEST_ERROR_BN,
+    Decision,
+    RunResult,
+    SummaryRow,
+    TrialRow,
+    Value,
+)
 from tdbench.sweep.columns import MISSING, number, telling
 
 ABOUT_ERRORS = f"""\
@@ -24,7 +33,7 @@ SECONDARY = "It is secondary: no verdict is about it, and its intervals are not 
 PRIMARY = "This is what the differences and verdicts here are about, as was declared (`--metric test_error_pct_bn`)."
 
 ABOUT_DIFFERENCES = """\
-A difference is value − baseline in per cent points, averaged over the seeds that both have; below 0 is better. Runs of
+A difference is value − baseline in {unit}, averaged over the seeds that both have; {better} 0 is better. Runs of
 one seed share initial weights, batches and augmentation, so what a seed does to both cancels."""
 ABOUT_FIXED = """\
 p is the two-sided paired t-test's, after Holm's correction for the {num_compared} compared with the baseline here; in a
@@ -43,7 +52,7 @@ at all looks together, after Holm's correction for the {num_compared} compared w
 other values the same runs have another p, and may have another verdict. **helps** and **hurts** mean p ≤ 0.05: of 100
 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The interval of a difference is the one that
 holds at all looks together, for that value alone. **undecided** does not say equal: the difference is within it."""
-ABOUT_EQUIVALENT = "**equivalent** means that this interval lies within ±{smallest:g} points, which was declared too."
+ABOUT_EQUIVALENT = "**equivalent** means that the interval of the difference lies within ±{smallest:g}, as declared."
 
 
 def summary_markdown(
@@ -74,7 +83,11 @@ def summary_markdown(
         is_primary = any(row.metric == TEST_ERROR_BN for row in rows)
         paragraphs.append(f"{ABOUT_BN} {PRIMARY if is_primary else SECONDARY}")
     if any(row.decision is Decision.BASELINE for row in rows):
-        paragraphs.append(" ".join([ABOUT_DIFFERENCES, *about_design(rows, smallest)]))
+        metric = rows[0].metric
+        unit = "per cent points" if "_pct" in metric else metric
+        unit += f" of {metric}" if "_pct" in metric and metric != TEST_ERROR else ""
+        better = "above" if MORE_IS_BETTER[metric] else "below"
+        paragraphs.append(" ".join([ABOUT_DIFFERENCES.format(unit=unit, better=better), *about_design(rows, smallest)]))
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
         shown = {published_name(published, row.values, keys) for row in rows}
@@ -101,7 +114,8 @@ def _heading(rows: Sequence[SummaryRow]) -> str:
     n = f"n = {counted(most, 'seed')}" if fewest == most else f"n = {fewest} to {most} seeds"
     baselines = [row for row in rows if row.decision is Decision.BASELINE]
     compared = [f"compared seed by seed with the baseline {_named(row.values)}" for row in baselines]
-    about = ["with BatchNorm's statistics re-estimated"] * any(row.metric == TEST_ERROR_BN for row in rows)
+    metric = rows[0].metric if rows else TEST_ERROR
+    about = {TEST_ERROR: [], TEST_ERROR_BN: ["with BatchNorm's statistics re-estimated"]}.get(metric, [f"by {metric}"])
     compared = [" ".join([one, *about]) for one in compared]
     return ", ".join(["Test error after the last epoch in per cent", f"{n} per value", *compared]) + "."
 

@@ -12,7 +12,7 @@ from tdbench.config import parse_yaml
 from tdbench.errors import ConfigError, OutOfRange
 
 MOST_TRIALS = 100_000  # more is a slip of the pen
-FEWEST_SEEDS, MOST_SEEDS = 3, 1_000  # of a sequential design
+FEWEST_SEEDS, MOST_SEEDS = 3, 100  # of a sequential design
 
 
 def parse_params(

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow
-from tdbench.sweep.inference import ROUNDING, Floats, estimate, interval_for_new_images
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow
+from tdbench.sweep.inference import ALPHA, ROUNDING, Floats, estimate, interval_for_new_images
 from tdbench.sweep.judging import Evidence, Judgement, K, differences_of, fixed, sequential, tables_of
+from tdbench.sweep.sequential import level_at
 
 
 def summarise(found: Evidence[K]) -> dict[K, SummaryRow]:
@@ -36,7 +37,7 @@ def summarise(found: Evidence[K]) -> dict[K, SummaryRow]:
     figures = zip(*(_as_list(column) for column in columns.values()), strict=True)
     rows: dict[K, SummaryRow] = {}
     differences = differences_of(tables[found.metric], pairs)
-    better = (better_of(differences, found.metric) > ROUNDING).sum(axis=1)
+    better = ((differences if found.more_is_better else -differences) > ROUNDING).sum(axis=1)
     of_images = images_intervals(found, tables[TEST_ERROR])
     for row, (value, figure) in enumerate(zip(found.errors, figures, strict=True)):
         decision = said.decisions[row]
@@ -52,6 +53,7 @@ def summarise(found: Evidence[K]) -> dict[K, SummaryRow]:
             dropped_pct=None,
             train_img_per_s=None,
             num_better=int(better[row]) if is_compared else None,
+            num_pairs=int(np.count_nonzero(~np.isnan(differences[row]))),
             delta_ci95_low_images=of_images[value].low if value in of_images else None,
             delta_ci95_high_images=of_images[value].high if value in of_images else None,
             metric=found.metric,
@@ -84,7 +86,8 @@ def images_intervals(found: Evidence[K], counted: Floats) -> dict[K, ForNewImage
         images = {None if one is None else len(one) for one in (*ours, *theirs)}
         if len(images) != 1 or None in images:
             continue
-        low, high = interval_for_new_images(100 * (np.array(ours, dtype=np.float64) - np.array(theirs)))
+        alpha = ALPHA if found.design is None else level_at(len(shared), found.design)
+        low, high = interval_for_new_images(100 * (np.array(ours, dtype=np.float64) - np.array(theirs)), alpha)
         if not math.isnan(low):
             intervals[value] = ForNewImages(low, high, int(images.pop() or 0))
     return intervals
@@ -95,11 +98,6 @@ def on_these_images(decision: Decision, interval: ForNewImages | None) -> str:
     if decision not in (Decision.HELPS, Decision.HURTS) or interval is None or not interval.low <= 0 <= interval.high:
         return ""
     return f" on these {interval.num_images:,} images"
-
-
-def better_of(differences: Floats, metric: str) -> Floats:
-    """Return by how much each value is better than its baseline."""
-    return differences if MORE_IS_BETTER[metric] else -differences
 
 
 def columns_of(

@@ -72,7 +72,7 @@ def test_held_out_images_are_never_trained_on_and_their_error_is_in_the_result(t
 def test_a_class_without_a_training_image_is_named(tmp_path: Path):
     root = write_folder(tmp_path / "images", num_train=1)
     with pytest.raises(
-        DataError, match=r"data.valid_fraction 0.5 leaves the class '.*' without a training image: it has 1"
+        ConfigError, match=r"data.valid_fraction 0.5 leaves the class '.*' without a training image: it has 1"
     ):
         data_of(name="folder", root=root, image_size=8, valid_fraction=0.5)
 

@@ -64,8 +64,8 @@ def test_a_verdict_that_new_images_might_not_bear_out_says_on_which_it_holds():
 def test_a_metric_of_which_more_is_better_turns_the_verdict_round():
     errors = {"none": dict.fromkeys(range(4), 5.0), "k": dict.fromkeys(range(4), 5.0)}
     speeds = {"none": dict(enumerate([100.0, 101, 102, 99])), "k": dict(enumerate([150.0, 149, 151, 152]))}
-    row = summarise(Evidence(errors, {"k": "none"}, metric="train_img_per_s", figures=speeds))["k"]
+    row = summarise(Evidence(errors, {"k": "none"}, metric="train_img_per_s", figures=speeds, more_is_better=True))["k"]
     assert (row.decision, row.num_better, row.metric) == (Decision.HELPS, 4, "train_img_per_s")
     losses = {name: {seed: 1 / speed for seed, speed in of.items()} for name, of in speeds.items()}
-    row = summarise(Evidence(errors, {"none": "k"}, metric="test_loss", figures=losses))["none"]
+    row = summarise(Evidence(errors, {"none": "k"}, metric="test_loss", figures=losses, in_points=False))["none"]
     assert (row.decision, row.num_better) == (Decision.HURTS, 0)

@@ -184,6 +184,30 @@ def test_what_ran_after_the_decision_does_not_count():
     assert early == late
 
 
+def test_a_claim_is_that_of_the_look_at_which_p_was_smallest():
+    first = np.array([-1.0, -1.02, -0.98, 3, 3, 3, 3, 3])  # below the baseline at first, then above
+    second = np.array([0, 0.1, -0.1, 0.1, 5.0, 5.0, 5.0, 5.0]) * 100
+    design = Design(3, 8)
+    alone = stood(first[None], design)
+    assert alone.decisions == [Decision.HELPS]
+    late = stood(np.array([first, second]), design)
+    assert late.decisions[0] in (Decision.HELPS, Decision.UNDECIDED)
+
+
+def test_a_value_without_any_figure_is_given_up_at_the_first_look():
+    found = evidence([NONE, CLEAR], [3, 3], Design(3, 6))
+    found.errors["1"].clear()
+    assert seeds_wanted(found) == {"0": 3, "1": 3}
+    assert summarise(found)["1"].decision is Decision.TOO_FEW
+
+
+def test_a_row_that_is_not_decided_yet_is_of_its_last_look():
+    found = evidence([NONE, EQUAL, EQUAL], [4, 4, 3], Design(3, 6))  # the fourth look waits for the other value
+    row = summarise(found)["1"]
+    assert (row.n, row.verdict) == (3, "not decided yet (3 of at most 6 seeds)")
+    assert row.delta_vs_baseline == pytest.approx((row.delta_ci95_low + row.delta_ci95_high) / 2)
+
+
 def test_the_null_is_kept_and_a_damaged_file_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = null_minima(3, 4)

@@ -125,6 +125,40 @@ def test_a_failed_trial_leaves_its_pair_out_and_holds_nothing_up(tmp_path):
     assert len(sweep.missing(retry_failed=True)) == 1
 
 
+def test_every_failed_trial_is_retried_and_one_that_fails_again_holds_no_other_up(tmp_path):
+    folder = SweepFolder(tmp_path)
+    run(plan_of(), folder, fails={(3, 0), (3, 5)})
+    sweep, executor = Sweep(plan_of(), folder), Scattering(folder, fails={(3, 0)})
+    assert len(sweep.missing(retry_failed=True)) == 2
+    sweep.run(executor, sweep.missing(retry_failed=True), SweepObserver())
+    assert [result.seed for result in sweep.unfinished().values()] == [0]
+    assert len(executor.submitted) == 2
+
+
+def test_a_sweep_with_nothing_to_compare_runs_a_few_seeds(tmp_path):
+    base = {**TINY, "regularizer": {"name": "none"}}
+    plan = make_plan(Experiment.model_validate({"base": base, "sweep": {"optimizer.lr": [0.1, 0.2]}, "seeds": "3..8"}))
+    assert len(plan.trials) == 6
+    assert plan.experiment.design == "fixed"
+
+
+def test_without_a_baseline_a_file_of_no_seeds_has_three_and_with_one_a_design():
+    from tdbench.sweep.experiment import from_flags
+
+    file = experiment_of({"sweep": {"block_size": [3]}})
+    assert from_flags(file, {}, (), (), None, "off").seeds == (0, 1, 2)
+    uncompared = experiment_of({"sweep": {"block_size": [3]}, "baseline": "off"})
+    assert from_flags(uncompared, {}, (), (), None, "none").design == "3..10"
+    with pytest.raises(ConfigError, match="needs a baseline"):
+        experiment_of({"sweep": {"block_size": [3]}, "baseline": "off", "seeds": [0, 1, 2, 3], "first_look": 3})
+
+
+def test_the_validation_error_as_metric_needs_images_that_are_held_out():
+    with pytest.raises(ConfigError, match=r"valid_error_pct needs images that are held out: --set data.valid_fraction"):
+        plan_of(metric="valid_error_pct")
+    plan_of(metric="valid_error_pct", base={**TINY, "data": {"train_fraction": 0.1, "valid_fraction": 0.2}})
+
+
 def test_a_fresh_start_takes_nothing_of_what_was_there(undisturbed, tmp_path):
     folder = SweepFolder(tmp_path)
     run(plan_of(), folder)
@@ -163,8 +197,7 @@ def test_more_fixed_seeds_after_a_look_are_told_in_verdict_and_table(tmp_path):
         folder.write_sweep(sweep.plan.tree())
         executor = Scattering(folder)
         sweep.run(executor, sweep.missing(), SweepObserver())
-        for digest in sweep.plan.trials:
-            (folder.trial(digest) / "checkpoint.pt").touch()
+        sweep.write_tables(sweep.tables())
         return {row.values["block_size"]: row for row in sweep.tables().summary}
 
     assert look(3)[5].looks == ""

@@ -1,0 +1,66 @@
+"""How the trials of a sweep are run: where, how many at once, and what is run again."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from tdbench.errors import ConfigError, unknown
+from tdbench.sweep.executors import Executor, LocalExecutor
+from tdbench.sweep.ray_executor import RayExecutor
+from tdbench.sweep.slots import Slots
+
+EXECUTORS, LOGS = ("local", "ray"), ("tensorboard",)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the trials of a sweep are run.
+
+    Attributes:
+        jobs: Trials at once on a CPU, which share its threads; None: as many as cores and memory bear.
+        gpus: GPUs to spread trials over, by the names that CUDA_VISIBLE_DEVICES takes; None: all.
+        per_gpu: Trials at once on each GPU.
+        trial_timeout: Seconds after which a trial is given up.
+        retry_failed: Run again what failed or diverged.
+        fresh: Run everything again.
+        executor: `local` or `ray`.
+        ray_address: The cluster; None: a Ray of this machine's own.
+        log: `tensorboard`, where curves are to be written there too.
+
+    Raises:
+        ConfigError: A choice does not exist, or would be ignored.
+    """
+
+    jobs: int | None = None
+    gpus: tuple[str, ...] | None = None
+    per_gpu: int = 1
+    trial_timeout: float | None = None
+    retry_failed: bool = False
+    fresh: bool = False
+    executor: str = "local"
+    ray_address: str | None = None
+    log: str | None = None
+
+    def __post_init__(self) -> None:
+        for flag, number in {"jobs": self.jobs, "per-gpu": self.per_gpu, "trial-timeout": self.trial_timeout}.items():
+            if number is not None and not number > 0:
+                raise ConfigError(f"--{flag} must be more than 0, got {number}")
+        if self.executor not in EXECUTORS:
+            raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
+        if self.ray_address is not None and self.executor != "ray":
+            raise ConfigError(f"--ray-address goes with --executor ray, got {self.ray_address}")
+        if self.log is not None and self.log not in LOGS:
+            raise ConfigError(unknown("--log", self.log, LOGS))
+        if self.log is not None and find_spec(self.log) is None:
+            raise ConfigError(
+                f'--log {self.log} needs {self.log}, which is not installed: pip install "tdbench[{self.log}]"'
+            )
+
+    def executor_in(self, slots: Slots) -> Executor:
+        """Return where the trials run.
+
+        Raises:
+            ConfigError: There is no such place, or what it needs is not installed.
+        """
+        if self.executor == "ray":
+            return RayExecutor(slots, self.ray_address, self.trial_timeout)
+        return LocalExecutor(slots.environments, self.trial_timeout)
