@@ -54,12 +54,11 @@ def test_train_returns_what_the_command_writes_and_read_run_reads_it(tmp_path):
 def test_a_finished_run_and_sweep_leave_no_figure_empty():
     tdbench.train(out="run", regularizer="dropblock", **TINY | {"max_steps": 10})
     run = tdbench.read_run("run")
-    assert [name for name, value in run.result.to_tree().items() if value is None] == ["error"]
+    assert [name for name, value in run.result.to_tree().items() if value is None] == ["error", "valid_error_pct"]
     assert list(run.metrics.columns[run.metrics.isna().any()]) == []
     sweep = tdbench.ablate(param={"block_size": [3, 5]}, seeds=3, out="sweep", jobs=1, **TINY)
-    assert list(sweep.trials.columns[sweep.trials.isna().any()]) == ["error"]
-    empty = ["delta_ci95_low_images", "delta_ci95_high_images", "looks"]
-    assert list(sweep.summary.columns[sweep.summary.iloc[1:].isna().all()]) == empty
+    assert list(sweep.trials.columns[sweep.trials.isna().any()]) == ["error", "valid_error_pct"]
+    assert list(sweep.summary.columns[sweep.summary.iloc[1:].isna().all()]) == ["looks"]
 
 
 def test_train_takes_a_configuration_a_tree_and_a_file():

@@ -186,11 +186,7 @@ def insert(
 
 
 def check_containers(hosts: dict[str, nn.Module]) -> None:
-    """Check that no site is a container whose forward goes through its modules, the inserted layer among them.
-
-    Raises:
-        ConfigError: One is.
-    """
+    """Raise ConfigError if a site is a container whose forward goes through its modules, the layer among them."""
     for name, host in hosts.items():
         if isinstance(host, (nn.ModuleDict, nn.ModuleList)):
             raise ConfigError(

@@ -233,6 +233,7 @@ def test_a_share_that_was_missed_is_told_and_the_summary_says_what_was_asked_for
     assert "matched to 1.5 % dropped" in (tmp_path / "summary.md").read_text().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     flags = ("--param", "k=3", "--seeds", "1", "--jobs", "1", "--log", "tensorboard")

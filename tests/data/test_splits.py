@@ -48,6 +48,7 @@ def test_a_part_of_the_training_images_is_a_part_of_what_is_not_held_out():
     assert len(data.train) == pytest.approx(0.05 * 1437, abs=6)
 
 
+@pytest.mark.slow
 def test_held_out_images_are_never_trained_on_and_their_error_is_in_the_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Run(load_config(overrides={**TINY, "data.valid_fraction": 0.3, "crop_padding": 0, "flip": False}))

@@ -107,6 +107,7 @@ def test_where_the_maps_do_not_fit_every_row_says_so(monkeypatch):
     assert [(cost.method, cost.status) for cost in costs] == [(FLOOR, "OOM"), ("none", "OOM")]
 
 
+@pytest.mark.slow
 def test_every_layer_is_compiled_however_many_share_its_code(monkeypatch):
     num_compiled = 0
 

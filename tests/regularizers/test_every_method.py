@@ -124,8 +124,13 @@ def test_shape_type_and_memory_format_are_kept_and_the_input_is_not_touched(name
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+@pytest.mark.parametrize(
+    ("name", "compiles"),
+    [
+        *[(name, False) for name in METHODS if name != "none"],
+        *[(name, True) for name in ("dropblock", "dropout", "targetdrop")],  # which have a form of their own then
+    ],
+)
 def test_output_and_gradient_have_the_memory_format_of_the_map(name, compiles, device):
     layer = layer_of(name, **{"focused_dropout": {"participation": 1.0}}.get(name, {})).to(device)
     if compiles:

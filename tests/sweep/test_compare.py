@@ -111,6 +111,7 @@ def test_without_a_baseline_and_without_files():
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}
 
 
+@pytest.mark.slow
 def test_sweeps_and_their_runs_give_what_they_gave_themselves():
     knobs = {"param": {"block_size": [3, 5]}, "seeds": 3, "jobs": 1}
     sweep = tdbench.ablate(out="slow", **knobs, **TINY)

@@ -66,6 +66,7 @@ def test_the_driver_of_a_sweep_never_imports_torch(tmp_path):
         assert loaded == [], more
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_told_without_statistics_and_from_nothing_but_its_trials(tmp_path):
     command = ("ablate", "--param", "k=3,5", "--seeds", "3", *TINY, "--out", "sweep")
     told, _, _ = drive(*command, "--json", cwd=tmp_path)
@@ -92,6 +93,7 @@ def test_a_finished_sweep_is_told_without_statistics_and_from_nothing_but_its_tr
     assert drive(*command, "--json", cwd=tmp_path)[0] != told
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_user_s_own_method_and_network_does_not_either(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     out, _, loaded = drive(
@@ -287,6 +289,7 @@ def test_each_value_that_the_user_s_own_validators_refuse_is_named(strict, tmp_p
     assert told.count("size must not be above 8") == 2
 
 
+@pytest.mark.slow
 def test_what_stands_in_for_a_user_s_method_ends_with_the_sweep(tmp_path):
     (tmp_path / "strict.py").write_text(STRICT)
     tiny = 'dict(train_fraction=0.1, max_steps=1, batch_size=32, threads=1, regularizer="strict.py:Even")'

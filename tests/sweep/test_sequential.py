@@ -84,6 +84,7 @@ def test_the_critical_value_is_the_published_one(last, c):
     assert critical(Design(3, last)) == pytest.approx(c, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("effect", "last", "power", "mean_seeds"), [(1, 10, 0.68, 8.1), (1.5, 10, 0.96, 6.5), (1, 20, 0.97, 11)]
 )
