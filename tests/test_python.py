@@ -142,6 +142,7 @@ def test_ablate_returns_the_sweep_with_its_tables():
     assert same.summary.equals(sweep.summary)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_can_sweep(tmp_path):
     (tmp_path / "script.py").write_text(
         f"import tdbench\nprint('begun')\nsweep = tdbench.ablate(param='k=3', seeds=1, out='sweep', jobs=1, **{TINY})\n"
@@ -151,6 +152,7 @@ def test_a_script_without_a_guard_can_sweep(tmp_path):
     assert done.stdout.split() == ["begun", "2"], done.stderr
 
 
+@pytest.mark.slow
 def test_profile_returns_the_rows_and_its_folder(tmp_path):
     found = tdbench.profile(regularizer=["dropout"], shape=[(4, 8, 8, 8)], seconds=0.02, out="costs", **TINY)
     assert [row["method"] for row in found.layer] == ["floor", "dropout"]
@@ -311,6 +313,7 @@ def test_the_callers_tree_is_left_as_it_was():
 RUN = {"data": {"train_fraction": 0.5}, "regularizer": {"name": "dropblock", "block_size": 3}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [RUN, tdbench.RunConfig.model_validate(RUN)], ids=["tree", "configuration"])
 def test_every_function_takes_a_tree_of_keys_or_a_configuration(given):
     config = load_config(given, {"epochs": 2})

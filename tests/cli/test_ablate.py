@@ -224,6 +224,7 @@ def test_an_experiment_file_is_swept_with_flags_on_top(cli, tmp_path):
     assert "3 trials done" in again.out
 
 
+@pytest.mark.slow
 def test_a_share_that_was_missed_is_told_and_the_summary_says_what_was_asked_for(cli, tmp_path):
     flags = ("--param", "regularizer=targetdrop,dropblock", "--match", "dropped=1.5", "--seeds", "1", "--out", tmp_path)
     done = cli("ablate", *cli.tiny, *flags)

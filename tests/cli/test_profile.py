@@ -209,6 +209,7 @@ def test_a_search_that_is_out_of_time_gives_the_largest_batch_so_far_and_says_so
     assert [(row["batch_size"], row["status"]) for row in table(out, "step")] == [("8", "ok"), ("16", "out of time")]
 
 
+@pytest.mark.slow
 def test_the_bar_of_a_search_moves_with_the_time(monkeypatch):
     class Full(RepeatedStep):
         def __call__(self):
@@ -318,6 +319,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 def test_a_method_of_the_user_s_that_fails_is_named_with_its_error_and_the_others_are_measured(cli, tmp_path):
     (tmp_path / "mine.py").write_text(USER_METHODS)
     out = tmp_path / "out"

@@ -76,6 +76,8 @@ def test_a_signal_to_every_process_of_a_sweep_saves_its_trials(cli, tmp_path, nu
         "ablate",
         "--param",
         "block_size=3",
+        "--data",
+        "digits",
         "--seeds",
         "2",
         "--epochs",

@@ -129,6 +129,7 @@ def test_a_run_that_is_finished_says_so_without_torch(tmp_path):
         assert "loading" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["audit", "show", "profile"])
 def test_a_command_shows_life_before_it_loads_torch(command, tmp_path):
     out, _, _ = drive(command, "--device", "cuda", "--threads", "1", cwd=tmp_path, code=2)
@@ -271,6 +272,7 @@ def strict(tmp_path):
     return ("ablate", "--regularizer", "strict.py:Even", *TINY, "--jobs", "1", "--quiet", "--out", "sweep")
 
 
+@pytest.mark.slow
 def test_a_sweep_reads_values_as_the_user_s_own_validators_do(strict, tmp_path):
     _, told, loaded = drive(*strict, "--param", "size=3,small", "--set", "table={a: [1, 2]}", cwd=tmp_path)
     assert (told, loaded) == ("", [])
