@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdbench import load_config
 from tdbench.cli import main
 from tdbench.regularizers.registry import method_names
 from tdbench.training.checkpoint import restore, state_of
 from tdbench.training.run import Run
+from tests.training.test_run import run_of as run_anywhere
+from tests.training.test_run import train
 
 pytestmark = pytest.mark.gpu
 
 METHODS = [name for name in method_names() if name != "drop_path"]  # which needs a network with branches
-TINY = {"train_fraction": 0.1, "batch_size": 16, "epochs": 2, "device": "cuda"}
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +32,7 @@ def _own_place(tmp_path, monkeypatch):
 
 
 def run_of(**overrides):
-    return Run(load_config(overrides={**TINY, **overrides}))
-
-
-def train(run, first, last):
-    run.begin_steps()
-    for number, (images, labels) in enumerate(run.batches.epoch(run.epoch, first, last), first):
-        run.train_step(images, labels, number)
+    return run_anywhere(device="cuda", **overrides)
 
 
 @pytest.mark.parametrize("name", METHODS)
