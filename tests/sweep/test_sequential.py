@@ -186,13 +186,13 @@ def test_what_ran_after_the_decision_does_not_count():
 
 
 def test_a_claim_is_that_of_the_look_at_which_p_was_smallest():
-    first = np.array([-1.0, -1.02, -0.98, 3, 3, 3, 3, 3])  # below the baseline at first, then above
-    second = np.array([0, 0.1, -0.1, 0.1, 5.0, 5.0, 5.0, 5.0]) * 100
-    design = Design(3, 8)
-    alone = stood(first[None], design)
-    assert alone.decisions == [Decision.HELPS]
-    late = stood(np.array([first, second]), design)
-    assert late.decisions[0] in (Decision.HELPS, Decision.UNDECIDED)
+    """The first value's p is too large at its first look beside the second, whose decision lets it pass much later."""
+    turned = np.array([-1.0, -1.13, -0.87, 4, 4.2, 4.1, 4, 4.3])
+    late = np.array([2, -1.5, 2, 1.8, 2.2, 2.1, 1.9, 2.0])
+    standing = stood(np.array([turned, late]), Design(3, 8))
+    assert standing.decisions == [Decision.HELPS, Decision.HURTS]
+    assert standing.num_seeds.tolist() == [8, 8]
+    assert standing.estimate.mean[0] > 0
 
 
 def test_a_value_without_any_figure_is_given_up_at_the_first_look():
