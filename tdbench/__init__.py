@@ -26,6 +26,7 @@ _PUBLIC = {
     "read_sweep": "tdbench.store.reading",
     "target_drop2d": "tdbench.regularizers.targetdrop.layer",
     "train": "tdbench.training.train",
+    "tune": "tdbench.sweep.tune.command",
 }
 
 __all__ = ["__version__", *_PUBLIC]

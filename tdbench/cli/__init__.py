@@ -20,6 +20,7 @@ from tdbench.cli.output import lasting_streams
 from tdbench.cli.profile import profile_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
+from tdbench.cli.tune import tune_command
 from tdbench.errors import Note, TdbenchError, clipped, line_of, plain
 from tdbench.user_code import reason_of
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("ablate")(ablate_command)
+app.command("tune")(tune_command)
 app.command("compare")(compare_command)
 app.command("audit")(audit_command)
 app.command("show")(show_command)

@@ -12,7 +12,7 @@ from tdbench.cli.starting import Start
 if TYPE_CHECKING:
     from tdbench.store.progress import SweepObserver
     from tdbench.sweep.ablate import Execution
-    from tdbench.sweep.runner import Sweep
+    from tdbench.sweep.runner import Sweep, Tables
     from tdbench.sweep.slots import Slots
 
 _SWEEP = "The sweep"
@@ -148,12 +148,12 @@ def ablate_command(
         raise typer.Exit(1)
 
 
-def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool) -> None:
-    """Run what is missing and print what came out; after an interruption, what there is."""
+def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool, is_shown: bool = True) -> "Tables":
+    """Run what is missing, print what came out, and return it; after an interruption, print what there is."""
     from tdbench.cli.output import say
     from tdbench.cli.signals import stop_signals
     from tdbench.cli.sweep_tables import show_summary
-    from tdbench.cli.sweep_terminal import watch_sweep
+    from tdbench.cli.sweep_terminal import SweepWords, watch_sweep
     from tdbench.errors import Interrupted
     from tdbench.sweep.ablate import run_missing
 
@@ -163,7 +163,7 @@ def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool
         @contextmanager
         def watch(sweep: "Sweep", slots: "Slots") -> "Iterator[SweepObserver]":
             signals.be_graceful()
-            with watch_sweep(silent, sweep, slots) as observer:
+            with watch_sweep(silent, SweepWords(sweep), slots) as observer:
                 yield observer
 
         try:
@@ -175,6 +175,9 @@ def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool
                 should_stop=signals.stop_requested,
             )
         except Interrupted:
-            show_summary(sweep, sweep.tables(), quiet=quiet, json=json)
+            if is_shown:
+                show_summary(sweep, sweep.tables(), quiet=quiet, json=json)
             raise
-    show_summary(sweep, tables, quiet=quiet, json=json)
+    if is_shown:
+        show_summary(sweep, tables, quiet=quiet, json=json)
+    return tables

@@ -23,6 +23,9 @@ Experiment = Annotated[
     Path | None,
     typer.Argument(metavar="[EXPERIMENT.yaml]", help="An experiment, such as ablations/block_size.yaml, or a run."),
 ]
+TuneFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="A run's configuration, or another search's tune.yaml.")
+]
 Data = Annotated[
     str | None,
     typer.Option(help="digits, fashion_mnist, cifar10, cifar100, svhn, stl10, folder.", rich_help_panel=_RUN),

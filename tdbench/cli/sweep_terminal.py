@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,16 +21,63 @@ from tdbench.sweep.plan import Plan
 from tdbench.sweep.report import subject
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.slots import Slots
+from tdbench.sweep.trials import Trials
 
 _OUTCOME = {  # field of result.json or environment.json -> form
     "test_error_pct": "test error {:.2f} %",
     "test_error_pct_bn": "{:.2f} % with BatchNorm re-estimated",
+    "valid_error_pct": "{:.2f} % on the held-out images",
     "dropped_pct": "{:.3f} % dropped",
     "wall_s": "{:.1f} s",
     "train_img_per_s": "{:,.0f} images/s",
     "peak_mem_mib": "{:,.0f} MiB",
     "data_wait_pct": "{:.1f} % waiting for data",
 }
+
+
+class Words(Protocol):
+    """What is said of trials that run: of a sweep's, or of a search's."""
+
+    @property
+    def trials(self) -> Trials:
+        """The trials."""
+
+    @property
+    def goal(self) -> str:
+        """What they run towards, after the time that is left."""
+
+    def name(self, digest: str) -> str:
+        """Return the name of a trial."""
+
+    def heading(self, num_missing: int, num_at_once: int) -> str:
+        """Return what there is to do, in a line."""
+
+    def standings(self) -> list[str]:
+        """Return how things stand, in lines, where more trials are to run."""
+
+    def num_failed(self) -> int:
+        """Return how many trials have ended without a result."""
+
+
+class SweepWords:
+    """What is said of a sweep."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.trials = self.sweep = sweep
+        self._names = trial_names(sweep.plan)
+        self.goal = "to go" if sweep.plan.experiment.first_look is None else "to the next look"
+
+    def name(self, digest: str) -> str:
+        return self._names[digest]
+
+    def heading(self, num_missing: int, num_at_once: int) -> str:
+        return heading(self.sweep, num_missing, num_at_once)
+
+    def standings(self) -> list[str]:
+        return standings(self.sweep)
+
+    def num_failed(self) -> int:
+        return sum(result.status is not TrialState.WAITING for result in self.sweep.unfinished().values())
 
 
 class SilentSweep(SweepObserver):
@@ -39,10 +87,9 @@ class SilentSweep(SweepObserver):
         running: Digest to how far the trial is, None where it has not said so yet.
     """
 
-    def __init__(self, sweep: Sweep, slots: Slots) -> None:
-        self.sweep, self.num_slots = sweep, len(slots.environments)
+    def __init__(self, words: Words, slots: Slots) -> None:
+        self.words, self.num_slots = words, len(slots.environments)
         self.running: dict[str, Progress | None] = {}
-        self.names = trial_names(sweep.plan)
         self.num_left = self.num_ended = 0
         self.started = time.monotonic()
 
@@ -65,7 +112,7 @@ class SilentSweep(SweepObserver):
 
     def outcome(self, digest: str, result: RunResult) -> str:
         """Return how a trial ended, in a few words."""
-        return outcome(result, self.sweep.folder.trial(digest).read_environment().get("data_wait_pct"))
+        return outcome(result, self.words.trials.folder.trial(digest).read_environment().get("data_wait_pct"))
 
     def time_left(self) -> str:
         """Return the time that is left, from the trials so far and how far the running ones are."""
@@ -77,31 +124,29 @@ class SilentSweep(SweepObserver):
 
     def counts(self) -> str:
         """Return done, failed and left in a few words."""
-        done, unfinished = self.sweep.done(), self.sweep.unfinished().values()
-        failed = sum(result.status is not TrialState.WAITING for result in unfinished)
-        goal = "to go" if self.sweep.plan.experiment.first_look is None else "to the next look"
-        return f"{len(done)} done, {failed} failed, {self.num_left} left, {self.time_left()} {goal}"
+        done, failed = len(self.words.trials.done()), self.words.num_failed()
+        return f"{done} done, {failed} failed, {self.num_left} left, {self.time_left()} {self.words.goal}"
 
 
 class PlainSweep(SilentSweep):
     """Prints a line when a trial ends, and one every few seconds, free of control characters."""
 
-    def __init__(self, sweep: Sweep, slots: Slots) -> None:
-        super().__init__(sweep, slots)
+    def __init__(self, words: Words, slots: Slots) -> None:
+        super().__init__(words, slots)
         self._printed = time.monotonic()
 
     def began(self, num_trials: int) -> None:
         super().began(num_trials)
-        say(heading(self.sweep, self.num_left, self.num_slots))
+        say(self.words.heading(self.num_left, self.num_slots))
 
     def trial_ended(self, digest: str, result: RunResult) -> None:
         super().trial_ended(digest, result)
-        say(f"{self.names[digest]}: {self.outcome(digest, result)}  ({self.counts()})")
+        say(f"{self.words.name(digest)}: {self.outcome(digest, result)}  ({self.counts()})")
         self._printed = time.monotonic()
 
     def went_on(self, num_trials: int) -> None:
         super().went_on(num_trials)
-        for line in standings(self.sweep):
+        for line in self.words.standings():
             say(line)
 
     def looked(self) -> None:
@@ -110,30 +155,30 @@ class PlainSweep(SilentSweep):
         self._printed = time.monotonic()
         for digest, progress in self.running.items():
             if progress is not None:
-                say(f"  {self.names[digest]}  {position(progress)}")
+                say(f"  {self.words.name(digest)}  {position(progress)}")
 
 
 class LiveSweep(SilentSweep):
     """Draws the running trials, and the counts below them."""
 
-    def __init__(self, sweep: Sweep, slots: Slots) -> None:
-        super().__init__(sweep, slots)
+    def __init__(self, words: Words, slots: Slots) -> None:
+        super().__init__(words, slots)
         self._console = console()
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
 
     def began(self, num_trials: int) -> None:
         super().began(num_trials)
-        self._console.print(heading(self.sweep, self.num_left, self.num_slots), style="dim")
+        self._console.print(self.words.heading(self.num_left, self.num_slots), style="dim")
         self._live.start()
 
     def trial_ended(self, digest: str, result: RunResult) -> None:
         super().trial_ended(digest, result)
         style = "" if result.is_done else "red"
-        self._console.print(Text(f"{self.names[digest]}: {self.outcome(digest, result)}", style=style))
+        self._console.print(Text(f"{self.words.name(digest)}: {self.outcome(digest, result)}", style=style))
 
     def went_on(self, num_trials: int) -> None:
         super().went_on(num_trials)
-        for line in standings(self.sweep):
+        for line in self.words.standings():
             self._console.print(Text(line))
 
     def looked(self) -> None:
@@ -142,11 +187,11 @@ class LiveSweep(SilentSweep):
             grid.add_column(ratio=ratio, no_wrap=True)
         for digest, progress in self.running.items():
             if progress is None:
-                grid.add_row(self.names[digest], Text("starting", style="dim"), "")
+                grid.add_row(self.words.name(digest), Text("starting", style="dim"), "")
             else:
                 bar = ProgressBar(total=progress.num_steps, completed=progress.step)
-                grid.add_row(self.names[digest], bar, position(progress))
-        num_done = len(self.sweep.done())
+                grid.add_row(self.words.name(digest), bar, position(progress))
+        num_done = len(self.words.trials.done())
         grid.add_row("all", ProgressBar(total=num_done + self.num_left, completed=num_done), self.counts())
         self._live.update(grid, refresh=True)
 
@@ -156,14 +201,14 @@ class LiveSweep(SilentSweep):
 
 
 @contextmanager
-def watch_sweep(silent: bool, sweep: Sweep, slots: Slots) -> Iterator[SilentSweep]:
+def watch_sweep(silent: bool, words: Words, slots: Slots) -> Iterator[SilentSweep]:
     """Return what suits the output: silence, a live table on a terminal, or plain lines."""
     if silent:
-        yield SilentSweep(sweep, slots)
+        yield SilentSweep(words, slots)
     elif not stdout().isatty():
-        yield PlainSweep(sweep, slots)
+        yield PlainSweep(words, slots)
     else:
-        live = LiveSweep(sweep, slots)
+        live = LiveSweep(words, slots)
         try:
             yield live
         finally:

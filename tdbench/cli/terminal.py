@@ -27,6 +27,7 @@ _SHOWN = {
     "test_error_pct": ("test error, last epoch", "{:.2f} %"),
     "test_error_pct_bn": ("the same, BatchNorm re-estimated", "{:.2f} %"),
     "best_test_error_pct": ("test error, best epoch (optimistic)", "{:.2f} %"),
+    "valid_error_pct": ("error on the held-out images", "{:.2f} %"),
     "train_error_pct": ("train error, last epoch", "{:.2f} %"),
     "dropped_pct": ("units dropped at the sites", "{:.3f} %"),
     "train_img_per_s": ("throughput, median step", "{:,.0f} images/s"),
@@ -206,8 +207,9 @@ def run_line(result: RunResult, folder: Path, trained: bool = True) -> str:
     if not result.is_done:
         return f"{result.status}: {result.error}; {folder}"
     done = "" if trained else "already done: "
+    error = f"test error {result.test_error_pct:.2f} %" if result.test_error_pct is not None else "test set not read"
     return (
-        f"{done}test error {result.test_error_pct:.2f} % after {result.epochs} epochs (n = 1 run, seed "
+        f"{done}{error} after {result.epochs} epochs (n = 1 run, seed "
         f"{result.seed}), {result.dropped_pct:.3f} % of units dropped, {result.wall_s:.1f} s; {folder}"
     )
 

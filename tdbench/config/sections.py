@@ -46,6 +46,7 @@ class DataConfig(Section):
     )
     split_seed: int = knob(0, "chooses the images that are held out, the same whatever the seed of a run", ge=0)
     resample: bool = knob(False, "draw training and test images anew from all of them with each seed")
+    test: bool = knob(True, "judge a run by the test images too; false: they are not read, only those held out")
 
     @field_validator("root")
     @classmethod
@@ -57,6 +58,12 @@ class DataConfig(Section):
     def _is_known(cls, value: str) -> str:
         find_data_set(value)
         return value
+
+    @model_validator(mode="after")
+    def _something_judges(self) -> "DataConfig":
+        if not self.test and self.valid_fraction == 0:
+            raise ValueError("data.test must be true where no images are held out (data.valid_fraction 0), got false")
+        return self
 
 
 class AugmentConfig(Section):

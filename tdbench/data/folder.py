@@ -1,6 +1,7 @@
 """Image folders: train/ and test/, each with a folder of images per class."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ def read_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]
         if empty := [name for label, name in enumerate(listing.classes) if label not in labels]:
             what = f"the class folder(s) {', '.join(empty)}" if labels else "any of its class folders"
             raise DataError(f"{folder} holds no images in {what}")
+    if not config.test:
+        test = replace(test, images=[])
     return image_set(train, config), image_set(test, config), tuple(train.classes)
 
 
@@ -56,7 +59,7 @@ def listing_of(folder: Path) -> Listing:
 def image_set(listing: Listing, config: DataConfig) -> ImageSet:
     """Return listed images with their labels: decoded now if they fit `resident_mib`, else on demand."""
     images = FolderImages([path for path, _ in listing.images], config.image_size)
-    labels = torch.tensor([label for _, label in listing.images])
+    labels = torch.tensor([label for _, label in listing.images], dtype=torch.int64)
     shape = (len(images), 3, config.image_size, config.image_size)
     if math.prod(shape) > config.resident_mib * 2**20:
         return ImageSet(images, labels, listing.left_out)

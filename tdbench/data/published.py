@@ -130,16 +130,20 @@ def matches(path: Path, md5: str | None) -> bool:
 
 
 def read_published(
-    published: Published, open_split: Callable[[bool], Any], to_images: Callable[[Any], ImageSet]
+    published: Published, open_split: Callable[[bool], Any], to_images: Callable[[Any], ImageSet], with_test: bool
 ) -> tuple[ImageSet, ImageSet, Any]:
-    """Return training set, test set and torchvision's data set of the latter, after all checksums are verified.
+    """Return training set, test set and torchvision's data set of the former, after all checksums are verified.
+
+    Without the test set, an empty one.
 
     Pickles are opened only then, since loading one runs the code in it.
     """
     published.ensure()
     try:
-        train, test = to_images(open_split(True)), open_split(False)
-        return train, to_images(test), test
+        opened = open_split(True)
+        train = to_images(opened)
+        test = to_images(open_split(False)) if with_test else train.select(torch.empty(0, dtype=torch.int64))
+        return train, test, opened
     except Exception as error:  # no permission, or torchvision's reader fails
         raise DataError(
             f"data set {published.name} in {published.root} cannot be read: {line_of(error, with_type=False)}"
@@ -168,6 +172,7 @@ def read_cifar(config: DataConfig, class_name: str) -> tuple[ImageSet, ImageSet,
         published,
         open_split=lambda train: cifar(root, train=train),
         to_images=lambda split: contiguous_set(split.data.transpose(0, 3, 1, 2), split.targets),
+        with_test=config.test,
     )
     return train, test, tuple(opened.classes)
 
@@ -196,6 +201,7 @@ def read_svhn(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
         published,
         open_split=lambda train: SVHN(root, "train" if train else "test"),
         to_images=lambda split: contiguous_set(split.data, split.labels),
+        with_test=config.test,
     )
     return train, test, tuple(str(digit) for digit in range(10))
 
@@ -219,6 +225,7 @@ def read_stl10(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]
         published,
         open_split=lambda train: Labelled(root, "train" if train else "test"),
         to_images=lambda split: contiguous_set(split.data, split.labels),
+        with_test=config.test,
     )
     return train, test, STL10_CLASSES
 
@@ -244,7 +251,7 @@ def read_fashion_mnist(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[st
     classes = tuple(FashionMNIST.classes)
     train, test = (
         read_idx_pair(found[f"{part}-images-idx3-ubyte"], found[f"{part}-labels-idx1-ubyte"], len(classes))
-        for part in ("train", "t10k")
+        for part in (("train", "t10k") if config.test else ("train", "train"))
     )
     return train, test, classes
 

@@ -65,6 +65,8 @@ def load_data(config: DataConfig, seed: int) -> LoadedData:
     train, test, classes = getattr(import_module(f"{__package__}.{module}"), function)(config)
     if config.resample:
         train, test = resampled(train, test, seed)
+    if not config.test:
+        test = test.select(torch.empty(0, dtype=torch.int64))
     # The statistics are of the full training set, so that runs on a part of it see the same pixels.
     mean, std = statistics(chunks(train.images, config.num_workers))
     valid = None

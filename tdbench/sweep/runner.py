@@ -1,33 +1,17 @@
-"""Drives a sweep: what is missing is run, what happens is recorded, and the tables follow from the folder.
+"""A sweep: the trials of a plan, which of them are missing at which look, and the tables that follow."""
 
-A trial is done when its `result.json` says so. One that failed has a `result.json` with its reason and is left alone
-until it is asked for again; one that was killed or stopped has none, and goes on from its checkpoint next time.
-"""
-
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.assignment import Assignment, Ended, Progressed
-from tdbench.store.folders import RESULT, SweepFolder
-from tdbench.store.progress import SweepObserver
-from tdbench.store.rows import (
-    Decision,
-    RunResult,
-    SummaryRow,
-    TrialRow,
-    TrialState,
-)
-from tdbench.sweep.executors import Executor
+from tdbench.config import RunConfig
+from tdbench.errors import FolderError
+from tdbench.store.folders import SweepFolder
+from tdbench.store.rows import Decision, RunResult, SummaryRow, TrialRow, TrialState
 from tdbench.sweep.findings import FAILED, NO_RESULT, Findings
 from tdbench.sweep.plan import Plan
-
-LOOK_EVERY_S = 0.2
-TABLES_EVERY_S = 20.0
+from tdbench.sweep.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -39,39 +23,37 @@ class Tables:
     source: list[Any]
 
 
-class Sweep:
-    """A plan, its folder, and what has become of each trial.
+class Sweep(Trials):
+    """A plan, its folder, and what has become of each trial."""
 
-    Attributes:
-        records: Digest to the trial's result; one that has none is `waiting`, or `killed` or `failed` with its reason.
-    """
+    folder: SweepFolder
 
     def __init__(self, plan: Plan, folder: SweepFolder) -> None:
+        super().__init__()
         self.plan, self.folder = plan, folder
-        self.records: dict[str, RunResult] = {}
         self.findings = Findings(plan, folder)
+        self._asked_for: list[str] | None = None
         self.look_again()
 
-    def look_again(self) -> None:
-        """Read from the folder what has become of each trial."""
-        self._take({digest: self._read(digest) for digest in self.plan.trials})
+    @property
+    def configs(self) -> Mapping[str, RunConfig]:
+        return self.plan.trials
 
-    def _take(self, records: dict[str, RunResult]) -> None:
-        self.records = records
-        self._asked_for: list[str] | None = None
+    def changed(self, digest: str | None) -> None:
+        if digest is None:
+            self._asked_for = None
+        else:
+            self.findings.forget(digest)
 
-    def _read(self, digest: str) -> RunResult:
-        seed = self.plan.trials[digest].seed
-        try:
-            result = self.folder.trial(digest).read_result(hint="--retry-failed runs the trial again")
-        except FolderError as error:
-            return RunResult(TrialState.FAILED, None, seed, error=str(error))
-        if result is None:
-            return RunResult(TrialState.WAITING, digest, seed)
-        if result.digest not in (None, digest):
-            words = "its result is of other data or other code of yours"
-            return RunResult(TrialState.FAILED, None, seed, error=words)
-        return result
+    def further(self, is_idle: bool) -> list[str]:
+        """Return the trials of the next look of a sequential design, once those of the last one are over."""
+        if not is_idle:
+            return []
+        self._asked_for = None
+        return self.missing()
+
+    def keep_tables(self) -> None:
+        self.write_tables(self.tables())
 
     def missing(self, retry_failed: bool = False, fresh: bool = False) -> list[str]:
         """Return the trials that are to be run, in their order: those without a result, failed ones, or all.
@@ -110,99 +92,9 @@ class Sweep:
         kept = self.folder.recall_summary(self.findings.source(self.records))
         return kept is not None and all(row.decision is not Decision.PENDING for row in kept)
 
-    def done(self) -> dict[str, RunResult]:
-        """Return the results of the trials that are done."""
-        return {digest: result for digest, result in self.records.items() if result.is_done}
-
     def unfinished(self) -> dict[str, RunResult]:
         """Return what is known of the trials that are not done, whatever the reason."""
         return {digest: self.records[digest] for digest in self.asked_for() if not self.records[digest].is_done}
-
-    def run(
-        self,
-        executor: Executor,
-        trials: Iterable[str],
-        observer: SweepObserver,
-        should_stop: Callable[[], bool] = lambda: False,
-        *,
-        fresh: bool = False,
-        log: str | None = None,
-    ) -> None:
-        """Run trials, such as those that are `missing`; return when all are over, or saved as `should_stop` wished.
-
-        Of a sequential design, the trials of each further look follow. A full disk stops the sweep too: every other
-        trial would meet it.
-
-        The tables on disk follow meanwhile; the last of them are left to the caller.
-        """
-        if fresh:
-            waiting = {one: RunResult(TrialState.WAITING, one, trial.seed) for one, trial in self.plan.trials.items()}
-            self._take(waiting)
-        queue, running = deque(trials), set[str]()
-        tried = set(queue)  # what was stopped or killed is for the next call
-        stopping, no_room, written = False, False, time.monotonic()
-        observer.began(len(queue))
-        try:
-            while queue or running:
-                while queue and executor.num_free > 0:
-                    digest = queue.popleft()
-                    executor.submit(self._assignment(digest, fresh, log))
-                    running.add(digest)
-                    observer.trial_began(digest)
-                for event in executor.wait(LOOK_EVERY_S):
-                    if isinstance(event, Progressed):
-                        observer.trial_progressed(event.digest, event.progress)
-                    else:
-                        running.discard(event.digest)
-                        self._record(event)
-                        observer.trial_ended(event.digest, self.records[event.digest])
-                        no_room = no_room or event.no_room
-                if not queue and not running and not stopping:
-                    self._asked_for = None  # a look is due, where the design has any
-                    further = [digest for digest in self.missing() if digest not in tried]
-                    queue.extend(further)
-                    tried.update(further)
-                    if further:
-                        observer.went_on(len(further))
-                observer.looked()
-                if (should_stop() or no_room) and not stopping:
-                    stopping = True
-                    queue.clear()
-                    executor.stop()
-                if time.monotonic() - written > TABLES_EVERY_S:
-                    with suppress(FolderError):  # they are written again at the end, and then it counts
-                        self.write_tables(self.tables())
-                    written = time.monotonic()
-        finally:
-            self._asked_for = None
-            executor.close()
-
-    def _assignment(self, digest: str, fresh: bool, log: str | None) -> Assignment:
-        record, trial = self.records[digest], self.folder.trial(digest)
-        failed = record.status is TrialState.FAILED
-        # What a diverged trial saved would diverge again; and what is not this trial's own cannot go on.
-        fresh = fresh or record.status is TrialState.DIVERGED or (failed and record.digest != digest)
-        if fresh:
-            trial.give_up()
-        if failed and trial.read_config() is None:  # only the reason stands there: see _record
-            (trial / RESULT).unlink(missing_ok=True)
-        return Assignment(digest, self.plan.trials[digest].dump(), trial.path, fresh, log)
-
-    def _record(self, ended: Ended) -> None:
-        """Note how a trial ended; a failure that left no `result.json` gets one, so that the next call knows of it."""
-        found, seed = self._read(ended.digest), self.plan.trials[ended.digest].seed
-        record = RunResult(ended.status, ended.digest, seed, error=ended.reason)
-        if (
-            ended.status in (TrialState.DONE, TrialState.DIVERGED) or found.is_done
-        ):  # it may have been killed just after
-            record = found
-        elif ended.status is TrialState.FAILED:
-            with suppress(TdbenchError, OSError):  # a full disk: the reason stands in the table, and is tried again
-                run_folder = self.folder.trial(ended.digest)
-                run_folder.path.mkdir(parents=True, exist_ok=True)
-                run_folder.write_result(record)
-        self.records[ended.digest] = record
-        self.findings.forget(ended.digest)
 
     def tables(self) -> Tables:
         """Return the tables as things stand, the baselines first; trials that no look asked for are left out."""

@@ -57,6 +57,7 @@ def _estimated_s(config: RunConfig) -> float:
     begin_s = marks[0] - begun
     steps_s = [end - start for start, end in pairwise(marks)] or [begin_s]
     run.evaluate()
+    run.validate()
     evaluation_s = time.perf_counter() - marks[-1]
     num_epochs = -(-run.num_steps // run.steps_per_epoch)
     num_evaluations = -(-num_epochs // config.training.eval_every)

@@ -19,7 +19,7 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
     shape, batch_size = "×".join(map(str, data.image_shape)), config.training.batch_size
     return {
         "model": f"{network}, {setup.num_parameters():,} parameters",
-        "data": f"{config.data.name}, {len(data.train):,} train and {len(data.test):,} test images, {shape}, "
+        "data": f"{config.data.name}, {len(data.train):,} train and {tested(data)} test images, {shape}, "
         f"{data.num_classes} classes{split(data)}{left_out(data)}",
         "regularizer": describe_regularizer(config.regularizer),
         "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
@@ -37,6 +37,11 @@ def recording(config: RunConfig, hardware: Hardware, num_processes: int) -> str:
         return ""
     reason = reason_against(config, hardware, num_processes)
     return ", each step a CUDA graph" if reason is None else f", no CUDA graph ({reason})"
+
+
+def tested(data: LoadedData) -> str:
+    """Return the number of test images, in words where they are not to be seen."""
+    return f"{len(data.test):,}" if len(data.test) else "no"
 
 
 def split(data: LoadedData) -> str:

@@ -96,7 +96,8 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             observer.epoch_ended(row)
             run.check_evaluation()
         seen = run.evaluate_at_the_end()
-        run.processes.first(lambda: folder.write_predictions(seen.predictions))
+        if seen is not None:
+            run.processes.first(lambda: folder.write_predictions(seen.predictions))
         run.validate()
         run.evaluate_re_estimated(lambda: stop_if_asked(run, folder, should_stop))
     except Diverged as divergence:

@@ -54,7 +54,8 @@ class Run:
         if processes.rank > 0:  # the layers start alike, and then each process draws masks of its own
             torch.manual_seed(derive_seed(config.seed, "regularizer", processes.rank))
         device, share = self.hardware.device, (processes.rank, processes.count)
-        self.batches, self.test_batches = setup.train_batches(share), setup.test_batches(share)
+        self.batches = setup.train_batches(share)
+        self.test_batches = setup.test_batches(share) if config.data.test else None
         self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
         if self.hardware.compile:
@@ -196,20 +197,28 @@ class Run:
             train_img_per_s=self.img_per_s(self.clock.recent_median_s()) or 0.0,
         )
 
-    def evaluate(self) -> Evaluation:
-        """Return what the network makes of the test images."""
+    def evaluate(self) -> Evaluation | None:
+        """Return what the network makes of the test images; None where the run is not to see them."""
+        if self.test_batches is None:
+            return None
         return evaluate(self.model, self.test_batches, self.hardware, self.processes)
 
-    def evaluate_at_the_end(self) -> Evaluation:
+    def evaluate_at_the_end(self) -> Evaluation | None:
         """Return what the trained network makes of the test images, which the last epoch may have told already."""
         if self.last_evaluation is None:  # it was evaluated before the run was interrupted
             self.last_evaluation = self.evaluate()
         return self.last_evaluation
 
     def validate(self) -> None:
-        """Measure the error on the images that were held out, where some were."""
+        """Measure the error on the images that were held out, where some were.
+
+        Raises:
+            Diverged: Their loss is NaN or infinite.
+        """
         if self.valid_batches is not None:
             seen = evaluate(self.model, self.valid_batches, self.hardware, self.processes)
+            if not math.isfinite(seen.loss):
+                raise Diverged(f"the loss of the held-out images became {seen.loss} after step {self.step}")
             self.valid_error_pct = seen.error_pct
 
     @torch.no_grad()
@@ -220,7 +229,7 @@ class Run:
             check: Called before each batch; what it raises ends the measurement.
         """
         num_batches = min(self.config.evaluate.bn_batches, self.steps_per_epoch)
-        if not num_batches or not batch_norms(self.model):
+        if not num_batches or not batch_norms(self.model) or self.test_batches is None:
             return
         begun = time.perf_counter()
         with averaging(self.model) as norms:
@@ -234,7 +243,8 @@ class Run:
                 own.copy_(torch.stack(of_all).mean(0))
             for one in norms:
                 one.eval()
-            self.test_error_pct_bn = self.evaluate().error_pct
+            seen = self.evaluate()
+            self.test_error_pct_bn = None if seen is None else seen.error_pct
         self.wall_s += time.perf_counter() - begun
 
     def result(self, status: TrialState, error: str | None) -> RunResult:
@@ -246,7 +256,7 @@ class Run:
             digest=self.digest,
             seed=self.config.seed,
             epochs=len(self.rows),
-            test_error_pct=tested[-1] if over else None,
+            test_error_pct=tested[-1] if over and tested else None,
             best_test_error_pct=min(tested) if tested else None,
             train_error_pct=self.rows[-1].train_error_pct if over else None,
             dropped_pct=100 * dropped / units if units else None,

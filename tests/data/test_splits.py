@@ -118,3 +118,31 @@ def test_a_sweep_over_new_draws_has_no_other_interval_for_new_images(tmp_path, m
     assert sweep.summary.delta_ci95_low_images.isna().all()
     errors = sweep.trials.pivot(index="seed", columns="block_size", values="test_error_pct")
     assert errors.notna().all().all()
+
+
+@pytest.mark.parametrize("resident_mib", [0, 1])
+def test_test_images_that_are_not_to_be_seen_are_not_read(tmp_path: Path, resident_mib):
+    for image in (write_folder(tmp_path) / "test").rglob("*.png"):
+        image.write_text("no image")
+    config = {"name": "folder", "root": tmp_path, "image_size": 8, "valid_fraction": 0.5, "resident_mib": resident_mib}
+    data = data_of(**config, test=False)
+    assert len(data.test) == 0
+    assert len(data.valid) > 0
+    with pytest.raises(DataError, match="cannot be decoded"):
+        images_of(data_of(**config | {"resident_mib": 1}).test)
+
+
+def test_a_run_that_may_not_see_the_test_images_has_no_figure_of_them(tmp_path):
+    without = tdbench.train(out=tmp_path / "a", **TINY, **{"data.valid_fraction": 0.2, "data.test": False})
+    seeing = tdbench.train(out=tmp_path / "b", **TINY, **{"data.valid_fraction": 0.2})
+    assert without.is_done
+    assert without.valid_error_pct == seeing.valid_error_pct
+    for name in ("test_error_pct", "best_test_error_pct", "test_loss", "ece_pct", "brier", "test_error_pct_bn"):
+        assert getattr(without, name) is None
+        assert getattr(seeing, name) is not None
+    assert not (tmp_path / "a" / "predictions.npz").exists()
+
+
+def test_something_has_to_judge():
+    with pytest.raises(ConfigError, match=r"data\.test must be true where no images are held out"):
+        load_config(None, {"data.test": False})

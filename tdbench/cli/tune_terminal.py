@@ -1,0 +1,99 @@
+"""What a search looks like on a terminal: which candidate runs, which is best so far, what was promised and kept."""
+
+import json
+
+from tdbench.cli.output import say
+from tdbench.store.files import as_text, counted
+from tdbench.store.rows import TrialState
+from tdbench.sweep.columns import joined_by, number
+from tdbench.sweep.runner import Tables
+from tdbench.sweep.tune.confirming import kept
+from tdbench.sweep.tune.folder import CANDIDATES, IMPORTANCE, TUNE, TUNE_TEXT
+from tdbench.sweep.tune.search import Candidate, Search
+
+
+class SearchWords:
+    """What is said of a search while it runs."""
+
+    goal = "for those"
+
+    def __init__(self, search: Search) -> None:
+        self.trials = self.search = search
+
+    def name(self, digest: str) -> str:
+        for one in self.search.candidates:
+            for seed, trial in one.trials.items():
+                if trial == digest:
+                    return f"{described(one)}, seed {seed}"
+        return digest
+
+    def heading(self, num_missing: int, num_at_once: int) -> str:
+        plan = self.search.plan
+        ranges = " and ".join(f"{one.method} ({', '.join(map(str, one.ranges))})" for one in plan.subjects)
+        seeds = counted(plan.asked.search_seeds, "run")
+        return (
+            f"search of {ranges}: {plan.asked.trials} candidates by {plan.asked.sampler}, {seeds} each, "
+            f"{self.search.num_told()} done before, {num_at_once} at once; {self.search.folder.path}"
+        )
+
+    def standings(self) -> list[str]:
+        lines = []
+        for subject in self.search.plan.subjects:
+            best = next(iter(self.search.ranking(subject)), None)
+            if best is not None:
+                so_far = f"{self.search.num_asked(subject)} of {self.search.plan.asked.trials} candidates"
+                lines.append(f"  {so_far} of {subject.method}; best so far: {best_of(self.search, best)}")
+        return lines
+
+    def num_failed(self) -> int:
+        failed = (TrialState.FAILED, TrialState.DIVERGED)
+        return sum(result.status in failed for result in self.search.records.values())
+
+
+def described(candidate: Candidate) -> str:
+    """Return a candidate's name with its values."""
+    if candidate.subject is None:
+        return candidate.name
+    names = {one.key: one.name for one in candidate.subject.ranges}
+    values = [f"{names[key]} {shown(value)}" for key, value in candidate.values.items()]
+    return f"{candidate.subject.method} {candidate.name} ({', '.join(values)})"
+
+
+def shown(value: object) -> str:
+    """Return a value in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
+
+
+def best_of(search: Search, candidate: Candidate) -> str:
+    """Return a candidate with what it came to, in a few words."""
+    n = len(search.errors(candidate))
+    difference = number(search.value_of(candidate), "+.2f")
+    return f"{described(candidate)}, {difference} points on held-out images (n = {n})"
+
+
+def search_line(search: Search) -> str:
+    """Return the outcome of a search in one line for each subject; it is no verdict."""
+    best = [best_of(search, one) for subject in search.plan.subjects for one in search.ranking(subject)[:1]]
+    written = f"{search.folder.path}: {TUNE_TEXT} {CANDIDATES} {IMPORTANCE} {TUNE}"
+    return (
+        f"best of {search.num_told()} candidates, no verdict yet: {'; '.join(best) or 'none has a result'}; {written}"
+    )
+
+
+def as_json(search: Search, tables: Tables | None) -> str:
+    """Return the candidates and the rows of the confirmation as JSON."""
+    confirmed = [] if tables is None else [row.cells() for row in tables.summary]
+    candidates = [search.row_of(one) for one in search.candidates]
+    return json.dumps({"candidates": candidates, "confirmed": confirmed}, indent=2, ensure_ascii=False)
+
+
+def print_kept(search: Search, tables: Tables) -> None:
+    """Print what the search promised, and what the confirmation kept."""
+    for one in kept(search, tables.summary):
+        promised = f"{one.arm}: promised {number(one.promised, '+.2f')} points (n = {one.n})"
+        if one.row is None:
+            say(f"{promised}, not confirmed")
+            continue
+        interval = joined_by(" to ", one.row.delta_ci95_low, one.row.delta_ci95_high, form="+.2f")
+        kept_of = number(one.row.delta_vs_baseline, "+.2f")
+        say(f"{promised}, kept {kept_of} ({interval}, n = {one.row.n}): {one.row.verdict}")

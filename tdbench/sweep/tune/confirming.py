@@ -1,0 +1,97 @@
+"""The confirmation: the best candidates and the default against the baseline, on the test images, with fresh seeds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tdbench.store.folders import SweepFolder
+from tdbench.store.rows import SummaryRow
+from tdbench.sweep.ablate import open_sweep
+from tdbench.sweep.experiment import Experiment, experiment_of
+from tdbench.sweep.keys import ARM, METHOD
+from tdbench.sweep.plan import make_plan
+from tdbench.sweep.runner import Sweep
+from tdbench.sweep.tune.asked import NONE, TunePlan
+from tdbench.sweep.tune.folder import CONFIRM
+from tdbench.sweep.tune.search import DEFAULT, Candidate, Search
+from tdbench.sweep.values import parse_design
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a search promised of an arm, and what the confirmation kept of it.
+
+    Attributes:
+        arm: Its name in the confirmation.
+        promised: Mean paired difference to the confirmation's baseline on the held-out images, in per cent points.
+        n: Runs that the promise rests on.
+        row: The confirmation's row; None: there is none yet.
+    """
+
+    arm: str
+    promised: float | None
+    n: int
+    row: SummaryRow | None
+
+
+def arm_name(candidate: Candidate) -> str:
+    """Return the name of a candidate's arm."""
+    return DEFAULT if candidate.name == DEFAULT else f"candidate {candidate.name}"
+
+
+def chosen(search: Search) -> list[Candidate]:
+    """Return what is confirmed: the default, and the best candidates that differ from it."""
+    subject = search.plan.subjects[0]
+    (default,) = (one for one in search.candidates if one.subject is subject and one.name == DEFAULT)
+    best = [one for one in search.ranking(subject) if one.trials != default.trials]
+    return [default, *best[: search.plan.asked.confirm]]
+
+
+def arms_before(search: Search) -> dict[str, dict[str, Any]]:
+    """Return the arms of a confirmation that was begun."""
+    return (SweepFolder(search.folder / CONFIRM).read_sweep() or {}).get("arms", {})
+
+
+def baseline_of(search: Search) -> Candidate:
+    """Return what the confirmation compares with: the baseline, tuned where it was; once begun, it stays that one."""
+    if len(search.plan.subjects) < 2:
+        return search.baseline
+    ranking = search.ranking(search.plan.subjects[1])
+    before = arms_before(search).get(NONE)
+    if before is not None:
+        values = {key: value for key, value in before.items() if key != METHOD}
+        return next((one for one in ranking if values and one.values == values), search.baseline)
+    return ranking[0] if ranking and ranking[0].name != DEFAULT else search.baseline
+
+
+def confirmation(search: Search) -> Sweep:
+    """Return the sweep that confirms what a search has found.
+
+    What was confirmed before stays in it, so that the correction for several comparisons counts all that were made.
+    """
+    plan = search.plan
+    arms: dict[str, dict[str, Any]] = {NONE: {METHOD: NONE, **baseline_of(search).values}}
+    arms |= {arm_name(one): {} if one.name == DEFAULT else dict(one.values) for one in chosen(search)}
+    arms |= {name: values for name, values in arms_before(search).items() if name not in arms}
+    return open_sweep(make_plan(experiment(plan, arms)), search.folder / CONFIRM)
+
+
+def experiment(plan: TunePlan, arms: dict[str, dict[str, Any]]) -> Experiment:
+    """Return the confirmation as an experiment: its seeds begin where the search's end."""
+    first, last = parse_design(plan.asked.confirm_seeds)
+    base = plan.base.model_dump(mode="json", exclude_unset=True)
+    base["data"] = {key: value for key, value in base["data"].items() if key != "test"}
+    seeds = range(len(plan.seeds), len(plan.seeds) + last)
+    tree = {"title": "confirmation", "base": base, "arms": arms, "seeds": list(seeds), "first_look": first}
+    return experiment_of(tree)
+
+
+def kept(search: Search, rows: tuple[SummaryRow, ...]) -> list[Kept]:
+    """Return what was promised of each arm that is compared, and what came of it."""
+    named = {str(row.values[ARM]): row for row in rows}
+    baseline = baseline_of(search)
+    found = []
+    for one in chosen(search):
+        own, other = search.value_of(one), 0.0 if baseline is search.baseline else search.value_of(baseline)
+        promised = None if own is None or other is None else own - other
+        found.append(Kept(arm_name(one), promised, len(search.errors(one)), named.get(arm_name(one))))
+    return found
