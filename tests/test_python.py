@@ -20,7 +20,7 @@ from tdbench.errors import ConfigError, FolderError
 from tdbench.models.build import build
 from tdbench.regularizers.registry import find_method
 from tdbench.store.rows import TrialState
-from tdbench.sweep.ablate import plan_sweep
+from tdbench.sweep.asked import plan_sweep
 from tdbench.sweep.values import parse_params
 
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SWEEP = "The sweep"
 _TRIALS = "The trials"
+_OWN = "A script of your own"
 
 Params = Annotated[
     list[str] | None,
@@ -61,6 +62,26 @@ Metric = Annotated[
         rich_help_panel=_SWEEP,
     ),
 ]
+Command = Annotated[
+    str | None,
+    typer.Option(
+        metavar="'SCRIPT {KEY} {seed}'",
+        help="A script of yours as the trials, run without a shell; {out} is its folder.",
+        rich_help_panel=_OWN,
+    ),
+]
+Read = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE:KEY|stdout:REGEX",
+        help="Where it leaves its figures: out/result.json:KEY, out/log.csv:COLUMN; the first one decides.",
+        rich_help_panel=_OWN,
+    ),
+]
+Higher = Annotated[
+    bool | None,
+    typer.Option("--higher-is-better/--lower-is-better", help="Of the script's metric.", rich_help_panel=_OWN),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the trials and the time; train nothing.")]
 Jobs = Annotated[
     int | None,
@@ -101,6 +122,9 @@ def ablate_command(
     baseline: Baseline = None,
     metric: Metric = None,
     smallest: Smallest = None,
+    command: Command = None,
+    read: Read = None,
+    higher_is_better: Higher = None,
     dry_run: DryRun = False,
     jobs: Jobs = None,
     gpus: Gpus = None,
@@ -121,22 +145,20 @@ def ablate_command(
     is missing.
     """
     from tdbench.sweep import lab
-    from tdbench.sweep.ablate import Execution, default_folder, look_ahead, open_sweep, plan_sweep
+    from tdbench.sweep.ablate import Execution, default_folder, look_ahead, open_sweep
+    from tdbench.sweep.asked import own_of, plan_sweep
 
     start = Start()
-    named = None if gpus is None else tuple(gpus.split(","))
-    execution = Execution(
-        *(jobs, named, per_gpu, trial_timeout, retry_failed, fresh),
-        *(executor, ray_address, log),
-    )
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log)
 
     def announce() -> None:
         start.announce("torch", quiet or json)
 
     with lab.stand_ins():
-        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, metric, smallest, announce)
+        own = own_of(command, read or (), higher_is_better)
+        plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, metric, smallest, announce, own)
         sweep = open_sweep(plan, out or default_folder(plan))
-        if sweep.missing(retry_failed, fresh):
+        if sweep.missing(retry_failed, fresh) and not plan.experiment.is_own:
             announce()
         if dry_run:
             from tdbench.cli.sweep_tables import print_outlook

@@ -182,7 +182,8 @@ def data_sets() -> Rows:
 
 def experiments() -> Rows:
     """Return a row per experiment that comes with tdbench."""
-    from tdbench.sweep.experiment import read_experiment, ready_experiments
+    from tdbench.sweep.experiment import read_experiment
+    from tdbench.sweep.ready import ready_experiments
 
     read = {f"ablations/{path.name}": read_experiment(path) for path in ready_experiments()}
     return [{"experiment": name, "what it asks": one.title} for name, one in read.items() if one is not None]

@@ -85,7 +85,7 @@ def off_target(sweep: Sweep, rows: Sequence[SummaryRow]) -> list[str]:
     """Return which values have dropped more than a tenth more or less than they were solved for."""
     notes = []
     for point, row in zip(sweep.plan.points, rows, strict=True):
-        target = sweep.plan.trials[next(iter(point.trials.values()))].regularizer.match  # of `none` there is none
+        target = sweep.plan.target_pct(point)
         if is_off_target(target, row.dropped_pct):
             value = ", ".join(as_text(value) for value in point.values.values())
             dropped = f"dropped {row.dropped_pct:.3g} %, not the {target:g} % that were asked for"

@@ -17,8 +17,7 @@ from tdbench.store.files import as_text, counted
 from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import Decision, RunResult, TrialState
 from tdbench.sweep.columns import form_of, joined_by, number, probability
-from tdbench.sweep.plan import Plan
-from tdbench.sweep.report import subject
+from tdbench.sweep.points import Plan
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.slots import Slots
 from tdbench.sweep.trials import Trials
@@ -90,6 +89,7 @@ class SilentSweep(SweepObserver):
     def __init__(self, words: Words, slots: Slots) -> None:
         self.words, self.num_slots = words, len(slots.environments)
         self.running: dict[str, Progress | None] = {}
+        self.begun: dict[str, float] = {}
         self.num_left = self.num_ended = 0
         self.started = time.monotonic()
 
@@ -100,7 +100,7 @@ class SilentSweep(SweepObserver):
         self.num_left += num_trials
 
     def trial_began(self, digest: str) -> None:
-        self.running[digest] = None
+        self.running[digest], self.begun[digest] = None, time.monotonic()
 
     def trial_progressed(self, digest: str, progress: Progress) -> None:
         self.running[digest] = progress
@@ -187,7 +187,8 @@ class LiveSweep(SilentSweep):
             grid.add_column(ratio=ratio, no_wrap=True)
         for digest, progress in self.running.items():
             if progress is None:
-                grid.add_row(self.words.name(digest), Text("starting", style="dim"), "")
+                running = clock(time.monotonic() - self.begun[digest])
+                grid.add_row(self.words.name(digest), Text(f"running for {running}", style="dim"), "")
             else:
                 bar = ProgressBar(total=progress.num_steps, completed=progress.step)
                 grid.add_row(self.words.name(digest), bar, position(progress))
@@ -236,7 +237,7 @@ def heading(sweep: Sweep, num_missing: int, num_at_once: int) -> str:
         until = f" until the next look, at {looked_at(sweep)} seeds"
     return (
         f"{values} of {', '.join(sweep.plan.keys)}, {seeds}: {trials}, "
-        f"{num_done} done before, {num_missing} to run{until}, {num_at_once} at once; {subject(sweep)}; "
+        f"{num_done} done before, {num_missing} to run{until}, {num_at_once} at once; {sweep.plan.subject()}; "
         f"{sweep.folder.path}"
     )
 
@@ -272,4 +273,7 @@ def outcome(result: RunResult, data_wait_pct: float | None) -> str:
     if not result.is_done:
         return f"{result.status}: {result.error}" if result.error else "stopped, to go on"
     figures = {**result.to_tree(), "data_wait_pct": data_wait_pct}
+    if result.metrics is not None:
+        own = [f"{name} {figure:.6g}" for name, figure in result.metrics.items()]
+        return ", ".join([*own, f"{result.wall_s or 0.0:.1f} s"])
     return ", ".join(form.format(figures[name]) for name, form in _OUTCOME.items() if figures[name] is not None)

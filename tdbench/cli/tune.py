@@ -107,8 +107,7 @@ def tune_command(
     from tdbench.sweep.tune.command import open_search, plan_search
 
     start = Start()
-    named = None if gpus is None else tuple(gpus.split(","))
-    execution = Execution(jobs, named, per_gpu, trial_timeout, False, fresh, executor, ray_address, None)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, False, fresh, executor, ray_address)
     flags = {
         "trials": trials,
         "search_seeds": search_seeds,

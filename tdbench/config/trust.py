@@ -55,6 +55,11 @@ def check_trusted(tree: Mapping[str, Any], path: Path) -> None:
         ConfigError: It has not been named by the user.
     """
     everything, named = _trusted.get()
+    if tree.get("command") and not everything:
+        raise ConfigError(
+            f"{path} names a command, {tree['command']!r}, which runs only where you trust the file: --trust "
+            "(trust=True in Python)"
+        )
     names = [] if everything else code_names({key: tree[key] for key in tree if key not in PROSE})
     foreign = [name for name in names if absolute(name) not in named and not runs_here(name)]
     if foreign:

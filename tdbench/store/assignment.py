@@ -7,10 +7,22 @@ from typing import Any
 from tdbench.store.progress import Progress
 from tdbench.store.rows import TrialState
 
+TRAINING = "tdbench.sweep.worker"
+
 
 @dataclass(frozen=True)
 class Assignment:
-    """One trial, as it travels to its process."""
+    """One trial, as it travels to its process.
+
+    Attributes:
+        digest: Its name.
+        config: What is run, as plain data.
+        folder: Its run folder.
+        fresh: Start over.
+        log: Where curves are written too.
+        environment: Variables of its process, such as the GPU that it sees.
+        target: The module that runs it.
+    """
 
     digest: str
     config: dict[str, Any]
@@ -18,6 +30,7 @@ class Assignment:
     fresh: bool = False
     log: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    target: str = TRAINING
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class SweepFolder:
         return RunFolder(self.path / TRIALS / digest)
 
     def has_trained(self) -> bool:
-        """Return whether any trial has got as far as a checkpoint."""
-        return any((self / TRIALS).glob(f"*/{CHECKPOINT}"))
+        """Return whether any trial has got as far as a checkpoint, or a result."""
+        return any(any((self / TRIALS).glob(f"*/{name}")) for name in (CHECKPOINT, RESULT))
 
     def most_seeds_seen(self) -> int:
         """Return the largest n in the summary as it was last written; 0 where there is none."""
@@ -90,7 +90,9 @@ class SweepFolder:
 
     def write_trials(self, keys: Sequence[str], rows: Iterable[TrialRow]) -> bool:
         """Write `trials.csv`; return whether the table is new."""
-        text = to_csv((row.cells() for row in rows), TrialRow.columns(keys))
+        every = list(rows)
+        metrics = dict.fromkeys(name for row in every for name in row.result.metrics or ())
+        text = to_csv((row.cells() for row in every), TrialRow.columns(keys, [*metrics]))
         return write_if_new(self / TRIALS_TABLE, text.encode())
 
     def write_summary(self, keys: Sequence[str], rows: Iterable[SummaryRow]) -> bool:

@@ -82,6 +82,7 @@ class RunResult:
         test_error_pct_bn: As test_error_pct, with BatchNorm's running statistics re-estimated on training images,
             without the regularizer; None where the network has no BatchNorm.
         valid_error_pct: Of the images held out of the training images; None where none are.
+        metrics: What a script or a function of the user's reported, by name; None of tdbench's own runs.
     """
 
     status: TrialState
@@ -101,6 +102,13 @@ class RunResult:
     brier: float | None = field(default=None, metadata={"since": "0.3.0"})
     test_error_pct_bn: float | None = field(default=None, metadata={"since": "0.3.0"})
     valid_error_pct: float | None = field(default=None, metadata={"since": "0.3.0"})
+    metrics: Mapping[str, float] | None = field(default=None, metadata={"since": "0.3.0", "column": False})
+
+    def figure(self, name: str) -> float | None:
+        """Return a figure by its name: one that a script reported, else a field."""
+        if self.metrics is not None and name in self.metrics:
+            return self.metrics[name]
+        return getattr(self, name, None)
 
     @property
     def is_done(self) -> bool:
@@ -116,14 +124,15 @@ class RunResult:
         missing = [one.name for one in fields(cls) if one.name not in tree and "since" not in one.metadata]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
-        known = {name: tree[name] for name in columns(cls) if name in tree}
+        known = {one.name: tree[one.name] for one in fields(cls) if one.name in tree}
         for name, value in known.items():
             if not _may_be(name, value):
                 raise ValueError(f"{name} is {value!r}")
         return cls(**known | {"status": TrialState(tree["status"])})
 
     def to_tree(self) -> dict[str, Any]:
-        return asdict(self) | {"status": self.status.value}
+        tree = asdict(self) | {"status": self.status.value}
+        return tree if self.metrics is not None else {key: value for key, value in tree.items() if key != "metrics"}
 
 
 def _may_be(name: str, value: Any) -> bool:
@@ -134,6 +143,8 @@ def _may_be(name: str, value: Any) -> bool:
         return True
     if name in ("seed", "epochs"):
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if name == "metrics":
+        return isinstance(value, Mapping) and all(isinstance(one, (int, float)) for one in value.values())
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and 0 <= value <= (100 if "_pct" in name else math.inf)
 
@@ -149,13 +160,15 @@ class TrialRow:
     result: RunResult
 
     @staticmethod
-    def columns(keys: Sequence[str]) -> list[str]:
-        """Return the columns of a sweep of these keys."""
+    def columns(keys: Sequence[str], metrics: Sequence[str] = ()) -> list[str]:
+        """Return the columns of a sweep of these keys, whose trials report these metrics of the user's."""
         rest = [name for name in columns(RunResult) if name not in ("status", "seed")]
-        return ["trial", "status", "seed", *keys, *rest]
+        return list(dict.fromkeys(["trial", "status", "seed", *keys, *rest, *metrics]))
 
     def cells(self) -> dict[str, Any]:
-        return self.result.to_tree() | {
+        figures = self.result.to_tree()
+        figures |= figures.pop("metrics", {})
+        return figures | {
             "trial": self.trial,
             "status": self.status.value,
             "seed": self.seed,
@@ -191,6 +204,7 @@ class SummaryRow:
         delta_bn_vs_baseline, delta_bn_ci95_low, delta_bn_ci95_high: Its mean paired difference and t interval.
         metric: The field of `result.json` that the verdict is about.
         design: `fixed`, or `FIRST..LAST`, the looks of a sequential design, at all of which its p and interval hold.
+        metric_mean, metric_std, metric_ci95_low, metric_ci95_high: The metric's own, as those of the test error.
         looks: Numbers of seeds at which a fixed sweep was looked at before it was given others, which p ignores.
         decision: What the verdict says, for programs; no column of its own.
         num_pairs: Seeds that it shares with its baseline; no column either.
@@ -224,6 +238,10 @@ class SummaryRow:
     metric: str
     design: str
     looks: str
+    metric_mean: float | None
+    metric_std: float | None
+    metric_ci95_low: float | None
+    metric_ci95_high: float | None
     decision: Decision = field(metadata={"column": False})
     num_pairs: int = field(default=0, metadata={"column": False})
 

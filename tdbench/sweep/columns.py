@@ -50,6 +50,13 @@ def form_of(row: SummaryRow) -> str:
     return "+.2f" if "_pct" in row.metric else "+.3g"
 
 
+def of_metric(row: SummaryRow, word: str, *figures: float | None) -> str:
+    """Return figures of the metric itself; nothing where it is a test error, which has columns of its own."""
+    if row.metric in (TEST_ERROR, TEST_ERROR_BN) and row.test_error_pct_mean is not None:
+        return MISSING
+    return joined_by(word, *figures, form=".2f" if "_pct" in row.metric else ".4g")
+
+
 def beside(row: SummaryRow, text: str) -> str:
     """Return what is said of a metric beside the one that the verdict is about; nothing where it is that one."""
     return MISSING if row.metric == TEST_ERROR_BN else text
@@ -59,6 +66,13 @@ COLUMNS = (
     Column("n", lambda row: str(row.n)),
     Column("error %\n(mean ± std)", lambda row: joined_by(" ± ", row.test_error_pct_mean, row.test_error_pct_std)),
     Column("95 %\ninterval", lambda row: joined_by(" to ", row.ci95_low, row.ci95_high), goes=5),
+    Column("mean ± std", lambda row: of_metric(row, " ± ", row.metric_mean, row.metric_std), of_metric=True),
+    Column(
+        "95 % interval",
+        lambda row: of_metric(row, " to ", row.metric_ci95_low, row.metric_ci95_high),
+        goes=5,
+        of_metric=True,
+    ),
     Column("difference", lambda row: number(row.delta_vs_baseline, form_of(row)), of_metric=True),
     Column(
         "its 95 %\ninterval",

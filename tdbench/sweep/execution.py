@@ -1,5 +1,6 @@
 """How the trials of a sweep are run: where, how many at once, and what is run again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -17,7 +18,7 @@ class Execution:
 
     Attributes:
         jobs: Trials at once on a CPU, which share its threads; None: as many as cores and memory bear.
-        gpus: GPUs to spread trials over, by the names that CUDA_VISIBLE_DEVICES takes; None: all.
+        gpus: GPUs to spread trials over, by the names that CUDA_VISIBLE_DEVICES takes: `0,1`, or a list; None: all.
         per_gpu: Trials at once on each GPU.
         trial_timeout: Seconds after which a trial is given up.
         retry_failed: Run again what failed or diverged.
@@ -31,7 +32,7 @@ class Execution:
     """
 
     jobs: int | None = None
-    gpus: tuple[str, ...] | None = None
+    gpus: str | Sequence[str] | None = None
     per_gpu: int = 1
     trial_timeout: float | None = None
     retry_failed: bool = False
@@ -44,6 +45,9 @@ class Execution:
         for flag, number in {"jobs": self.jobs, "per-gpu": self.per_gpu, "trial-timeout": self.trial_timeout}.items():
             if number is not None and not number > 0:
                 raise ConfigError(f"--{flag} must be more than 0, got {number}")
+        if self.gpus is not None:
+            named = self.gpus.split(",") if isinstance(self.gpus, str) else self.gpus
+            object.__setattr__(self, "gpus", tuple(named))
         if self.executor not in EXECUTORS:
             raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
         if self.ray_address is not None and self.executor != "ray":

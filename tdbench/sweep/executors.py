@@ -1,5 +1,6 @@
 """Where trials run: in processes of this machine. `ray_executor` runs the same assignments on a cluster."""
 
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ class LocalExecutor:
     def submit(self, assignment: Assignment) -> None:
         slot = self._slots.pop(0)
         assignment = replace(assignment, environment=assignment.environment | slot)
-        process, link = lab.start_process("tdbench.sweep.worker:work", assignment)
+        process, link = lab.start_process(f"{assignment.target}:work", assignment)
         self._running[assignment.digest] = RunningTrial(assignment, process, link, slot)
 
     def wait(self, timeout_s: float) -> list[Event]:
@@ -95,6 +96,10 @@ class LocalExecutor:
 
     def _release(self, run: RunningTrial) -> None:
         if run.process.is_alive():
+            number = run.process.pid
+            if number is not None and lab.leads_group(number):
+                with suppress(OSError):
+                    os.killpg(number, signal.SIGKILL)  # with whatever the script has started
             run.process.kill()
         run.process.join()
         run.link.close()

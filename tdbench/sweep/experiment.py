@@ -10,12 +10,14 @@ from pydantic import ValidationError, ValidationInfo, field_validator, model_val
 from tdbench.config import Given, RunConfig, build_config, known_keys
 from tdbench.config.loading import explain, file_given, read_yaml, tree_of
 from tdbench.config.settings import settings_of, without_knobs
-from tdbench.errors import ConfigError, OutOfRange, nearest
+from tdbench.errors import ConfigError, OutOfRange
 from tdbench.knobs import Section, knob
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import as_text
 from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR
 from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
+from tdbench.sweep.own.script import read_of
+from tdbench.sweep.ready import found_file
 from tdbench.sweep.values import FEWEST_SEEDS, MOST_TRIALS, parse_design, parse_params, parse_seeds
 
 DEFAULT_DESIGN = "3..10"
@@ -30,6 +32,12 @@ class Experiment(Section):
     settings: dict[str, Any] = knob({}, "knobs of methods that differ: key -> value, for every method that has the key")
     sweep: dict[str, tuple[Any, ...]] = knob({}, "key -> values; null: the values declared beside the knob")
     arms: dict[str, dict[str, Any]] = knob({}, "name -> settings, in place of a grid")
+    command: str = knob(
+        "", "a script of your own as the trials, with {KEY}, {seed} and {out} in it, in place of a base"
+    )
+    function: str = knob("", "a function of your own as the trials, by its name")
+    read: tuple[str, ...] = knob((), "where the script leaves its figures: FILE.json:KEY, or stdout:REGEX")
+    higher_is_better: bool | None = knob(None, "of a metric of your own: more of it is better")
     seeds: tuple[int, ...] = knob((), "FIRST..LAST: each value gets seeds until it is decided; or how many; or which")
     first_look: int | None = knob(None, "seeds of the first look, where values get seeds until they are decided")
     looks: tuple[int, ...] = knob((), "seeds at which this sweep was looked at before it was given others")
@@ -67,6 +75,7 @@ class Experiment(Section):
         """Take a design in place of seeds."""
         if not isinstance(tree, Mapping):
             return tree
+        tree = named_metric(tree)
         is_compared = tree.get("baseline", "none") not in ("off", False)
         seeds = tree.get("seeds")
         if seeds is None:
@@ -118,10 +127,22 @@ class Experiment(Section):
         """How seeds are looked at: `fixed`, or the first and the last look of a sequential design."""
         return "fixed" if self.first_look is None else f"{self.first_look}..{len(self.seeds)}"
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the trials are a script or a function of the user's."""
+        return bool(self.command or self.function)
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        if self.higher_is_better is not None:
+            return self.higher_is_better
+        return MORE_IS_BETTER.get(self.metric, False)
+
     @field_validator("metric")
     @classmethod
-    def _is_known(cls, value: str) -> str:
-        if value not in MORE_IS_BETTER:
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        if value not in MORE_IS_BETTER and not (info.data.get("command") or info.data.get("function")):
             raise OutOfRange(f"one of {', '.join(MORE_IS_BETTER)}", value, known=tuple(MORE_IS_BETTER))
         return value
 
@@ -142,6 +163,19 @@ class Experiment(Section):
         return self
 
 
+def named_metric(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a tree that names what a script of the user's is judged by: the first figure that it leaves."""
+    if "metric" in tree or not (tree.get("command") or tree.get("function")):
+        return tree
+    read = tree.get("read") or ()
+    if isinstance(read, (list, tuple)) and read and isinstance(read[0], str):
+        try:
+            return {**tree, "metric": read_of(read[0]).name}
+        except ConfigError:  # told where the script is planned
+            return {**tree, "metric": "value"}
+    return {**tree, "metric": "value"}
+
+
 def read_experiment(config: Given) -> Experiment | None:
     """Return the experiment in a YAML file or a tree, or None where that is the configuration of one run.
 
@@ -153,37 +187,6 @@ def read_experiment(config: Given) -> Experiment | None:
     if not {"sweep", "arms"} & set(tree):
         return None
     return experiment_of(tree, "" if path is None else f"{path}: ")
-
-
-def found_file(path: Path) -> Path:
-    """Return the path of an experiment, which may come with tdbench.
-
-    Raises:
-        ConfigError: There is none of this name.
-    """
-    found = packaged(path)
-    if not found.exists() and may_be_ready(path):
-        ready = sorted({file.name for file in ready_experiments()})
-        raise ConfigError(f"config file {path} does not exist{nearest(path.name, ready)} (ready: {', '.join(ready)})")
-    return found
-
-
-def packaged(path: Path) -> Path:
-    """Return the path of an experiment that comes with tdbench where there is no such file here."""
-    if path.exists() or not may_be_ready(path):
-        return path
-    return next((file for file in ready_experiments() if file.name == path.name), path)
-
-
-def may_be_ready(path: Path) -> bool:
-    """Return whether a path may mean an experiment that comes with tdbench."""
-    return path.parent in (Path("ablations"), Path())
-
-
-def ready_experiments() -> list[Path]:
-    """Return the experiments that come with tdbench: in its package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    return sorted([*package.glob("ablations/*.yaml"), *package.parent.glob("ablations/*.yaml")])
 
 
 def experiment_of(tree: dict[str, Any], where: str = "") -> Experiment:
@@ -208,6 +211,7 @@ def from_flags(
     baseline: str | None,
     metric: str | None = None,
     smallest: float | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Return an experiment put together from flags, on top of one from a file if there is one.
 
@@ -220,12 +224,15 @@ def from_flags(
         baseline: `none`, a swept value, or `off`.
         metric: What the verdicts are about; None: what the file says.
         smallest: The smallest difference that matters; None: what the file says.
+        own: The fields `command`, `function`, `read` and `higher_is_better`, those that are given.
 
     Raises:
         ConfigError: The flags do not fit together.
     """
     tree = {} if experiment is None else experiment.model_dump()
-    tree["base"] = base
+    if own and "read" in own:
+        tree.pop("metric", None)
+    tree |= {"base": base, **(own or {})}
     swept = parse_params(param, values)
     if swept:
         tree["sweep"], tree["arms"] = swept, {}
@@ -246,6 +253,8 @@ def from_flags(
     if smallest is not None:
         tree["smallest"] = smallest
     if not tree.get("sweep") and not tree.get("arms"):
+        if own:
+            raise ConfigError("--param must name what is filled into the command: --param p=0,0.1,0.2")
         tree["sweep"] = {"block_size": ()}
     return experiment_of(tree)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdbench.store.folders import SweepFolder
-from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR, TEST_ERROR_BN, RunResult, SummaryRow, TrialState
-from tdbench.sweep.plan import Plan, Point
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, RunResult, SummaryRow, TrialState
+from tdbench.sweep.points import Plan, Point
 
 if TYPE_CHECKING:
     from tdbench.sweep.judging import Evidence
@@ -84,8 +84,8 @@ class Findings:
 
     def _outcomes(self, records: Records) -> dict[Point, dict[int, Any]]:
         """Return which test images were wrong, by point and seed, of the trials that tell."""
-        if any(trial.data.resample for trial in self.plan.trials.values()):
-            return {}  # each seed has other test images, so that the seeds' interval is for new ones already
+        if not self.plan.has_test_images:
+            return {}  # as where each seed has others, so that the seeds' interval is for new ones already
         compared = {one for point in self.plan.points if point.baseline for one in (point, point.baseline)}
         digests = {digest for point in compared for digest in point.trials.values() if records[digest].is_done}
         for digest in digests - self._wrong.keys():
@@ -111,8 +111,9 @@ class Findings:
         )
         design = None
         if experiment.first_look is not None:
-            more = MORE_IS_BETTER[experiment.metric]
-            design = Design(experiment.first_look, len(experiment.seeds), experiment.smallest, more)
+            design = Design(
+                experiment.first_look, len(experiment.seeds), experiment.smallest, experiment.more_is_better
+            )
         return Evidence(
             errors=errors,
             baselines={point: point.baseline for point in points if point.baseline is not None},
@@ -124,7 +125,7 @@ class Findings:
             seeds=experiment.seeds,
             smallest=experiment.smallest,
             looks=experiment.looks,
-            more_is_better=MORE_IS_BETTER[experiment.metric],
+            more_is_better=experiment.more_is_better,
             in_points="_pct" in experiment.metric,
         )
 
@@ -132,7 +133,7 @@ class Findings:
 def field_of(records: Records, point: Point, name: str, ended: frozenset[int]) -> dict[int, float]:
     """Return seed to a field of the result, of the trials of a point that are done and have it."""
     done = {seed: one for seed in ended if (one := records[point.trials[seed]]).is_done}
-    return {seed: value for seed, result in done.items() if (value := getattr(result, name)) is not None}
+    return {seed: value for seed, result in done.items() if (value := result.figure(name)) is not None}
 
 
 def mean_of(records: Records, point: Point, name: str) -> float | None:

@@ -24,11 +24,20 @@ from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, TdbenchError, line_of
 from tdbench.regularizers.config import declared
 from tdbench.regularizers.registry import StandIn, declare, forget_declared
+from tdbench.store.assignment import TRAINING
 from tdbench.user_code import is_user_code
 
 STOPPING = {signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "pthread_sigmask") else set()
 LONGEST_TEMPDIR, SHORT_PLACES = 70, ("/tmp", "/var/tmp", "/dev/shm")
-PRELOADED = "tdbench.sweep.worker"
+OWN = "tdbench.sweep.own.work"
+
+
+_preloaded = [TRAINING]
+
+
+def without_torch() -> None:
+    """Let the server, unless it runs already, import no torch: the processes to come run a user's own script."""
+    _preloaded[:] = [OWN]
 
 
 def context() -> BaseContext:
@@ -36,7 +45,7 @@ def context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([PRELOADED])
+    found.set_forkserver_preload([*_preloaded])
     return found
 
 
@@ -157,9 +166,19 @@ def watch_parent() -> None:
 
     def die_with_it() -> None:
         parent.join()
+        if leads_group(os.getpid()):  # and what it has started ends with it
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=die_with_it, daemon=True).start()
+
+
+def leads_group(number: int) -> bool:
+    """Return whether a process leads a group of its own."""
+    try:
+        return hasattr(os, "getpgid") and os.getpgid(number) == number
+    except OSError:
+        return False
 
 
 @contextmanager

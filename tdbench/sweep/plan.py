@@ -1,78 +1,88 @@
-"""A plan: an experiment's points, and the trials that they need, each once, with a digest that names its folder.
+"""The plan of a sweep of tdbench's own runs: its points, and the trials that they need, each once.
 
 A point is one value of the sweep (one cell of a grid, one arm); it has a trial per seed. Points share trials where
 their configurations come out identical, as baselines do.
 """
 
 import copy
-import hashlib
 import itertools
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
-from tdbench.config.contents import Contents, as_far_as_known, changes, shortened
+from tdbench.config.contents import Contents
 from tdbench.config.loading import refuse_unused
 from tdbench.config.settings import settings_of
 from tdbench.config.tree import foreign_method, named_as_here
-from tdbench.errors import ConfigError, FolderError, TdbenchError, UnknownKey, unknown
+from tdbench.errors import ConfigError, FolderError, UnknownKey, unknown
 from tdbench.knobs import about
-from tdbench.store.folders import CONFIG, SWEEP, TRIALS, SweepFolder
-from tdbench.store.rows import TEST_ERROR, Value
+from tdbench.regularizers.config import RegularizerConfig
+from tdbench.store.files import as_text
+from tdbench.store.rows import Value
 from tdbench.sweep import lab
+from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
+from tdbench.sweep.points import Plan, Point, declared, named_baseline, seed_by_seed
+from tdbench.sweep.preflight import check_trials, times_left_s
+from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.sweep.values import MOST_TRIALS
+from tdbench.user_code import short_name
 
 MOST_COMPLAINTS = 10
 NO_REGULARIZER = {"rescale": "no regularizer"}  # where `none` is a value of the key itself
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
-    """One value of a sweep.
+@dataclass(frozen=True)
+class TrainingPlan(Plan):
+    """A sweep of tdbench's own runs.
 
     Attributes:
-        values: Swept key to value, as tables show them.
-        trials: Seed to the digest of its trial.
-        baseline: The point that this one is compared with, None for a baseline and where there is none.
+        base: What they share.
     """
 
-    values: dict[str, Value]
-    trials: dict[int, str]
-    baseline: "Point | None" = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All points, the baselines first, and all trials in the order in which they run: seed by seed."""
-
-    experiment: Experiment
     base: RunConfig
-    keys: tuple[str, ...]
-    points: tuple[Point, ...]
-    trials: dict[str, RunConfig]
 
-    @property
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that sweeps share which differ by their values, seeds or baseline only."""
-        settings = shared_settings(self.experiment, self.base)
-        del settings["smallest"]
-        for name, value in {"metric": TEST_ERROR, "design": "fixed"}.items():
-            if settings[name] == value:  # as sweeps are named that know of no other
-                del settings[name]
-        if "design" in settings:  # another one is refused in the same folder, not made room for in a new one
-            settings["design"] = "sequential"
-        contents = shared_contents(self.experiment, self.base)
-        text = json.dumps([settings, contents, self.experiment.arms], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def settings(self) -> dict[str, Any]:
+        return shared_settings(self.experiment, self.base)
 
-    def with_threads(self, threads: int | None) -> "Plan":
-        """Return the same plan, its trials with so many CPU threads each; None: as they are."""
+    def settings_there(self, held: Experiment) -> dict[str, Any]:
+        if held.command or held.function:
+            raise FolderError("it is a sweep of a script of yours")
+        base_there = named_as_here(held.base, self.base)
+        if foreign := foreign_method(base_there, self.base):
+            raise FolderError(foreign)
+        return shared_settings(held, build_config(base_there))
+
+    def contents(self) -> Contents:
+        swept = [resolve_param(key, self.base) for key in self.experiment.sweep]
+        return {source: parts for source, parts in self.base.contents().items() if source not in swept}
+
+    def names(self) -> tuple[str, ...]:
+        return self.base.data.name, short_name(self.base.model.name)
+
+    def subject(self) -> str:
+        base, keys = self.base, set(self.keys)
+        method = "" if {"regularizer", "arm"} & keys else method_of(base.regularizer, keys)
+        network = "" if "model" in keys else short_name(base.model.name)
+        share = base.data.train_fraction
+        part = "" if share == 1 or "train_fraction" in keys else f"{100 * share:g} % of "
+        data = "" if "data" in keys else f"on {part}{base.data.name}"
+        steps = base.training.max_steps
+        length = f"{base.training.epochs} epochs" if steps is None else f"at most {steps} steps"
+        matched = None if base.regularizer.match is None else f"matched to {base.regularizer.match:g} % dropped"
+        parts = (self.experiment.title, method, f"{network} {data}".strip(), length, matched)
+        return ", ".join(part for part in parts if part)
+
+    def slots(self, execution: Execution) -> Slots:
+        lab.start()
+        return plan_slots(self.base.hardware, execution.jobs, execution.gpus, execution.per_gpu)
+
+    def with_threads(self, threads: int | None) -> "TrainingPlan":
         if threads is None:
             return self
         shared: dict[int, HardwareConfig] = {}  # trials share their sections, thousands of them
@@ -85,17 +95,38 @@ class Plan:
         }
         return replace(self, trials=trials)
 
-    def tree(self) -> dict[str, Any]:
-        """Return what `sweep.yaml` holds: the experiment, which `tdbench ablate sweep.yaml` repeats."""
-        tree = {key: value for key, value in self.experiment.model_dump(mode="json").items() if value}
-        if self.experiment.first_look is not None and self.experiment.seeds == tuple(range(len(self.experiment.seeds))):
-            tree["seeds"] = self.experiment.design
-            del tree["first_look"]
-        return tree
+    def check(self, waiting: Iterable[RunConfig], finished: Iterable[RunConfig] = ()) -> None:
+        check_trials(waiting, finished)
+
+    def times_left_s(
+        self,
+        waiting: tuple[Sequence[RunConfig], Sequence[RunConfig]],
+        finished: Sequence[tuple[RunConfig, float]],
+        num_at_once: int,
+    ) -> tuple[float, float]:
+        return times_left_s(waiting, finished, num_at_once)
+
+    def check_out(self, path: Path) -> None:
+        self.base.check_out(path)
+
+    def target_pct(self, point: Point) -> float | None:
+        return self.trials[next(iter(point.trials.values()))].regularizer.match  # of `none` there is none
+
+    @property
+    def has_test_images(self) -> bool:
+        return not any(trial.data.resample for trial in self.trials.values())
 
 
-def make_plan(experiment: Experiment) -> Plan:
-    """Return the plan of an experiment; every point is checked.
+def method_of(regularizer: RegularizerConfig, keys: Set[str]) -> str:
+    """Return the method that all trials have, with those of its knobs that are neither swept nor its defaults."""
+    defaults = {name: one.default for name, one in type(regularizer).model_fields.items()}
+    knobs = {name: value for name, value in regularizer.knobs().items() if name not in keys}
+    told = [f"{name} {as_text(value)}" for name, value in knobs.items() if value != defaults.get(name, value)]
+    return " ".join([short_name(regularizer.name), *([f"with {', '.join(told)}"] if told else [])])
+
+
+def make_plan(experiment: Experiment) -> TrainingPlan:
+    """Return the plan of an experiment of tdbench's own runs; every point is checked.
 
     Raises:
         ConfigError: A key is unknown, or the values of some points are; every one of them is named.
@@ -128,8 +159,7 @@ def make_plan(experiment: Experiment) -> Plan:
     if experiment.first_look is not None and not any(point.baseline for point in points):  # there is nothing to decide
         few = {"seeds": experiment.seeds[: experiment.first_look], "first_look": None}
         return make_plan(experiment.model_copy(update=few))
-    in_order = [point.trials[seed] for seed in experiment.seeds for point in points]
-    return Plan(experiment, base, keys, tuple(points), {digest: trials[digest] for digest in in_order})
+    return TrainingPlan(experiment, keys, tuple(points), seed_by_seed(experiment, points, trials), base)
 
 
 def point_configs(
@@ -177,16 +207,7 @@ def shared_settings(experiment: Experiment, base: RunConfig) -> dict[str, Any]:
     swept = [resolve_param(key, base) for key in experiment.sweep]
     shared = {key: value for key, value in base.settings().items() if key not in ("seed", *swept)}
     knobs = {f"settings.{key}": value for key, value in experiment.settings.items()}
-    declared = {name: getattr(experiment, name) for name in ("metric", "design", "smallest")}
-    if experiment.first_look is not None and experiment.seeds[0] != 0:
-        declared["seeds"] = list(experiment.seeds)
-    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | declared | shared | knobs
-
-
-def shared_contents(experiment: Experiment, base: RunConfig) -> Contents:
-    """Return what the settings mean that all trials share: data, and the user's own code."""
-    swept = [resolve_param(key, base) for key in experiment.sweep]
-    return {source: parts for source, parts in base.contents().items() if source not in swept}
+    return {"sweeps": ", ".join(map(column, swept)) or "arms"} | declared(experiment) | shared | knobs
 
 
 def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -236,7 +257,7 @@ def compared(
     if experiment.baseline == "off":
         return points
     if experiment.baseline != "none" or (experiment.arms and "none" in experiment.arms):
-        named = {",".join(str(value) for value in point.values.values()): point for point in points}
+        named = named_baseline(experiment, points)
         if experiment.baseline not in named:
             raise ConfigError(f"{unknown('baseline', experiment.baseline, ['none', 'off', *named])}")
         baseline = named[experiment.baseline]
@@ -269,52 +290,3 @@ def baseline_values(point: Point, base: RunConfig) -> dict[str, Any]:
         else value
         for key, value in point.values.items()
     }
-
-
-def same_sweep(plan: Plan, folder: SweepFolder) -> Plan:
-    """Return the plan with what a folder adds to it: new seeds of a fixed design are another look, and are told.
-
-    The folder is new, or has this sweep with these or other values and fixed seeds.
-
-    Raises:
-        FolderError: It holds another sweep, or something else.
-    """
-    tree = folder.read_sweep()
-    if tree is None:
-        if (folder / CONFIG).exists():
-            raise FolderError(f"{folder.path} holds a run, no sweep; take another --out")
-        above = folder.path.resolve().parents
-        if len(above) > 1 and above[0].name == TRIALS and (above[1] / SWEEP).exists():
-            raise FolderError(f"{folder.path} lies among the trials of the sweep {above[1]}; take another --out")
-        return plan
-    try:
-        held = Experiment.model_validate(tree)
-        base_there = named_as_here(held.base, plan.base)
-        if foreign := foreign_method(base_there, plan.base):
-            raise FolderError(f"{folder.path} holds another sweep: {foreign}; take another --out")
-        there = shared_settings(held, build_config(base_there))
-    except FolderError:
-        raise
-    except (ValueError, TdbenchError) as error:
-        raise FolderError(f"{folder / SWEEP} is damaged, or of another release; take another --out") from error
-    here = shared_settings(plan.experiment, plan.base)
-    for name in held.arms.keys() & plan.experiment.arms.keys():
-        here[f"arm {name}"], there[f"arm {name}"] = plan.experiment.arms[name], held.arms[name]
-    different = [
-        f"{key} is {there.get(key)} there and {here.get(key)} here"
-        for key in here | there
-        if here.get(key) != there.get(key)
-    ]
-    if different:
-        raise FolderError(f"{folder.path} holds another sweep: {shortened(different)}; take another --out")
-    before = folder.read_contents()
-    now = as_far_as_known(shared_contents(plan.experiment, plan.base), before)
-    if before is not None and folder.has_trained() and (changed := changes(before, now)):
-        raise FolderError(
-            f"{folder.path} holds a sweep on other data or of other code: {shortened(changed)}; take another --out"
-        )
-    looks, seen, seeds = held.looks, folder.most_seeds_seen(), plan.experiment.seeds
-    is_other = plan.experiment.first_look is None and set(held.seeds) != set(seeds)
-    if is_other and seen > 1 and seen not in (*looks, len(seeds)):
-        looks = (*looks, seen)
-    return replace(plan, experiment=plan.experiment.model_copy(update={"looks": looks}))

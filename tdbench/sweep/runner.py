@@ -5,12 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tdbench.config import RunConfig
 from tdbench.errors import FolderError
 from tdbench.store.folders import SweepFolder
 from tdbench.store.rows import Decision, RunResult, SummaryRow, TrialRow, TrialState
 from tdbench.sweep.findings import FAILED, NO_RESULT, Findings
-from tdbench.sweep.plan import Plan
+from tdbench.sweep.points import Plan, Trial
 from tdbench.sweep.trials import Trials
 
 
@@ -30,13 +29,13 @@ class Sweep(Trials):
 
     def __init__(self, plan: Plan, folder: SweepFolder) -> None:
         super().__init__()
-        self.plan, self.folder = plan, folder
+        self.plan, self.folder, self.target = plan, folder, plan.target
         self.findings = Findings(plan, folder)
         self._asked_for: list[str] | None = None
         self.look_again()
 
     @property
-    def configs(self) -> Mapping[str, RunConfig]:
+    def configs(self) -> Mapping[str, Trial]:
         return self.plan.trials
 
     def changed(self, digest: str | None) -> None:

@@ -8,7 +8,6 @@ from tabulate import tabulate
 
 from tdbench.store.files import as_text, counted
 from tdbench.store.rows import (
-    MORE_IS_BETTER,
     TEST_ERROR,
     TEST_ERROR_BN,
     Decision,
@@ -33,8 +32,13 @@ SECONDARY = "It is secondary: no verdict is about it, and its intervals are not 
 PRIMARY = "This is what the differences and verdicts here are about, as was declared (`--metric test_error_pct_bn`)."
 
 ABOUT_DIFFERENCES = """\
-A difference is value − baseline in {unit}, averaged over the seeds that both have; {better} 0 is better. Runs of
-one seed share initial weights, batches and augmentation, so what a seed does to both cancels."""
+A difference is value − baseline in {unit}, averaged over the seeds that both have; {better} 0 is better."""
+ABOUT_PAIRS = (
+    """Runs of one seed share initial weights, batches and augmentation, so what a seed does to both cancels."""
+)
+ABOUT_OWN_PAIRS = (
+    """Runs of one seed are compared with each other; what else they share is what the script makes of the seed."""
+)
 ABOUT_FIXED = """\
 p is the two-sided paired t-test's, after Holm's correction for the {num_compared} compared with the baseline here; in a
 sweep of other values the same runs have another p, and may have another verdict. **helps** and **hurts** mean p ≤ 0.05:
@@ -64,6 +68,7 @@ def summary_markdown(
     published: Mapping[Any, float] | None = None,
     published_source: str = "",
     smallest: float | None = None,
+    more_is_better: bool = False,
 ) -> str:
     """Return the text of `summary.md`.
 
@@ -76,9 +81,11 @@ def summary_markdown(
             values of several keys.
         published_source: Where the published errors were read.
         smallest: The smallest difference that matters, in per cent points, where one was declared.
+        more_is_better: Of the metric.
     """
     paragraphs = [f"# Sweep of {' × '.join(keys)}: {subject}", _heading(rows), _summary(rows, keys, published)]
-    paragraphs.append(ABOUT_ERRORS)
+    if any(row.test_error_pct_mean is not None for row in rows):
+        paragraphs.append(ABOUT_ERRORS)
     if any(row.test_error_pct_bn_mean is not None for row in rows):
         is_primary = any(row.metric == TEST_ERROR_BN for row in rows)
         paragraphs.append(f"{ABOUT_BN} {PRIMARY if is_primary else SECONDARY}")
@@ -86,14 +93,22 @@ def summary_markdown(
         metric = rows[0].metric
         unit = "per cent points" if "_pct" in metric else metric
         unit += f" of {metric}" if "_pct" in metric and metric != TEST_ERROR else ""
-        better = "above" if MORE_IS_BETTER[metric] else "below"
-        paragraphs.append(" ".join([ABOUT_DIFFERENCES.format(unit=unit, better=better), *about_design(rows, smallest)]))
+        better = "above" if more_is_better else "below"
+        pairs = ABOUT_OWN_PAIRS if is_own(rows) else ABOUT_PAIRS
+        paragraphs.append(
+            " ".join([ABOUT_DIFFERENCES.format(unit=unit, better=better), pairs, *about_design(rows, smallest)])
+        )
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
         shown = {published_name(published, row.values, keys) for row in rows}
         if others := [f"{as_text(name)} {number(error)}" for name, error in published.items() if name not in shown]:
             paragraphs.append(f"Published, and not among the values here: {', '.join(map(_escaped, others))}.")
     return "\n\n".join([*paragraphs, *_unfinished(trials)]) + "\n"
+
+
+def is_own(rows: Sequence[SummaryRow]) -> bool:
+    """Return whether the rows are of a script of the user's, which reports no test error of tdbench's."""
+    return any(row.n for row in rows) and all(row.test_error_pct_mean is None for row in rows)
 
 
 def about_design(rows: Sequence[SummaryRow], smallest: float | None) -> list[str]:
@@ -117,7 +132,8 @@ def _heading(rows: Sequence[SummaryRow]) -> str:
     metric = rows[0].metric if rows else TEST_ERROR
     about = {TEST_ERROR: [], TEST_ERROR_BN: ["with BatchNorm's statistics re-estimated"]}.get(metric, [f"by {metric}"])
     compared = [" ".join([one, *about]) for one in compared]
-    return ", ".join(["Test error after the last epoch in per cent", f"{n} per value", *compared]) + "."
+    what = f"{_escaped(metric)}, as reported" if is_own(rows) else "Test error after the last epoch in per cent"
+    return ", ".join([what, f"{n} per value", *compared]) + "."
 
 
 def _summary(rows: Sequence[SummaryRow], keys: Sequence[str], published: Mapping[Any, float] | None) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from tdbench.config import RunConfig
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.assignment import Assignment, Ended, Progressed
+from tdbench.store.assignment import TRAINING, Assignment, Ended, Progressed
 from tdbench.store.folders import RESULT, RunFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.executors import Executor
+from tdbench.sweep.points import Trial
 
 LOOK_EVERY_S = 0.2
 TABLES_EVERY_S = 20.0
@@ -38,13 +38,14 @@ class Trials(ABC):
     """
 
     folder: Folder
+    target = TRAINING  # the module that runs a trial
 
     def __init__(self) -> None:
         self.records: dict[str, RunResult] = {}
 
     @property
     @abstractmethod
-    def configs(self) -> Mapping[str, RunConfig]:
+    def configs(self) -> Mapping[str, Trial]:
         """Digest to the trial's configuration, in the order in which they run."""
 
     @abstractmethod
@@ -149,7 +150,7 @@ class Trials(ABC):
             trial.give_up()
         if failed and trial.read_config() is None:  # only the reason stands there: see _record
             (trial / RESULT).unlink(missing_ok=True)
-        return Assignment(digest, self.configs[digest].dump(), trial.path, fresh, log)
+        return Assignment(digest, self.configs[digest].dump(), trial.path, fresh, log, target=self.target)
 
     def _record(self, ended: Ended) -> None:
         """Note how a trial ended; a failure that left no `result.json` gets one, so that the next call knows of it."""

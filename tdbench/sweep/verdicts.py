@@ -36,6 +36,7 @@ def summarise(found: Evidence[K]) -> dict[K, SummaryRow]:
     columns = columns_of(tables, pairs, found.metric, said)
     figures = zip(*(_as_list(column) for column in columns.values()), strict=True)
     rows: dict[K, SummaryRow] = {}
+    counted = tables[found.metric if np.isnan(tables[TEST_ERROR]).all() else TEST_ERROR]
     differences = differences_of(tables[found.metric], pairs)
     better = ((differences if found.more_is_better else -differences) > ROUNDING).sum(axis=1)
     of_images = images_intervals(found, tables[TEST_ERROR])
@@ -46,7 +47,7 @@ def summarise(found: Evidence[K]) -> dict[K, SummaryRow]:
             decision = Decision.BASELINE if value in found.baselines.values() else Decision.NO_BASELINE
         rows[value] = SummaryRow(
             values={},
-            n=int(np.count_nonzero(~np.isnan(tables[TEST_ERROR][row]))),
+            n=int(np.count_nonzero(~np.isnan(counted[row]))),
             verdict=said.words[row] + on_these_images(decision, of_images.get(value))
             if is_compared
             else decision.value,
@@ -104,7 +105,7 @@ def columns_of(
     tables: Mapping[str, Floats], pairs: Sequence[tuple[int, int]], metric: str, said: Judgement
 ) -> dict[str, Floats]:
     """Return the columns of a summary that are figures: of the errors, and of the differences from the baseline."""
-    own, own_bn = (estimate(tables[name]) for name in (TEST_ERROR, TEST_ERROR_BN))
+    own, own_bn, of_metric = (estimate(tables[name]) for name in (TEST_ERROR, TEST_ERROR_BN, metric))
     delta, delta_bn = (estimate(differences_of(tables[name], pairs)) for name in (metric, TEST_ERROR_BN))
     return {
         "test_error_pct_mean": own.mean,
@@ -124,6 +125,10 @@ def columns_of(
         "delta_bn_vs_baseline": delta_bn.mean,
         "delta_bn_ci95_low": delta_bn.low,
         "delta_bn_ci95_high": delta_bn.high,
+        "metric_mean": of_metric.mean,
+        "metric_std": of_metric.std,
+        "metric_ci95_low": of_metric.low,
+        "metric_ci95_high": of_metric.high,
     }
 
 

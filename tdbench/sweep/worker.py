@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 
 import tdbench.training.ahead
@@ -52,6 +53,9 @@ def run_assignment(
     assignment: Assignment, send: Callable[[Event], None], should_stop: Callable[[], bool] = lambda: False
 ) -> Ended:
     """Train a trial in this process and return how it ended; whatever it raises is caught."""
+    if assignment.target != __name__:
+        ended: Ended = import_module(assignment.target).run_assignment(assignment, should_stop)
+        return ended
     try:
         with one_look():
             config = RunConfig.model_validate(assignment.config)

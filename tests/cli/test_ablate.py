@@ -15,7 +15,8 @@ import yaml
 
 from tdbench.cli.sweep_terminal import SilentSweep
 from tdbench.store.rows import RunResult, SummaryRow, TrialRow, TrialState
-from tdbench.sweep.ablate import open_sweep, plan_sweep
+from tdbench.sweep.ablate import open_sweep
+from tdbench.sweep.asked import plan_sweep
 from tdbench.sweep.slots import Slots
 
 TIMINGS = {"train_img_per_s", "wall_s", "peak_mem_mib"}

@@ -8,7 +8,7 @@ from tdbench.config import FLAGS, RunConfig, known_keys
 from tdbench.config.settings import configs_of
 from tdbench.errors import ConfigError
 from tdbench.regularizers.registry import find_method, method_names
-from tdbench.sweep.ablate import plan_sweep
+from tdbench.sweep.asked import plan_sweep
 
 
 @pytest.fixture

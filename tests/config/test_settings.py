@@ -9,7 +9,7 @@ from tdbench.config.settings import configs_of, settings_of
 from tdbench.errors import ConfigError
 from tdbench.regularizers.registry import method_names
 from tdbench.show.choice import shown_runs
-from tdbench.sweep.ablate import plan_sweep
+from tdbench.sweep.asked import plan_sweep
 
 THREE = ["targetdrop", "dropblock", "corrdrop"]
 

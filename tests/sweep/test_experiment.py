@@ -7,9 +7,10 @@ import pytest
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
-from tdbench.sweep.experiment import Experiment, experiment_of, from_flags, read_experiment, ready_experiments
+from tdbench.sweep.experiment import Experiment, experiment_of, from_flags, read_experiment
 from tdbench.sweep.keys import column, default_sweep, resolve_param
 from tdbench.sweep.plan import make_plan
+from tdbench.sweep.ready import ready_experiments
 from tdbench.sweep.values import parse_seeds, parse_values
 
 BASE = load_config()

@@ -5,7 +5,8 @@ import pytest
 from tdbench.errors import ConfigError, FolderError
 from tdbench.store.folders import SweepFolder
 from tdbench.sweep.experiment import Experiment
-from tdbench.sweep.plan import make_plan, same_sweep
+from tdbench.sweep.plan import make_plan
+from tdbench.sweep.same import same_sweep
 
 
 def plan_of(baseline="none", seeds=(0, 1), base=None, **sweep):

@@ -127,16 +127,11 @@ def arrange(
     axis, others = [along], [key for key in keys if key != along]
     if len({name_of(values, others) for values in compared}) > most_series:
         axis, others = list(keys), []
-    metric = TEST_ERROR_BN if any(row.metric == TEST_ERROR_BN for row in rows) else TEST_ERROR
+    metric, shown, beside = what_is_shown(rows)
     seeds = defaultdict(list)
     for trial in trials:
-        if trial.result.is_done and (error := getattr(trial.result, metric)) is not None:
+        if trial.result.is_done and (error := trial.result.figure(metric)) is not None:
             seeds[name_of(trial.values, keys)].append(error)
-    plain, re_estimated = (
-        ("test_error_pct_mean", "test_error_pct_std", "ci95_low", "ci95_high"),
-        ("test_error_pct_bn_mean", "test_error_pct_bn_std", "ci95_bn_low", "ci95_bn_high"),
-    )
-    shown, beside = (plain, re_estimated) if metric == TEST_ERROR else (re_estimated, plain)
     marks = [
         Mark(
             name=name_of(row.values, keys),
@@ -145,15 +140,27 @@ def arrange(
             **dict(zip(("mean", "std", "low", "high"), (_figure(getattr(row, name)) for name in shown), strict=True)),
             seeds=seeds[name_of(row.values, keys)],
             decision=row.decision,
-            beside=_figure(getattr(row, beside[0])),
+            beside=_figure(getattr(row, beside)) if beside else math.nan,
         )
         for row in rows
     ]
-    whole = Arrangement(axis, others, axis[0] in numeric and len(axis) == 1, marks, metric)
+    lowest = 0.0 if metric in (TEST_ERROR, TEST_ERROR_BN) else -math.inf
+    whole = Arrangement(axis, others, axis[0] in numeric and len(axis) == 1, marks, metric, lowest=lowest)
     if whole.is_numeric or len(whole.rows) <= MOST_ROWS:
         return whole
     kept = [mark for mark in marks if mark.is_baseline or whole.position(mark) < MOST_ROWS]
     return replace(whole, marks=kept, num_left_out=len(marks) - len(kept))
+
+
+def what_is_shown(rows: Sequence[SummaryRow]) -> tuple[str, tuple[str, ...], str | None]:
+    """Return the field of a result that a picture shows, the columns with its figures, and the one beside it."""
+    plain = ("test_error_pct_mean", "test_error_pct_std", "ci95_low", "ci95_high")
+    re_estimated = ("test_error_pct_bn_mean", "test_error_pct_bn_std", "ci95_bn_low", "ci95_bn_high")
+    if rows and all(row.test_error_pct_mean is None for row in rows):  # a script of the user's has its own metric
+        return rows[0].metric, ("metric_mean", "metric_std", "metric_ci95_low", "metric_ci95_high"), None
+    if any(row.metric == TEST_ERROR_BN for row in rows):
+        return TEST_ERROR_BN, re_estimated, plain[0]
+    return TEST_ERROR, plain, re_estimated[0]
 
 
 def differences(
@@ -166,7 +173,7 @@ def differences(
     by_name = {name_of(row.values, keys): row for row in rows}
     errors: dict[str, dict[int, float]] = defaultdict(dict)
     for trial in trials:
-        if trial.result.is_done and (error := getattr(trial.result, sweep.metric)) is not None:
+        if trial.result.is_done and (error := trial.result.figure(sweep.metric)) is not None:
             errors[name_of(trial.values, keys)][trial.seed] = error
     baselines = [name for name, row in by_name.items() if row.decision is Decision.BASELINE]
     theirs = errors[baselines[0]] if len(baselines) == 1 else {}

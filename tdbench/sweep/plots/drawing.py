@@ -35,7 +35,7 @@ BESIDE = {
     TEST_ERROR: "with BatchNorm's statistics re-estimated without the regularizer",
     TEST_ERROR_BN: "with BatchNorm's statistics as training left them",
 }
-DIFFERENCE = "difference from the baseline (points)"
+DIFFERENCE = "difference from the baseline"
 STYLE = {
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -97,12 +97,12 @@ def draw_sweep(
     if sweep.is_numeric:
         axes, *others = figure.subplots(1 if apart is None else 2, sharex=True, squeeze=False)[:, 0]
         height = _draw_numbers(axes, sweep)
-        axes.set(ylabel=ERRORS[sweep.metric], ylim=sweep.error_limits())
+        axes.set(ylabel=ERRORS.get(sweep.metric, sweep.metric), ylim=sweep.error_limits())
         (others or [axes])[-1].set(xlabel=described)
     else:
         axes, *others = figure.subplots(1, 1 if apart is None else 2, sharey=True, squeeze=False)[0]
         height = _draw_names(axes, sweep)
-        told = textwrap.fill(ERRORS[sweep.metric], 60 if apart is None else 26)
+        told = textwrap.fill(ERRORS.get(sweep.metric, sweep.metric), 60 if apart is None else 26)
         axes.set(xlabel=told, ylabel=described, xlim=sweep.error_limits())
         write_figures((others or [axes])[-1], sweep, apart)
     if apart is not None:
@@ -145,7 +145,7 @@ def _draw_numbers(axes: Axes, sweep: Arrangement) -> float:
         axes.axhline(baseline.mean, color=GREY, lw=1.2, ls=(0, (5, 3)))
         axes.axhline(baseline.beside, color=GREY, lw=1.2, ls=(0, (1, 2)))
         name = textwrap.fill(baseline.name, 16)
-        _write_aside(axes, f"baseline\n{name}\n{baseline.mean:.2f} %", baseline.mean, GREY)
+        _write_aside(axes, f"baseline\n{name}\n{written(baseline.mean, sweep)}", baseline.mean, GREY)
     places = sorted({sweep.position(mark) for mark in sweep.placed})
     _scale_numbers(axes, places)
     _draw_marks(axes, sweep, room=0.5 * 72 * WIDTH / len(places))
@@ -158,13 +158,13 @@ def _draw_differences(axes: Axes, apart: Arrangement) -> float:
         axes.axhline(0, color=GREY, lw=1.2, ls=(0, (5, 3)))
         places = sorted({apart.position(mark) for mark in apart.placed})
         _draw_marks(axes, apart, room=0.5 * 72 * WIDTH / len(places))
-        axes.set(ylabel=DIFFERENCE, ylim=apart.error_limits())
+        axes.set(ylabel=difference_of(apart), ylim=apart.error_limits())
         return 0.7 * HEIGHT
     axes.axvline(0, color=GREY, lw=1.2, ls=(0, (5, 3)))
     _draw_marks(axes, apart, room=math.inf)
     axes.grid(visible=False, axis="y")
     axes.tick_params("y", length=0)
-    axes.set(xlabel=textwrap.fill(DIFFERENCE, 26), xlim=apart.error_limits())
+    axes.set(xlabel=textwrap.fill(difference_of(apart), 26), xlim=apart.error_limits())
     return 0.0
 
 
@@ -172,12 +172,28 @@ def write_figures(axes: Axes, sweep: Arrangement, apart: Arrangement | None) -> 
     """Write each row's figures at the right: its difference where there are some, else its mean and deviation."""
     if len(sweep.rows) != len(sweep.marks):
         return
-    differences = {} if apart is None else {mark.name: f"{mark.mean:+.2f}".replace("-", "−") for mark in apart.marks}
+    form = form_of(sweep)
+    differences = {} if apart is None else {mark.name: f"{mark.mean:+{form}}".replace("-", "−") for mark in apart.marks}
     for mark in sweep.marks:
-        figures = f"{mark.mean:.2f} ± {mark.std:.2f}".removesuffix(" ± nan") if mark.has_result else "no result"
+        figures = f"{mark.mean:{form}} ± {mark.std:{form}}".removesuffix(" ± nan") if mark.has_result else "no result"
         if apart is not None:
             figures = "0, baseline" if mark.is_baseline else differences.get(mark.name, "none")
         _write_aside(axes, figures, sweep.rows[as_text(mark.place)], TEXT)
+
+
+def difference_of(apart: Arrangement) -> str:
+    """Return what an axis of differences shows."""
+    return f"{DIFFERENCE} (points)" if "_pct" in apart.metric else f"{DIFFERENCE}, {apart.metric}"
+
+
+def form_of(sweep: Arrangement) -> str:
+    """Return the form of a figure: an error has two decimals."""
+    return ".2f" if "_pct" in sweep.metric else ".3g"
+
+
+def written(figure: float, sweep: Arrangement) -> str:
+    """Return a figure with its unit."""
+    return f"{figure:{form_of(sweep)}}{' %' * ('_pct' in sweep.metric)}"
 
 
 def _draw_names(axes: Axes, sweep: Arrangement) -> float:

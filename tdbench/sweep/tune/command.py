@@ -17,7 +17,8 @@ from tdbench.store.files import folder_given, held, remove_unfinished
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep, read_table
 from tdbench.sweep import lab
-from tdbench.sweep.ablate import QUICK, run_missing
+from tdbench.sweep.ablate import run_missing
+from tdbench.sweep.asked import QUICK
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.preflight import check_trials
 from tdbench.sweep.runner import Sweep, Tables
@@ -117,11 +118,7 @@ def tune(
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    named = gpus.split(",") if isinstance(gpus, str) else gpus
-    execution = Execution(
-        *(jobs, None if named is None else tuple(named), per_gpu, trial_timeout, False, fresh),
-        *(executor, ray_address, None),
-    )
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, False, fresh, executor, ray_address)
     flags: dict[str, Any] = {"trials": trials, "search_seeds": search_seeds, "sampler": sampler, "confirm": confirm}
     flags |= {"sampler_seed": sampler_seed, "budget": budget, "confirm_seeds": confirm_seeds}
     with lab.stand_ins(), trusting([param, settings], trust):
