@@ -21,6 +21,7 @@ from tdbench.models.build import build
 from tdbench.regularizers.registry import find_method
 from tdbench.store.rows import TrialState
 from tdbench.sweep.asked import plan_sweep
+from tdbench.sweep.execution import Execution
 from tdbench.sweep.values import parse_params
 
 TINY = {"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}
@@ -339,7 +340,7 @@ def test_what_is_no_configuration_is_refused():
 
 def test_gpus_may_be_text_as_on_the_command_line(monkeypatch):
     given = []
-    monkeypatch.setattr("tdbench.sweep.ablate.Execution", lambda *arguments: given.append(arguments[1]))
+    monkeypatch.setattr("tdbench.sweep.ablate.Execution", lambda *arguments: given.append(Execution(*arguments).gpus))
     for gpus in ("0,1", ("0", "1"), None):
         with pytest.raises(ConfigError):
             tdbench.ablate(3, gpus=gpus)

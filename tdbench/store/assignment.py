@@ -7,8 +7,6 @@ from typing import Any
 from tdbench.store.progress import Progress
 from tdbench.store.rows import TrialState
 
-TRAINING = "tdbench.sweep.worker"
-
 
 @dataclass(frozen=True)
 class Assignment:
@@ -21,7 +19,7 @@ class Assignment:
         fresh: Start over.
         log: Where curves are written too.
         environment: Variables of its process, such as the GPU that it sees.
-        target: The module that runs it.
+        target: The module that runs it; None: it is tdbench's own training.
     """
 
     digest: str
@@ -30,7 +28,7 @@ class Assignment:
     fresh: bool = False
     log: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
-    target: str = TRAINING
+    target: str | None = None
 
 
 @dataclass(frozen=True)

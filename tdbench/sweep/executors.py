@@ -14,6 +14,7 @@ from tdbench.store.assignment import Assignment, Ended, Event, late
 from tdbench.store.rows import TrialState
 from tdbench.sweep import lab
 
+TRAINING = "tdbench.sweep.worker"
 GRACE_S = 5.0  # for a process to end by itself
 
 
@@ -67,7 +68,7 @@ class LocalExecutor:
     def submit(self, assignment: Assignment) -> None:
         slot = self._slots.pop(0)
         assignment = replace(assignment, environment=assignment.environment | slot)
-        process, link = lab.start_process(f"{assignment.target}:work", assignment)
+        process, link = lab.start_process(f"{assignment.target or TRAINING}:work", assignment)
         self._running[assignment.digest] = RunningTrial(assignment, process, link, slot)
 
     def wait(self, timeout_s: float) -> list[Event]:

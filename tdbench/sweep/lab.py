@@ -24,15 +24,14 @@ from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, TdbenchError, line_of
 from tdbench.regularizers.config import declared
 from tdbench.regularizers.registry import StandIn, declare, forget_declared
-from tdbench.store.assignment import TRAINING
 from tdbench.user_code import is_user_code
 
 STOPPING = {signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "pthread_sigmask") else set()
 LONGEST_TEMPDIR, SHORT_PLACES = 70, ("/tmp", "/var/tmp", "/dev/shm")
-OWN = "tdbench.sweep.own.work"
+PRELOADED, OWN = "tdbench.sweep.worker", "tdbench.sweep.own.work"
 
 
-_preloaded = [TRAINING]
+_preloaded = [PRELOADED]
 
 
 def without_torch() -> None:

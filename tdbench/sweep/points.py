@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from tdbench.config.contents import Contents
-from tdbench.store.assignment import TRAINING
 from tdbench.store.rows import TEST_ERROR, Value
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment
@@ -55,9 +54,9 @@ class Plan(ABC):
     trials: Mapping[str, Any]  # of `Trial`
 
     @property
-    def target(self) -> str:
-        """The module that runs a trial."""
-        return TRAINING
+    def target(self) -> str | None:
+        """The module that runs a trial; None: tdbench's own training."""
+        return None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

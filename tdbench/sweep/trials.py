@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.assignment import TRAINING, Assignment, Ended, Progressed
+from tdbench.store.assignment import Assignment, Ended, Progressed
 from tdbench.store.folders import RESULT, RunFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
@@ -38,7 +38,7 @@ class Trials(ABC):
     """
 
     folder: Folder
-    target = TRAINING  # the module that runs a trial
+    target: str | None = None  # the module that runs a trial; None: tdbench's own training
 
     def __init__(self) -> None:
         self.records: dict[str, RunResult] = {}

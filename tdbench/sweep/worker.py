@@ -53,7 +53,7 @@ def run_assignment(
     assignment: Assignment, send: Callable[[Event], None], should_stop: Callable[[], bool] = lambda: False
 ) -> Ended:
     """Train a trial in this process and return how it ended; whatever it raises is caught."""
-    if assignment.target != __name__:
+    if assignment.target is not None:
         ended: Ended = import_module(assignment.target).run_assignment(assignment, should_stop)
         return ended
     try:
