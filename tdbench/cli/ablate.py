@@ -157,7 +157,7 @@ def ablate_command(
     with lab.stand_ins():
         own = own_of(command, read or (), higher_is_better)
         plan = plan_sweep(config, params or [], values or [], seeds, baseline, given, metric, smallest, announce, own)
-        sweep = open_sweep(plan, out or default_folder(plan))
+        sweep = open_sweep(plan, out or default_folder(plan), fresh=fresh)
         if sweep.missing(retry_failed, fresh) and not plan.experiment.is_own:
             announce()
         if dry_run:

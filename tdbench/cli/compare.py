@@ -18,8 +18,19 @@ Value = Annotated[
     str | None, typer.Option(metavar="NAME", help="Column, or key of the configuration, that tells what is compared.")
 ]
 Seed = Annotated[str, typer.Option(metavar="NAME", help="Column that tells which runs belong together.")]
-Metric = Annotated[str, typer.Option(metavar="NAME", help="Column, or field of result.json, that is compared.")]
-Higher = Annotated[bool, typer.Option("--higher-is-better", help="More of the metric is better, as of an accuracy.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column, or field of result.json, that is compared.  [default: that of the sweeps, or test_error_pct]",
+    ),
+]
+Higher = Annotated[
+    bool | None,
+    typer.Option(
+        "--higher-is-better/--lower-is-better", help="Whether more of the metric is better, as of an accuracy."
+    ),
+]
 Baseline = Annotated[
     str | None, typer.Option(metavar="VALUE", help="The value that others are compared with.  [default: none]")
 ]
@@ -30,8 +41,8 @@ def compare_command(
     sources: Sources,
     value: Value = None,
     seed: Seed = "seed",
-    metric: Metric = "test_error_pct",
-    higher_is_better: Higher = False,
+    metric: Metric = None,
+    higher_is_better: Higher = None,
     baseline: Baseline = None,
     unpaired: Unpaired = False,
     out: options.Out = None,
@@ -46,9 +57,14 @@ def compare_command(
     from tdbench.store.files import make_folder, to_csv, write_atomically
     from tdbench.sweep.compare import COLUMNS, compare
 
-    more = True if higher_is_better else None
     found = compare(
-        *sources, value=value, seed=seed, metric=metric, higher_is_better=more, baseline=baseline, unpaired=unpaired
+        *sources,
+        value=value,
+        seed=seed,
+        metric=metric,
+        higher_is_better=higher_is_better,
+        baseline=baseline,
+        unpaired=unpaired,
     )
     if out is not None:
         make_folder(out)
@@ -73,11 +89,15 @@ def print_comparison(found: "Comparison") -> None:
     from tdbench.sweep.columns import MISSING, joined_by, number, probability
 
     for line in found.differences:
-        say(f"differs: {line}")
+        say(f"note: {line}")
     form = ".2f" if "_pct" in found.metric else ".4g"
     signed = f"+{form}"
     test = "paired by seed" if found.is_paired else "unpaired"
-    table = Table(title=f"{found.metric}, {test}; 95 % intervals, p after Holm's correction", title_justify="left")
+    better = "more" if found.more_is_better else "less"
+    table = Table(
+        title=f"{found.metric} ({better} is better), {test}; 95 % intervals, p after Holm's correction",
+        title_justify="left",
+    )
     headings = ("value", "n", "mean ± std", "difference", "its 95 %\ninterval", "better\nin", "p\n(Holm)", "verdict")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("value", "verdict") else "right", overflow="fold")

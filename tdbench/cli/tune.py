@@ -1,5 +1,6 @@
 """`tdbench tune`: a search, and its confirmation."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,8 +130,14 @@ def tune_command(
 
 
 def split(texts: list[str] | None) -> list[str]:
-    """Return the knobs in `lr,weight_decay`; a text with values is of one knob."""
-    return [part for text in texts or () for part in ([text] if "=" in text else text.split(","))]
+    """Return the knobs in `lr=0.01..0.3,weight_decay`, each with its range."""
+    found: list[str] = []
+    for part in (part for text in texts or () for part in text.split(",")):
+        if found and "=" in found[-1] and re.fullmatch(r"\s*[-+.\deE]+\s*", part):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
 
 
 def run(search: "Search", execution: "Execution", *, quiet: bool, json: bool) -> None:

@@ -4,11 +4,12 @@ import json
 
 from tdbench.cli.output import say
 from tdbench.store.files import as_text, counted
+from tdbench.store.folders import TUNE
 from tdbench.store.rows import TrialState
 from tdbench.sweep.columns import joined_by, number
 from tdbench.sweep.runner import Tables
 from tdbench.sweep.tune.confirming import kept
-from tdbench.sweep.tune.folder import CANDIDATES, IMPORTANCE, TUNE, TUNE_TEXT
+from tdbench.sweep.tune.folder import CANDIDATES, IMPORTANCE, TUNE_TEXT
 from tdbench.sweep.tune.search import Candidate, Search
 
 
@@ -33,7 +34,7 @@ class SearchWords:
         seeds = counted(plan.asked.search_seeds, "run")
         return (
             f"search of {ranges}: {plan.asked.trials} candidates by {plan.asked.sampler}, {seeds} each, "
-            f"{self.search.num_told()} done before, {num_at_once} at once; {self.search.folder.path}"
+            f"{self.search.num_over()} of them done before, {num_at_once} at once; {self.search.folder.path}"
         )
 
     def standings(self) -> list[str]:
@@ -41,7 +42,7 @@ class SearchWords:
         for subject in self.search.plan.subjects:
             best = next(iter(self.search.ranking(subject)), None)
             if best is not None:
-                so_far = f"{self.search.num_asked(subject)} of {self.search.plan.asked.trials} candidates"
+                so_far = f"{self.search.num_over(subject)} of {self.search.plan.asked.trials} candidates"
                 lines.append(f"  {so_far} of {subject.method}; best so far: {best_of(self.search, best)}")
         return lines
 
@@ -67,17 +68,20 @@ def shown(value: object) -> str:
 def best_of(search: Search, candidate: Candidate) -> str:
     """Return a candidate with what it came to, in a few words."""
     n = len(search.errors(candidate))
+    untuned = ", against the baseline before its own search" if len(search.plan.subjects) > 1 else ""
     difference = number(search.value_of(candidate), "+.2f")
-    return f"{described(candidate)}, {difference} points on held-out images (n = {n})"
+    return f"{described(candidate)}, {difference} points on held-out images (n = {n}{untuned})"
 
 
 def search_line(search: Search) -> str:
     """Return the outcome of a search in one line for each subject; it is no verdict."""
     best = [best_of(search, one) for subject in search.plan.subjects for one in search.ranking(subject)[:1]]
     written = f"{search.folder.path}: {TUNE_TEXT} {CANDIDATES} {IMPORTANCE} {TUNE}"
-    return (
-        f"best of {search.num_told()} candidates, no verdict yet: {'; '.join(best) or 'none has a result'}; {written}"
-    )
+    over = ""
+    if search.ended_by_budget():
+        over = f"the budget of {search.plan.asked.budget} is spent, and a larger one goes on; "
+    told = f"best of {search.num_over()} candidates, no verdict yet: {'; '.join(best) or 'none has a result'}"
+    return f"{over}{told}; {written}"
 
 
 def as_json(search: Search, tables: Tables | None) -> str:

@@ -32,6 +32,7 @@ CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metri
 CHECKPOINT = "checkpoint.pt"
 SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv", "summary.csv"
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
+TUNE = "tune.yaml"  # of a search
 REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
 PREDICTIONS = "predictions.npz"  # the outcome of each test image

@@ -110,7 +110,7 @@ def ablate(
     own = own_of(command, read, higher_is_better)
     with lab.stand_ins(), trusting([param, values, settings], trust):
         plan = plan_sweep(config, param, values, seeds, baseline, settings, metric, smallest, own=own)
-        sweep = open_sweep(plan, default_folder(plan) if out is None else folder_given(out))
+        sweep = open_sweep(plan, default_folder(plan) if out is None else folder_given(out), fresh=fresh)
         if dry_run:
             return look_ahead(sweep, execution)
         run_missing(sweep, execution)
@@ -123,15 +123,15 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(("sweep", *names)))
 
 
-def open_sweep(plan: Plan, path: Path) -> Sweep:
-    """Return the sweep in a folder, with what became of its trials.
+def open_sweep(plan: Plan, path: Path, *, fresh: bool = False) -> Sweep:
+    """Return the sweep in a folder, with what became of its trials; a `fresh` one may have other data and code.
 
     Raises:
         FolderError: The folder holds another sweep, or something else.
     """
     folder = SweepFolder(path)
     plan.check_out(path)
-    return Sweep(same_sweep(plan, folder), folder)
+    return Sweep(same_sweep(plan, folder, fresh=fresh), folder)
 
 
 def run_missing(

@@ -90,6 +90,11 @@ class Experiment(Section):
             raise ValueError(f"seeds {seeds} needs a baseline to decide against; without one say how many seeds")
         return {**tree, "seeds": tuple(range(last)), "first_look": first}
 
+    @field_validator("read", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
@@ -168,6 +173,7 @@ def named_metric(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     if "metric" in tree or not (tree.get("command") or tree.get("function")):
         return tree
     read = tree.get("read") or ()
+    read = (read,) if isinstance(read, str) else read
     if isinstance(read, (list, tuple)) and read and isinstance(read[0], str):
         try:
             return {**tree, "metric": read_of(read[0]).name}
@@ -233,7 +239,7 @@ def from_flags(
     if own and "read" in own:
         tree.pop("metric", None)
     tree |= {"base": base, **(own or {})}
-    swept = parse_params(param, values)
+    swept = parse_params(param, values, verbatim=bool(own))
     if swept:
         tree["sweep"], tree["arms"] = swept, {}
     if seeds is not None:

@@ -218,6 +218,8 @@ def sequential_verdict(decision: Decision, standing: Standing, at: int, found: E
     n, low, high = int(standing.estimate.n[at]), float(standing.low[at]), float(standing.high[at])
     if decision is Decision.EQUIVALENT:
         return f"{decision.value} within ±{design.smallest:g}"
+    if decision is Decision.PENDING and n == 0:
+        return f"{decision.value} (its first look waits for runs)"
     if decision is Decision.PENDING:
         return f"{decision.value} ({n} of at most {design.last} seeds)"
     if decision is not Decision.UNDECIDED:

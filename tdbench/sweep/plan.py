@@ -27,7 +27,7 @@ from tdbench.sweep import lab
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
-from tdbench.sweep.points import Plan, Point, declared, named_baseline, seed_by_seed
+from tdbench.sweep.points import Plan, Point, baseline_names, declared, found_baseline, seed_by_seed
 from tdbench.sweep.preflight import check_trials, times_left_s
 from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.sweep.values import MOST_TRIALS
@@ -257,10 +257,10 @@ def compared(
     if experiment.baseline == "off":
         return points
     if experiment.baseline != "none" or (experiment.arms and "none" in experiment.arms):
-        named = named_baseline(experiment, points)
-        if experiment.baseline not in named:
-            raise ConfigError(f"{unknown('baseline', experiment.baseline, ['none', 'off', *named])}")
-        baseline = named[experiment.baseline]
+        baseline = found_baseline(experiment, points)
+        if baseline is None:
+            names = ["none", "off", *baseline_names(points)]
+            raise ConfigError(f"{unknown('baseline', experiment.baseline, names)}")
         rest = [Point(point.values, point.trials, baseline) for point in points if point is not baseline]
         return [baseline, *rest]
     known = {tuple(point.trials.values()): point for point in points}

@@ -159,11 +159,34 @@ def declared(experiment: Experiment) -> dict[str, Any]:
     return found
 
 
-def named_baseline(experiment: Experiment, points: Sequence[Point]) -> dict[str, Point]:
-    """Return the names by which a baseline may be called: `3`, `p=3`, and of a grid `3,0.1` and `k=3,p=0.1`."""
-    plain = {",".join(str(value) for value in point.values.values()): point for point in points}
-    full = {",".join(f"{key}={value}" for key, value in point.values.items()): point for point in points}
-    return full | plain
+def baseline_names(points: Sequence[Point]) -> list[str]:
+    """Return the names by which a baseline may be called; that of a grid has all its values: `3,0.1`."""
+    return [",".join(map(str, point.values.values())) for point in points]
+
+
+def found_baseline(experiment: Experiment, points: Sequence[Point]) -> Point | None:
+    """Return the point that a baseline's name means, such as `3`, `k=3`, `3.0` or `k=3,p=0.1`; None: there is none."""
+    wanted = experiment.baseline
+    for point, name in zip(points, baseline_names(points), strict=True):
+        full = ",".join(f"{key}={value}" for key, value in point.values.items())
+        if wanted in (name, full):
+            return point
+    parts = wanted.split(",")
+    for point in points:
+        told = [part if "=" in part else f"{key}={part}" for key, part in zip(point.values, parts, strict=False)]
+        own = [f"{key}={value}" for key, value in point.values.items()]
+        if len(parts) == len(own) and list(map(as_number, told)) == list(map(as_number, own)):
+            return point
+    return None
+
+
+def as_number(text: str) -> tuple[str, float | str]:
+    """Return `KEY=VALUE` as a key and a number, where it is one."""
+    key, _, value = text.partition("=")
+    try:
+        return key, float(value)
+    except ValueError:
+        return key, value
 
 
 def seed_by_seed(experiment: Experiment, points: Sequence[Point], trials: Mapping[str, Any]) -> dict[str, Any]:

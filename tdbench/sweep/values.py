@@ -12,13 +12,21 @@ from tdbench.config import parse_yaml
 from tdbench.errors import ConfigError, OutOfRange
 
 MOST_TRIALS = 100_000  # more is a slip of the pen
+_PART = r"""(?:^|,)\s*(?:"([^"]*)"|'([^']*)'|([^,]*))"""  # of a list of values
 FEWEST_SEEDS, MOST_SEEDS = 3, 100  # of a sequential design
 
 
 def parse_params(
-    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None], values: str | Sequence[str]
+    param: str | Sequence[str] | Mapping[str, Sequence[Any] | None],
+    values: str | Sequence[str],
+    verbatim: bool = False,
 ) -> dict[str, tuple[Any, ...]]:
     """Return key to values, none where the knob's own are meant.
+
+    Args:
+        param: `KEY` or `KEY=VALUES`, one or several, or key to values.
+        values: VALUES of each key, in their order, or none.
+        verbatim: Text stays as it is written, for a script of the user's: 007 is no 7.
 
     Raises:
         ConfigError: Keys and values do not fit together.
@@ -40,7 +48,8 @@ def parse_params(
     if values and any(text for _, text in pairs):
         raise ConfigError("--param KEY=VALUES has its values already; leave --values out")
     texts = values or [text for _, text in pairs]
-    return {key: parse_values(text) if text else () for (key, _), text in zip(pairs, texts, strict=True)}
+    parse = as_written if verbatim else parse_values
+    return {key: parse(text) if text else () for (key, _), text in zip(pairs, texts, strict=True)}
 
 
 def listed(key: str, values: Any) -> tuple[Any, ...]:
@@ -95,6 +104,20 @@ def parse_seeds(text: str) -> int | tuple[int, ...] | str:
             f"--seeds must be FIRST..LAST, such as 3..20, or how many, such as 5, or which, such as 0,7,9, got {text!r}"
         )
     return numbers[0] if len(numbers) == 1 and "," not in text else numbers
+
+
+def as_written(text: str) -> tuple[Any, ...]:
+    """Return the parts of `a,'b,c',007` as text, but for the quotation marks; and the numbers of a range.
+
+    Raises:
+        ConfigError: A part is empty.
+    """
+    if re.fullmatch(r"[-+.\deE]+(:[-+.\deE]+)+", text.strip()):
+        return parse_values(text)
+    parts = [double or single or plain.strip() for double, single, plain in re.findall(_PART, text)]
+    if not all(parts):
+        raise ConfigError(f"--values must be VALUE,VALUE,... or FIRST:LAST:STEP, got {text!r}")
+    return tuple(parts)
 
 
 def parse_values(text: str) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_table_that_cannot_be_compared_is_refused_in_a_line(more, knobs, messa
 
 def test_without_a_baseline_and_without_files():
     write(table={"a": ACCURACY["none"], "b": ACCURACY["cutout"]})
-    with pytest.raises(ConfigError, match="--baseline must be one of the values a, b, got 'none'"):
+    with pytest.raises(ConfigError, match="--baseline must say which value the others are compared with, of a, b"):
         compare("results.csv", value="arm", metric="accuracy")
     with pytest.raises(FolderError, match="is neither a CSV file nor a folder"):
         compare("missing", value="arm")
@@ -142,7 +143,7 @@ def test_the_command_prints_writes_and_says(capsys):
     command = ["compare", write(), "--value", "arm", "--metric", "accuracy", "--higher-is-better"]
     assert main([*command, "--out", "told"]) == 0
     shown = capsys.readouterr().out
-    assert "accuracy, paired by seed" in shown
+    assert "accuracy (more is better), paired by seed" in shown
     assert "helps" in shown
     with Path("told/compare.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["value", *COLUMNS]
@@ -152,3 +153,31 @@ def test_the_command_prints_writes_and_says(capsys):
     assert main([*command, "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("none: baseline; cutout: helps; dropout: no detectable difference")
     assert main(["compare"]) == 2
+
+
+def test_runs_that_are_left_out_are_told():
+    write(table={"none": [1.0, 2.0, 3.0, 4.0], "a": [2.0, 3.5, 4.0]})
+    found = compare("results.csv", value="arm", metric="accuracy")
+    assert found.differences == ["a: 1 seed(s) that none or it lacks are left out: 3"]
+
+
+def test_sweeps_of_a_script_are_compared_by_their_own_metric_and_their_looks_are_told(tmp_path):
+    script = "import sys; print('acc=' + str(float(sys.argv[1]) * 10 + int(sys.argv[2]) + {}))"
+    for name, more in (("one", 0), ("two", 5)):
+        Path("train.py").write_text(script.format(more + 0.01 * more))
+        tdbench.ablate(
+            None,
+            {"p": [0, 1]},
+            baseline="p=0",
+            command=f"{sys.executable} train.py {{p}} {{seed}}",
+            read="stdout:acc=(.*)",
+            higher_is_better=True,
+            seeds="3..4",
+            out=f"{name}/confirm",
+        )
+    found = compare("one/confirm", "two/confirm")
+    assert found.metric == "acc"
+    assert found.more_is_better
+    named = {row["value"]: row for row in found.rows}
+    assert named["two/confirm: 1"]["delta_vs_baseline"] == pytest.approx(5.05)
+    assert [line for line in found.differences if "chosen by looking" in line]

@@ -1,6 +1,7 @@
 """Sweeps of a script or a function of the user's own: what is filled in and read, and that nothing outlives it."""
 
 import csv
+import functools
 import json
 import random
 import subprocess
@@ -15,6 +16,7 @@ from tdbench.errors import ConfigError, FolderError
 from tdbench.store.assignment import Assignment
 from tdbench.store.rows import TrialState
 from tdbench.sweep.asked import plan_sweep
+from tdbench.sweep.own.code import source_digest
 from tdbench.sweep.own.script import filled, places_in, read_of, words_of
 from tdbench.sweep.own.work import run_assignment
 
@@ -163,10 +165,10 @@ def test_a_script_that_fails_is_told_with_the_end_of_its_log(tmp_path):
 
 
 @POSIX
-def test_a_script_that_is_killed_goes_on_next_time(tmp_path):
+def test_a_script_that_dies_by_a_signal_has_failed_and_says_by_which(tmp_path):
     Path("train.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     ended, _ = run_one(tmp_path)
-    assert ended.status is TrialState.KILLED
+    assert ended.status is TrialState.FAILED, "else a look would wait for it, and with it all other values"
     assert "SIGKILL" in ended.reason
 
 
@@ -213,6 +215,56 @@ def test_a_file_that_names_a_command_is_not_run_unless_it_is_trusted(tmp_path):
     with pytest.raises(ConfigError, match="names a command"):
         tdbench.ablate("own.yaml", out=tmp_path / "sweep")
     assert len(tdbench.ablate("own.yaml", out=tmp_path / "sweep", trust=True).summary) == 3
+
+
+def test_a_value_whose_runs_fail_holds_up_no_other(tmp_path):
+    Path("train.py").write_text(SCRIPT + "\nimport os, signal\nif value == 0.1: os.kill(os.getpid(), signal.SIGSEGV)\n")
+    sweep = ablate(tmp_path / "sweep")
+    assert list(sweep.summary["verdict"])[2] == "helps"
+    failed = sweep.trials[sweep.trials["status"] == "failed"]
+    assert set(failed["p"]) == {0.1}
+    assert all("SIGSEGV" in error for error in failed["error"])
+
+
+def test_values_reach_a_script_as_they_are_written(tmp_path):
+    Path("train.py").write_text("import sys\nprint(f'value={1 + int(sys.argv[2])} {sys.argv[1]!r}')\n")
+    plan = plan_of(["p=007,1e-4,0.10,'x,y'"], baseline="p=007", read=[r"stdout:value=(\d+)"])
+    assert [one.values["p"] for one in plan.trials.values()][:4] == ["007", "1e-4", "0.10", "x,y"]
+    assert [point.values["p"] for point in plan.points] == [7, 1e-4, 0.1, "x,y"]
+    with pytest.raises(ConfigError, match=r"two of 0, 0\.0 are one value"):
+        plan_of(["p=0,0.0"])
+
+
+@pytest.mark.parametrize("name", ["0", "0.0", "p=0", "p=0.0"])
+def test_a_baseline_is_a_number_however_it_is_written(name):
+    plan = plan_of(["p=0:1:0.5"], baseline=name)
+    assert plan.points[0].values == {"p": 0.0}
+
+
+def test_a_module_that_has_changed_is_another_sweep(tmp_path):
+    command = {"command": OWN["command"].replace("train.py", "-m train")}
+    before = plan_of(**command).contents()
+    assert list(before["command"]) == ["train.py"]
+    Path("train.py").write_text(SCRIPT.replace("20 +", "30 +"))
+    assert plan_of(**command).contents() != before
+
+
+def test_what_a_function_refers_to_is_part_of_it():
+    def made(factor, scale=1):
+        return lambda values, seed, out: factor * scale * values["p"] * FACTORS["a"]
+
+    assert source_digest(made(1)) == source_digest(made(1))
+    assert source_digest(made(1)) != source_digest(made(1000))
+    before = source_digest(made(1))
+    FACTORS["a"] = 2
+    assert source_digest(made(1)) != before
+    FACTORS["a"] = 1
+    assert source_digest(functools.partial(fake_training, out=1)) != source_digest(
+        functools.partial(fake_training, out=2)
+    )
+
+
+FACTORS = {"a": 1}
 
 
 def fake_training(values, seed, out):

@@ -251,10 +251,10 @@ def test_a_budget_ends_a_search_and_counts_all_calls(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tdbench.sweep.tune.search.Search.spent_s", spent_s)
     search, _ = run(plan_of(budget="3m"), tmp_path)
-    assert search.num_told() == 3
+    assert search.num_over() == 3
     assert open_search(plan_of(budget="3m"), tmp_path).is_over()
     search, _ = run(plan_of(budget="5m"), tmp_path)
-    assert search.num_told() == 5
+    assert search.num_over() == 5
 
 
 def test_the_time_of_a_search_is_that_of_its_candidates_without_the_pauses(tmp_path):

@@ -1,13 +1,12 @@
 """The plan of a sweep of the user's own script or function: its points, and a trial for each seed."""
 
-import hashlib
-import inspect
 import itertools
 import math
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,13 @@ from tdbench.sweep import lab
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.keys import ARM, shown
+from tdbench.sweep.own.code import Function, code_digest, modules_in, source_digest
 from tdbench.sweep.own.script import OUT, SEED, Read, check_places, places_in, read_of, words_of
-from tdbench.sweep.points import Plan, Point, declared, named_baseline, seed_by_seed
+from tdbench.sweep.points import Plan, Point, baseline_names, declared, found_baseline, seed_by_seed
 from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.sweep.values import MOST_TRIALS
-from tdbench.user_code import code_of
 
 REVISION = 1  # of what a digest says
-LARGEST_CODE = 2**20  # bytes; a word of the command that names a larger file names data
-Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -199,15 +196,27 @@ def cells_of(experiment: Experiment) -> Iterator[tuple[dict[str, Value], dict[st
     for key, values in experiment.sweep.items():
         if not values:
             raise ConfigError(f"--param {key} needs --values: which a script of yours takes is not known here")
+    for key, values in experiment.sweep.items():
+        if odd := [value for value in values if isinstance(value, (Mapping, list, tuple))]:
+            raise ConfigError(f"--param {key} must be numbers or text, got {odd[0]!r}")
+        if len({number_in(value) for value in values}) < len(set(values)):
+            raise ConfigError(f"--param {key}: two of {', '.join(map(str, values))} are one value")
     num_trials = math.prod(map(len, experiment.sweep.values())) * len(experiment.seeds)
     if num_trials > MOST_TRIALS:
         raise ConfigError(f"a sweep must have at most {MOST_TRIALS:,} trials, got {num_trials:,}")
     distinct = {key: list(dict.fromkeys(values)) for key, values in experiment.sweep.items()}
     for cell in itertools.product(*distinct.values()):
-        yield (
-            {key: shown(value) for key, value in zip(distinct, cell, strict=True)},
-            dict(zip(distinct, cell, strict=True)),
-        )
+        fill = dict(zip(distinct, cell, strict=True))
+        yield {key: number_in(value) for key, value in fill.items()}, fill
+
+
+def number_in(value: Any) -> Value:
+    """Return a value as tables show it: text that is a number as that number."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value) if math.isfinite(kind(value)) else value
+    return shown(value)
 
 
 def compared(experiment: Experiment, points: list[Point]) -> list[Point]:
@@ -218,13 +227,12 @@ def compared(experiment: Experiment, points: list[Point]) -> list[Point]:
     """
     if experiment.baseline == "off":
         return points
-    named = named_baseline(experiment, points)
-    if experiment.baseline not in named:
-        if experiment.baseline == "none":
-            first = next(iter(named))
-            raise ConfigError(f"--baseline must say which value the others are compared with, such as {first}; or off")
-        raise ConfigError(unknown("baseline", experiment.baseline, ["off", *named]))
-    baseline = named[experiment.baseline]
+    baseline = found_baseline(experiment, points)
+    if baseline is None and experiment.baseline == "none":
+        first = ",".join(f"{key}={value}" for key, value in points[0].values.items())
+        raise ConfigError(f"--baseline must say which value the others are compared with, such as {first}; or off")
+    if baseline is None:
+        raise ConfigError(unknown("baseline", experiment.baseline, ["off", *baseline_names(points)]))
     return [baseline, *(Point(one.values, one.trials, baseline) for one in points if one is not baseline)]
 
 
@@ -251,27 +259,7 @@ def job_of(experiment: Experiment, function: Function | None) -> Job:
         raise ConfigError(f"--read must give figures of different names, got {', '.join(names)}")
     if experiment.metric not in names:
         raise ConfigError(unknown("--metric", experiment.metric, names))
-    files = {word: parts for word in words if (parts := code_digest(Path(folder, word))) is not None}
+    program = words[:1] if Path(words[0]).suffix else ()  # an interpreter is no code of the user's
+    named = [*program, *words[1:], *modules_in(words, Path(folder))]
+    files = {word: parts for word in named if (parts := code_digest(Path(folder, word))) is not None}
     return Job(experiment.command, words, reads, folder, {"command": files} if files else {}, experiment.metric)
-
-
-def source_digest(function: Function) -> str:
-    """Return 12 hexadecimal digits of a function's source, or of its code where there is none."""
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        text = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(type(function))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def code_digest(path: Path) -> str | None:
-    """Return 12 hexadecimal digits of a file of code with what it imports of the user's; None: it is no such file."""
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST_CODE:
-            return None
-        if path.suffix == ".py":
-            return code_of(f"{path}:script").digest
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    except OSError:
-        return None

@@ -16,7 +16,7 @@ from tdbench.store.files import as_text, open_file
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")  # a doubled brace is a brace; others mean themselves
 SEED, OUT = "seed", "out"
 STDOUT, STDOUT_FILE, OUT_FOLDER = "stdout", "stdout.txt", "out"
-LONGEST_TAIL = 300
+LONGEST_TAIL, LARGEST = 300, 1e100  # a larger figure is a slip, and its square would be infinite
 
 
 class NoFigure(Exception):
@@ -104,7 +104,7 @@ class Read:
             number = float(found) if not isinstance(found, bool) else math.nan
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:
             raise NoFigure(f"--read {self.text}: {self.name} must be a finite number, got {str(found)[:80]!r}")
         return number
 
@@ -124,7 +124,7 @@ class Read:
                 return (rows or [{}])[-1][self.what]
             value = json.loads(content)
             for key in self.what.split("."):
-                value = value[key]
+                value = value[int(key)] if isinstance(value, list) and key.isdigit() else value[key]
         except FileNotFoundError:
             raise NoFigure(f"--read {self.text}: the script left no {self.source} in its trial's folder") from None
         except (KeyError, TypeError, IndexError):

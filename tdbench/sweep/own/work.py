@@ -24,7 +24,7 @@ from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep import lab
 from tdbench.sweep.executors import cause_of_death
 from tdbench.sweep.own.plan import Job, OwnTrial
-from tdbench.sweep.own.script import OUT, OUT_FOLDER, SEED, STDOUT_FILE, NoFigure, filled, tail_of
+from tdbench.sweep.own.script import LARGEST, OUT, OUT_FOLDER, SEED, STDOUT_FILE, NoFigure, filled, tail_of
 from tdbench.user_code import reason_of
 
 LOOK_EVERY_S = 0.1
@@ -111,11 +111,10 @@ def run(
         if not wait(process, should_stop):
             return TrialState.WAITING, None
     code = process.returncode
-    if code < 0:
-        return TrialState.KILLED, cause_of_death(code)
-    if code > 0:
+    if code != 0:
         told = tail_of(folder / LOG, folder / STDOUT_FILE)
-        return TrialState.FAILED, f"exit code {code}{told and f': {told}'}"
+        what = f"exit code {code}" if code > 0 else cause_of_death(code)
+        return TrialState.FAILED, f"{what}{told and f': {told}'}"
     return None
 
 
@@ -164,12 +163,7 @@ def call(function: bytes, trial: OwnTrial, out: Path, folder: RunFolder, watch: 
         raise NoFigure(f"{trial.job.name} must return its figures, a table of name to number, got {told!r}")
     for name, figure in figures.items():
         plain = getattr(figure, "item", lambda figure=figure: figure)()  # of NumPy and torch
-        if (
-            isinstance(plain, bool)
-            or not isinstance(plain, (int, float))
-            or plain != plain
-            or abs(plain) == float("inf")
-        ):
+        if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not abs(plain) <= LARGEST:
             raise NoFigure(f"{trial.job.name} must return finite numbers, got {name} {plain!r}")
         figures[name] = float(plain)
     if trial.job.metric not in figures:

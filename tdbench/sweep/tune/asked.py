@@ -258,6 +258,10 @@ def subject_of(given: str | Sequence[str] | Mapping[str, Any], base: RunConfig) 
     """
     ranges = parse_ranges(given, base)
     settings = base.settings()
+    if solved := [one.name for one in ranges if one.key not in settings]:
+        raise ConfigError(
+            f"--param {solved[0]} must be left out: --match solves it for the share that is to be dropped"
+        )
     return Subject(base.regularizer.name, ranges, {one.key: settings[one.key] for one in ranges})
 
 

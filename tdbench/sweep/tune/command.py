@@ -205,7 +205,7 @@ def run_search(
     """
     plan, folder = search.plan, search.folder
     if search.is_over():
-        tell(f"all {search.num_told()} candidates were run before")
+        tell(f"all {search.num_over()} candidates were run before")
         finish(search)
         return
     slots = slots_for(search, execution)

@@ -7,10 +7,10 @@ from tdbench.config.contents import as_far_as_known, changes, shortened
 from tdbench.config.tree import foreign_method, named_as_here
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.files import read_tree, to_yaml, write_atomically
-from tdbench.store.folders import CONFIG, CONTENTS, SWEEP, TRIALS, RunFolder, read_contents, write_contents
+from tdbench.store.folders import CONFIG, CONTENTS, SWEEP, TRIALS, TUNE, RunFolder, read_contents, write_contents
 from tdbench.sweep.tune.asked import TunePlan, asked_of, plan_tune
 
-TUNE, JOURNAL, CANDIDATES, IMPORTANCE = "tune.yaml", "journal.log", "candidates.csv", "importance.csv"
+JOURNAL, CANDIDATES, IMPORTANCE = "journal.log", "candidates.csv", "importance.csv"
 TUNE_TEXT, CONFIRM = "tune.md", "confirm"  # the latter is a sweep's folder
 
 
@@ -33,7 +33,7 @@ class TuneFolder:
 
     def write_asked(self, plan: TunePlan) -> None:
         """Write what is searched, and what its settings mean."""
-        tree = {name: value for name, value in plan.asked.model_dump(mode="json").items() if value}
+        tree = {name: value for name, value in plan.asked.model_dump(mode="json").items() if value not in (None, {})}
         write_atomically(self / TUNE, to_yaml(tree).encode())
         write_contents(self / CONTENTS, plan.contents)
 

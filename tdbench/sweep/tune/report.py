@@ -26,8 +26,8 @@ What the search promised on the held-out images, and what the confirmation kept 
 that the search had not seen: differences to {baseline} in per cent points, negative is better. The verdicts come from
 the confirmation alone; [`{confirm}/summary.md`]({confirm}/summary.md) says how."""
 ABOUT_IMPORTANCE = """\
-Share of the variation between candidates that a knob explains (fANOVA, Hutter et al. 2014), which {n} candidates tell
-the more roughly the fewer they are."""
+Share of the variation between candidates that a knob explains (fANOVA, Hutter et al. 2014), as estimated from {n}
+candidates; the fewer they are, the rougher it is."""
 
 
 def write_importance(search: Search) -> None:
@@ -65,8 +65,8 @@ def write_text(search: Search, summary: tuple[SummaryRow, ...]) -> None:
     draw_history(search)
     paragraphs.append("![history of the search](history.png)")
     importance = read_importance(search)
-    if importance:
-        about_importance = ABOUT_IMPORTANCE.format(n=search.num_told())
+    if any(len(subject.ranges) > 1 for subject in plan.subjects) and importance:
+        about_importance = ABOUT_IMPORTANCE.format(n=search.num_over())
         draw_importance(search, importance)
         shown = [[row["regularizer"], row["param"], number(float(row["importance"]))] for row in importance]
         paragraphs += ["## Importance", table(["regularizer", "knob", "importance"], shown), about_importance]
@@ -103,6 +103,10 @@ def about_subject(search: Search, subject: Subject) -> list[str]:
         for one in ranking[:MOST_SHOWN]
     ]
     headings = ["candidate", *(one.name for one in subject.ranges), "held-out error %", "difference", "dropped %"]
+    if search.ended_by_budget():
+        text += f" The budget of {asked.budget} ended the search before its {asked.trials} candidates."
+    if len(search.plan.subjects) > 1:
+        text += " Differences here are to the baseline before its own search."
     return [f"## Candidates of {subject.method}", text, table(headings, best)]
 
 

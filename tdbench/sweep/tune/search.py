@@ -109,9 +109,17 @@ class Search(Trials):
             if found or subject is None or not is_idle:
                 return found  # none, where a candidate was run before
 
-    def num_told(self) -> int:
-        """Return how many candidates are over."""
-        return sum(one.state in ("complete", "fail") for of in self.suggestions.values() for one in of)
+    def num_over(self, subject: Subject | None = None) -> int:
+        """Return how many candidates are over, of one subject or of all; the default is one."""
+        waiting = TrialState.WAITING.value
+        own = [one for one in self.candidates if one.subject is not None and subject in (None, one.subject)]
+        return sum(self.state_of(one)[0] != waiting for one in own)
+
+    def ended_by_budget(self) -> bool:
+        """Return whether the time ran out before the candidates did."""
+        budget_s = self.plan.budget_s
+        wants = any(self.num_asked(one) < self.num_wanted(one) for one in self.plan.subjects)
+        return wants and budget_s is not None and self.spent_s() >= budget_s
 
     def is_over(self) -> bool:
         """Return whether every candidate that there is to be has been told."""

@@ -1,0 +1,79 @@
+"""What a user's script or function holds, as digits that change with it: a changed one is another sweep."""
+
+import functools
+import hashlib
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from tdbench.user_code import code_of
+
+PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, type(None))
+LARGEST_CODE = 2**20  # bytes; a word of the command that names a larger file names data
+Function = Callable[..., Any]
+
+
+def source_digest(function: Function) -> str:
+    """Return 12 hexadecimal digits of a function: its code, and the functions and plain values of its module in it."""
+    return hashlib.sha256("\n".join(told_of(function, set())).encode()).hexdigest()[:12]
+
+
+def told_of(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield what there is to tell of a function and of what it refers to: functions of its module, plain values."""
+    value = inspect.unwrap(value) if callable(value) else value
+    code = getattr(getattr(value, "__func__", value), "__code__", None)
+    if code is None:
+        if isinstance(value, functools.partial):
+            for part in (value.func, *value.args, *value.keywords.values()):
+                yield from told_of(part, seen)
+        elif isinstance(value, PLAIN):
+            yield repr(value)
+        return
+    if id(code) in seen:
+        return
+    seen.add(id(code))
+    yield repr((code.co_code, [one for one in code.co_consts if isinstance(one, PLAIN)], code.co_names))
+    for cell in getattr(value, "__closure__", None) or ():
+        with suppress(ValueError):  # an empty one
+            yield from told_of(cell.cell_contents, seen)
+    for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
+        yield from told_of(default, seen)
+    there = getattr(value, "__globals__", {})
+    for name in names_in(code):
+        other = there.get(name)
+        if isinstance(other, PLAIN) or getattr(other, "__module__", None) == value.__module__:
+            yield from [name, *told_of(other, seen)]
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names that code refers to, that of the functions within it too."""
+    yield from code.co_names
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from names_in(one)
+
+
+def modules_in(words: Sequence[str], folder: Path) -> Iterator[str]:
+    """Yield the files below a folder that `-m MODULE` means in a command."""
+    for flag, module in itertools.pairwise(words):
+        if flag == "-m":
+            path = Path(*module.split("."))
+            for name in (path.with_suffix(".py"), path / "__main__.py"):
+                if (folder / name).is_file():
+                    yield str(name)
+
+
+def code_digest(path: Path) -> str | None:
+    """Return 12 hexadecimal digits of a file of code with what it imports of the user's; None: it is no such file."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_CODE:
+            return None
+        if path.suffix == ".py":
+            return code_of(f"{path}:script").digest
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError:
+        return None
