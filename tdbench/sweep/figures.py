@@ -11,7 +11,7 @@ from tdbench.config.tree import flatten
 from tdbench.errors import ConfigError, FolderError, nearest
 from tdbench.store.files import as_text, open_file
 from tdbench.store.folders import CONFIG, TRIALS, RunFolder, SweepFolder
-from tdbench.store.rows import MORE_IS_BETTER, RunResult, columns
+from tdbench.store.rows import MORE_IS_BETTER
 
 NONE = "none"
 Figures = dict[str, dict[str, float]]  # value -> seed -> the metric
@@ -96,7 +96,8 @@ def of_sweeps(paths: Sequence[Path], metric: str) -> tuple[Figures, list[str]]:
         if rows and metric not in rows[0]:
             known = [one for one in rows[0] if one not in ("trial", "digest", "status", "error")]
             raise ConfigError(f"--metric {metric}: {path} has no such figure{nearest(metric, known)}")
-        shown = [one for one in (rows[0] if rows else {}) if one not in columns(RunResult) and one != "trial"]
+        header = [*rows[0]] if rows else []
+        shown = header[header.index("seed") + 1 : header.index("digest")] if "digest" in header else []
         for row in rows:
             if row["status"] == "done" and row.get(metric):
                 name = ", ".join(row[key] for key in shown or keys)
