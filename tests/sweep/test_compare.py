@@ -133,7 +133,7 @@ def test_sweeps_and_their_runs_give_what_they_gave_themselves():
     assert row["delta_vs_baseline"] == pytest.approx(mean)
     with pytest.raises(ConfigError, match="is a sweep, which has its verdicts"):
         compare("slow")
-    with pytest.raises(ConfigError, match=r"--metric must be one of .*got 'test_los'; did you mean test_loss"):
+    with pytest.raises(ConfigError, match=r"--metric test_los: slow has no such figure; did you mean test_loss"):
         compare("slow", "fast", metric="test_los")
 
 
