@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tdbench.cli import options
-from tdbench.cli.ablate import ExecutorName, Gpus, Jobs, PerGpu, RayAddress, TrialTimeout, run_sweep
+from tdbench.cli.ablate import ExecutorName, Gpus, Jobs, PerGpu, RayAddress, RetryFailed, TrialTimeout, run_sweep
 from tdbench.cli.starting import Start
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def tune_command(
     gpus: Gpus = None,
     per_gpu: PerGpu = 1,
     trial_timeout: TrialTimeout = None,
+    retry_failed: RetryFailed = False,
     fresh: options.Fresh = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
@@ -108,7 +109,7 @@ def tune_command(
     from tdbench.sweep.tune.command import open_search, plan_search
 
     start = Start()
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, False, fresh, executor, ray_address)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address)
     flags = {
         "trials": trials,
         "search_seeds": search_seeds,

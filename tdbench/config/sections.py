@@ -63,6 +63,8 @@ class DataConfig(Section):
     def _something_judges(self) -> "DataConfig":
         if not self.test and self.valid_fraction == 0:
             raise ValueError("data.test must be true where no images are held out (data.valid_fraction 0), got false")
+        if not self.test and self.resample:
+            raise ValueError("data.test must be true where data.resample draws test images anew among all, got false")
         return self
 
 

@@ -63,8 +63,14 @@ class SweepFolder:
         return RunFolder(self.path / TRIALS / digest)
 
     def has_trained(self) -> bool:
-        """Return whether any trial has got as far as a checkpoint, or a result."""
-        return any(any((self / TRIALS).glob(f"*/{name}")) for name in (CHECKPOINT, RESULT))
+        """Return whether any trial has got as far as a checkpoint, or is done without one."""
+        if any((self / TRIALS).glob(f"*/{CHECKPOINT}")):
+            return True
+        for path in (self / TRIALS).glob(f"*/{RESULT}"):
+            with suppress(FolderError):
+                if (result := RunFolder(path.parent).read_result()) is not None and result.is_done:
+                    return True
+        return False
 
     def most_seeds_seen(self) -> int:
         """Return the largest n in the summary as it was last written; 0 where there is none."""

@@ -163,11 +163,12 @@ class TrialRow:
     def columns(keys: Sequence[str], metrics: Sequence[str] = ()) -> list[str]:
         """Return the columns of a sweep of these keys, whose trials report these metrics of the user's."""
         rest = [name for name in columns(RunResult) if name not in ("status", "seed")]
-        return list(dict.fromkeys(["trial", "status", "seed", *keys, *rest, *metrics]))
+        own = [own_column(name, keys) for name in metrics]
+        return list(dict.fromkeys(["trial", "status", "seed", *keys, *rest, *own]))
 
     def cells(self) -> dict[str, Any]:
         figures = self.result.to_tree()
-        figures |= figures.pop("metrics", {})
+        figures |= {own_column(name, [*self.values]): figure for name, figure in figures.pop("metrics", {}).items()}
         return figures | {
             "trial": self.trial,
             "status": self.status.value,
@@ -175,6 +176,11 @@ class TrialRow:
             "digest": self.trial,
             **self.values,
         }
+
+
+def own_column(metric: str, keys: Sequence[str]) -> str:
+    """Return the column of a metric of the user's, which must not hide what the table says of a trial."""
+    return f"metric.{metric}" if metric in ("trial", "status", "seed", "digest", "error", "wall_s", *keys) else metric
 
 
 @dataclass(frozen=True)

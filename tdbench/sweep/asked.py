@@ -97,7 +97,8 @@ def plan_of_own(
     experiment = None if callable(config) else read_experiment(config)
     told = dict(own)
     if function is not None:
-        module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__name__)
+        inner = getattr(function, "func", function)  # of a partial
+        module, name = getattr(inner, "__module__", ""), getattr(inner, "__qualname__", type(inner).__name__)
         told["function"] = name if module in ("__main__", None) else f"{module}.{name}"
     asked = from_flags(experiment, {}, param, values, seeds, baseline, metric, smallest, told)
     return plan_own(asked, function)

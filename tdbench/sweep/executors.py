@@ -96,11 +96,10 @@ class LocalExecutor:
         return events
 
     def _release(self, run: RunningTrial) -> None:
+        if run.assignment.target is not None and run.process.pid is not None:
+            with suppress(OSError):  # whatever the script has started, which outlives a process that was killed
+                os.killpg(run.process.pid, signal.SIGKILL)
         if run.process.is_alive():
-            number = run.process.pid
-            if number is not None and lab.leads_group(number):
-                with suppress(OSError):
-                    os.killpg(number, signal.SIGKILL)  # with whatever the script has started
             run.process.kill()
         run.process.join()
         run.link.close()

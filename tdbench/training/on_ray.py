@@ -18,7 +18,7 @@ from typing import Any
 
 from tdbench.errors import ConfigError, line_of
 from tdbench.store.files import read_file, write_atomically
-from tdbench.store.folders import RESULT, SWEEP, RunFolder
+from tdbench.store.folders import RESULT, SWEEP, TUNE, RunFolder
 
 MAX_RETRIES = 3  # of a trial whose worker or node was lost
 CONNECT_S = 5.0
@@ -184,7 +184,7 @@ def run_remotely(run: Callable[..., Any], assignment: Any, mark: str, saved: Fil
     def post(event: Any) -> None:
         board.post.remote(event)
 
-    if mark_of(assignment.folder) == mark:
+    if mark and mark_of(assignment.folder) == mark:
         return run(assignment, post, should_stop), {}
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place))
@@ -195,8 +195,8 @@ def run_remotely(run: Callable[..., Any], assignment: Any, mark: str, saved: Fil
 
 
 def mark_of(trial_folder: Path) -> str:
-    """Return what tells whether a trial's folder belongs to the same sweep folder here as elsewhere."""
-    try:
-        return hashlib.sha256(read_file(trial_folder.parents[1] / SWEEP)).hexdigest()
-    except OSError:
-        return ""
+    """Return what tells whether a trial's folder belongs to the same sweep or search here as elsewhere; or nothing."""
+    for name in (SWEEP, TUNE):
+        with suppress(OSError):
+            return hashlib.sha256(read_file(trial_folder.parents[1] / name)).hexdigest()
+    return ""

@@ -1,9 +1,12 @@
 """Sweeps of a script or a function of the user's own: what is filled in and read, and that nothing outlives it."""
 
+import contextlib
 import csv
 import functools
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -178,7 +181,7 @@ def test_values_are_compared_seed_by_seed_and_the_tables_name_the_metric(tmp_pat
     assert [row["p"] for row in rows] == ["0.0", "0.1", "0.3"]
     assert [row["verdict"] for row in rows] == ["baseline", *["helps"] * 2]
     assert {row["metric"] for row in rows} == {"error"}
-    trials = {(row["p"], row["seed"]): float(row["error"]) for row in rows_of(tmp_path / "sweep" / "trials.csv")}
+    trials = {(row["p"], row["seed"]): float(row["metric.error"]) for row in rows_of(tmp_path / "sweep" / "trials.csv")}
     n = int(rows[2]["n"])
     differences = [trials["0.3", str(seed)] - trials["0.0", str(seed)] for seed in range(n)]
     assert float(rows[2]["delta_vs_baseline"]) == pytest.approx(sum(differences) / n)
@@ -267,6 +270,78 @@ def test_what_a_function_refers_to_is_part_of_it():
 FACTORS = {"a": 1}
 
 
+def test_a_script_that_is_edited_while_it_runs_does_not_count(tmp_path):
+    Path("train.py").write_text(SCRIPT + "\nopen('train.py', 'a').write('# edited')\n")
+    ended, folder = run_one(tmp_path)
+    assert ended.status is TrialState.KILLED
+    assert "train.py has changed since the sweep was planned" in ended.reason
+    assert not (folder / "result.json").exists()
+    again, _ = run_one(tmp_path)
+    assert again.status is TrialState.KILLED
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_figure_of_an_earlier_attempt_does_not_count(tmp_path, fresh):
+    _, folder = run_one(tmp_path)
+    (folder / "out" / "weights").write_text("kept where the trial goes on")
+    Path("train.py").write_text("print('nothing is written')\n")
+    plan = plan_of()
+    digest = next(iter(plan.trials))
+    ended = run_assignment(Assignment(digest, plan.trials[digest].dump(), folder, fresh=fresh))
+    assert ended.status is TrialState.FAILED
+    assert "left no out/result.json" in ended.reason
+    assert (folder / "out" / "weights").exists() is not fresh
+
+
+def test_a_link_does_not_lead_out_of_the_trial(tmp_path):
+    (tmp_path / "elsewhere.json").write_text('{"error": 1.0}')
+    Path("train.py").write_text(
+        f"import os, sys\nos.symlink({str(tmp_path / 'elsewhere.json')!r}, sys.argv[3] + '/r.json')\n"
+    )
+    ended, _ = run_one(tmp_path, read=["out/r.json:error"])
+    assert ended.status is TrialState.FAILED
+    assert "leads out of the trial's folder" in ended.reason
+
+
+def test_a_script_that_failed_is_mended_and_run_in_the_same_folder(tmp_path):
+    Path("train.py").write_text("raise SystemExit(1)\n")
+    assert set(ablate(tmp_path / "sweep", seeds=1).trials["status"]) == {"failed"}
+    Path("train.py").write_text(SCRIPT)
+    assert set(ablate(tmp_path / "sweep", seeds=1).trials["status"]) == {"done"}
+
+
+def test_files_that_the_values_name_are_part_of_the_trial_and_what_a_trial_writes_is_not(tmp_path):
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text("lr: 1\n")
+    own = {"command": OWN["command"] + " --config={p}.yaml log.txt", "param": {"p": ["a", "b"]}, "baseline": "a"}
+    before = plan_of(**own)
+    Path("log.txt").write_text("written by a trial")
+    assert [*plan_of(**own).trials] == [*before.trials]
+    Path("b.yaml").write_text("lr: 2\n")
+    after = plan_of(**own)
+    assert after.contents() == before.contents()
+    same = [one.values["p"] for digest, one in after.trials.items() if digest in before.trials]
+    assert set(same) == {"a"}
+
+
+def test_what_is_read_is_part_of_the_trial():
+    assert set(plan_of().trials).isdisjoint(plan_of(read=["out/log.csv:error"]).trials)
+
+
+@POSIX
+def test_scripts_share_the_threads_unless_the_user_has_said_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Path("train.py").write_text("import os\nprint('threads=' + os.environ['OMP_NUM_THREADS'])\n")
+    own = {"read": ["stdout:threads=(.*)"]}
+    plan = plan_of(**own).with_threads(3)
+    digest = next(iter(plan.trials))
+    for told, number in ((None, 3), ("7", 7)):
+        if told:
+            monkeypatch.setenv("OMP_NUM_THREADS", told)
+        run_assignment(Assignment(digest, plan.trials[digest].dump(), tmp_path / "trial"))
+        assert json.loads((tmp_path / "trial" / "result.json").read_text())["metrics"] == {"threads": number}
+
+
 def fake_training(values, seed, out):
     (out / "seen.txt").write_text(str(seed))
     print("told to the log")
@@ -314,7 +389,7 @@ def running(word):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
-@pytest.mark.parametrize("end", ["timeout", "kill"])
+@pytest.mark.parametrize("end", ["timeout", "kill", "kill the worker"])
 def test_nothing_that_a_script_has_started_outlives_its_trial(tmp_path, end):
     seconds = str(random.randint(10**5, 10**6))
     Path("train.py").write_text(
@@ -327,8 +402,16 @@ def test_nothing_that_a_script_has_started_outlives_its_trial(tmp_path, end):
         command = ["-m", "tdbench", "ablate", "--command", OWN["command"], "--read", OWN["read"][0], "--jobs", "3"]
         driver = subprocess.Popen([sys.executable, *command, "--param", "p=0,1", "--baseline", "0", "--out", "sweep"])
         wait_for(lambda: running(seconds))
-        driver.kill()
-        driver.wait()
+        if end == "kill the worker":  # as where memory runs out
+            for child in running(seconds):
+                with contextlib.suppress(OSError):
+                    os.kill(os.getpgid(child), signal.SIGKILL)
+            time.sleep(1)
+            driver.send_signal(signal.SIGINT)
+            driver.wait(60)
+        else:
+            driver.kill()
+            driver.wait()
     wait_for(lambda: not running(seconds))
 
 

@@ -13,7 +13,7 @@ from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep import lab
 from tdbench.sweep.tune.asked import asked_of, plan_tune, seconds_of
 from tdbench.sweep.tune.command import finish, open_search, specs
-from tdbench.sweep.tune.confirming import baseline_of, chosen, confirmation, kept
+from tdbench.sweep.tune.confirming import baseline_of, check_design, chosen, confirmation, kept
 from tdbench.sweep.tune.folder import JOURNAL, TuneFolder
 from tdbench.sweep.tune.study import Question, suggest
 from tests.sweep.test_runner import TINY
@@ -257,11 +257,63 @@ def test_a_budget_ends_a_search_and_counts_all_calls(tmp_path, monkeypatch):
     assert search.num_over() == 5
 
 
-def test_the_time_of_a_search_is_that_of_its_candidates_without_the_pauses(tmp_path):
+def test_the_time_of_a_search_is_that_of_its_calls_without_the_pauses(tmp_path, monkeypatch):
+    now = SimpleNamespace(s=1000.0)
+    monkeypatch.setattr("tdbench.sweep.tune.search.time", SimpleNamespace(monotonic=lambda: now.s))
     search, _ = run(plan_of(trials=3), tmp_path)
-    spans = [(100.0, 110.0), (105.0, 120.0), (500.0, 505.0)]
-    search.suggestions = {"targetdrop": [SimpleNamespace(began=a, ended=b) for a, b in spans]}
-    assert search.spent_s() == pytest.approx(25.0)
+    now.s += 50
+    search.keep_tables()
+    now.s += 10**6  # killed, and begun again days later
+    again, _ = run(plan_of(trials=6), tmp_path)
+    now.s += 7
+    assert again.spent_s() == pytest.approx(57)
+
+
+def test_images_that_are_drawn_anew_cannot_be_searched_on():
+    with pytest.raises(ConfigError, match=r"data\.resample must be false"):
+        plan_of(base={**BASE, "data": {"train_fraction": 0.1, "resample": True}})
+
+
+def test_a_knob_that_is_solved_cannot_be_searched():
+    with pytest.raises(ConfigError, match="--match solves it"):
+        plan_of(base={**BASE, "regularizer": {"name": "targetdrop", "match": 1.0}})
+
+
+def test_failed_candidates_are_run_again_where_that_is_asked(tmp_path):
+    def fails(config):
+        return "no memory" if config["regularizer"].get("block_size") == 7 else None
+
+    run(plan_of(trials=10), tmp_path, fails=fails)
+    search = open_search(plan_of(trials=10), tmp_path)
+    assert search.is_over()
+    assert not search.is_over(retry_failed=True)
+    executor = Searching(search.folder)
+    search.run(executor, search.first(retry_failed=True), SweepObserver())
+    assert {one.config["regularizer"]["block_size"] for one in executor.submitted} == {7}
+    assert not any(map(search.has_failed, search.candidates))
+
+
+def test_what_was_confirmed_before_stays_among_what_was_promised(tmp_path):
+    search, _ = run(plan_of(trials=2), tmp_path)
+    sweep = confirmation(search)
+    sweep.folder.path.mkdir()
+    sweep.folder.write_sweep(sweep.plan.tree())
+    search, _ = run(plan_of(trials=12), tmp_path)
+    (_, best) = chosen(search)
+    assert best.name != "1"
+    assert [one.arm for one in kept(search, ())] == ["default", f"candidate {best.name}", "candidate 1"]
+    with pytest.raises(ConfigError, match=r"--confirm-seeds must stay 5\.\.20"):
+        check_design(plan_of(confirm_seeds="3..9"), search.folder)
+    check_design(plan_of(), search.folder)
+
+
+def test_reading_a_search_writes_nothing(tmp_path):
+    run(plan_of(trials=3), tmp_path)
+    journal = tmp_path / JOURNAL
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "wor')  # another process is writing
+    before = journal.read_bytes()
+    assert len(open_search(plan_of(trials=3), tmp_path).candidates) == 4
+    assert journal.read_bytes() == before
 
 
 def test_the_default_is_tried_where_it_is_not_in_the_range_too(tmp_path):

@@ -13,6 +13,23 @@ from typing import Any
 from tdbench.user_code import code_of
 
 PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, type(None))
+CODE = {
+    ".py",
+    ".sh",
+    ".bash",
+    ".jl",
+    ".r",
+    ".lua",
+    ".pl",
+    ".rb",
+    ".m",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".toml",
+    ".cfg",
+    ".ini",
+}
 LARGEST_CODE = 2**20  # bytes; a word of the command that names a larger file names data
 Function = Callable[..., Any]
 
@@ -27,12 +44,21 @@ def told_of(value: Any, seen: set[int]) -> Iterator[str]:
     value = inspect.unwrap(value) if callable(value) else value
     code = getattr(getattr(value, "__func__", value), "__code__", None)
     if code is None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
         if isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 yield from told_of(part, seen)
         elif isinstance(value, PLAIN):
             yield repr(value)
+        elif callable(value) and not isinstance(value, type):
+            yield from told_of(type(value).__call__, seen)
+            for name, part in sorted(getattr(value, "__dict__", {}).items()):
+                yield from [name, *told_of(part, seen)]
         return
+    if inspect.ismethod(value):
+        yield from told_of(value.__self__, seen)
     if id(code) in seen:
         return
     seen.add(id(code))
@@ -58,7 +84,8 @@ def names_in(code: CodeType) -> Iterator[str]:
 
 
 def modules_in(words: Sequence[str], folder: Path) -> Iterator[str]:
-    """Yield the files below a folder that `-m MODULE` means in a command."""
+    """Yield the files below a folder that `-m MODULE` and `--config=FILE` mean in a command."""
+    yield from (word.partition("=")[2] for word in words if "=" in word)
     for flag, module in itertools.pairwise(words):
         if flag == "-m":
             path = Path(*module.split("."))
@@ -70,7 +97,7 @@ def modules_in(words: Sequence[str], folder: Path) -> Iterator[str]:
 def code_digest(path: Path) -> str | None:
     """Return 12 hexadecimal digits of a file of code with what it imports of the user's; None: it is no such file."""
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_CODE:
+        if path.suffix.lower() not in CODE or not path.is_file() or path.stat().st_size > LARGEST_CODE:
             return None
         if path.suffix == ".py":
             return code_of(f"{path}:script").digest

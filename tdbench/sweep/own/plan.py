@@ -20,7 +20,7 @@ from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.keys import ARM, shown
 from tdbench.sweep.own.code import Function, code_digest, modules_in, source_digest
-from tdbench.sweep.own.script import OUT, SEED, Read, check_places, places_in, read_of, words_of
+from tdbench.sweep.own.script import OUT, SEED, Read, check_places, filled, places_in, read_of, words_of
 from tdbench.sweep.points import Plan, Point, baseline_names, declared, found_baseline, seed_by_seed
 from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.sweep.values import MOST_TRIALS
@@ -61,11 +61,13 @@ class OwnTrial:
         job: What it shares with the others.
         values: What is filled in, by name.
         seed: The seed.
+        files: The digests of the user's files that the values name.
     """
 
     job: Job
     values: Mapping[str, Any]
     seed: int
+    files: Mapping[str, str] = field(default_factory=dict)
     _digest: list[str] = field(default_factory=list, compare=False)
 
     def digest(self) -> str:
@@ -73,12 +75,18 @@ class OwnTrial:
         if not self._digest:
             job = self.job
             told = [REVISION, job.name, [one.text for one in job.reads], dict(self.values), self.seed]
-            self._digest.append(digest_of([*told, {name: dict(parts) for name, parts in job.contents.items()}]))
+            held = {name: dict(parts) for name, parts in job.contents.items()} | {"values": dict(self.files)}
+            self._digest.append(digest_of([*told, held]))
         return self._digest[0]
 
     def dump(self) -> dict[str, Any]:
         """Return it as it travels to its process."""
-        return {"job": self.job, "values": dict(self.values), "seed": self.seed}
+        return {"job": self.job, "values": dict(self.values), "seed": self.seed, "files": dict(self.files)}
+
+    def changed(self) -> list[str]:
+        """Return the user's files that are no longer as they were when the trial was planned."""
+        watched = {**self.job.contents.get("command", {}), **self.files}
+        return [name for name, digest in watched.items() if code_digest(Path(self.job.folder, name)) != digest]
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,10 @@ class OwnPlan(Plan):
         return ", ".join(part for part in (self.experiment.title, self.job.name) if part)
 
     def slots(self, execution: Execution) -> Slots:
+        if execution.gpus is None and execution.per_gpu != 1:
+            raise ConfigError(
+                f"--per-gpu goes with --gpus, where the trials are a script of yours; got {execution.per_gpu}"
+            )
         lab.without_torch()
         lab.start()
         if execution.gpus is not None:
@@ -180,7 +192,8 @@ def plan_own(experiment: Experiment, function: Function | None = None) -> OwnPla
     trials: dict[str, OwnTrial] = {}
     points = []
     for values, fill in settings:
-        own = {seed: OwnTrial(job, fill, seed) for seed in experiment.seeds}
+        files = files_in(job, fill)
+        own = {seed: OwnTrial(job, fill, seed, files) for seed in experiment.seeds}
         points.append(Point(values, {seed: trial.digest() for seed, trial in own.items()}))
         trials |= {trial.digest(): trial for trial in own.values()}
     points = compared(experiment, points)
@@ -208,6 +221,16 @@ def cells_of(experiment: Experiment) -> Iterator[tuple[dict[str, Value], dict[st
     for cell in itertools.product(*distinct.values()):
         fill = dict(zip(distinct, cell, strict=True))
         yield {key: number_in(value) for key, value in fill.items()}, fill
+
+
+def files_in(job: Job, fill: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files of the user's that a command names once its values are in it, with their digests."""
+    words = [
+        word for word in job.words if set(places_in([word])) & set(fill) and not {SEED, OUT} & set(places_in([word]))
+    ]
+    names = filled(words, fill)
+    names += [name.partition("=")[2] for name in names]
+    return {name: digest for name in names if name and (digest := code_digest(Path(job.folder, name))) is not None}
 
 
 def number_in(value: Any) -> Value:

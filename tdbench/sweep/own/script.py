@@ -99,7 +99,7 @@ class Read:
         Raises:
             NoFigure: It is not there, or is no finite number.
         """
-        found = self._in_stdout(folder) if self.source == STDOUT else self._in_file(folder / self.source)
+        found = self._in_stdout(folder) if self.source == STDOUT else self._in_file(folder)
         try:
             number = float(found) if not isinstance(found, bool) else math.nan
         except (TypeError, ValueError):
@@ -115,7 +115,10 @@ class Read:
             raise NoFigure(f"--read {self.text}: nothing that the script printed matches")
         return matches[-1]
 
-    def _in_file(self, path: Path) -> Any:
+    def _in_file(self, folder: Path) -> Any:
+        path = folder / self.source
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise NoFigure(f"--read {self.text}: {self.source} is a link that leads out of the trial's folder")
         try:
             with open_file(path) as file:
                 content = file.read().decode()

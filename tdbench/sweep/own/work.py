@@ -5,6 +5,7 @@ The process leads a group, so that whatever the script has started ends with it.
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep import lab
 from tdbench.sweep.executors import cause_of_death
 from tdbench.sweep.own.plan import Job, OwnTrial
-from tdbench.sweep.own.script import LARGEST, OUT, OUT_FOLDER, SEED, STDOUT_FILE, NoFigure, filled, tail_of
+from tdbench.sweep.own.script import LARGEST, OUT, OUT_FOLDER, SEED, STDOUT, STDOUT_FILE, NoFigure, filled, tail_of
 from tdbench.user_code import reason_of
 
 LOOK_EVERY_S = 0.1
@@ -59,12 +60,13 @@ def run_assignment(
         should_stop: Asked a few times a second.
         send: Told that the trial waits where a function, which nobody can ask to stop, is given up.
     """
-    job, values, seed = (assignment.config[name] for name in ("job", "values", "seed"))
+    trial = OwnTrial(**assignment.config)
+    job, values, seed = trial.job, trial.values, trial.seed
     digest, folder = assignment.digest, RunFolder(assignment.folder)
     try:
-        out = folder / OUT_FOLDER
-        out.mkdir(parents=True, exist_ok=True)
-        trial = OwnTrial(job, values, seed)
+        if trial.changed():
+            return Ended(digest, TrialState.KILLED, has_changed(trial))
+        out = cleared(folder, job, assignment.fresh)
         folder.write_config({"command": job.name, "values": dict(values), "seed": seed})
         begun = time.perf_counter()
         if job.function is not None:
@@ -74,6 +76,8 @@ def run_assignment(
             if ended is not None:
                 return Ended(digest, *ended)
             metrics = {one.name: one.figure(folder.path) for one in job.reads}
+        if trial.changed():  # while it ran: nobody knows which it was
+            return Ended(digest, TrialState.KILLED, has_changed(trial))
         wall_s = time.perf_counter() - begun
         folder.write_result(RunResult(TrialState.DONE, digest, seed, wall_s=wall_s, metrics=metrics))
     except NoFigure as error:
@@ -85,6 +89,26 @@ def run_assignment(
         state = TrialState.KILLED if full or isinstance(error, WriteError) else TrialState.FAILED
         return Ended(digest, state, reason, no_room=full)
     return Ended(digest, TrialState.DONE)
+
+
+def has_changed(trial: OwnTrial) -> str:
+    """Return why a trial is not run, or does not count."""
+    return (
+        f"{', '.join(trial.changed())} has changed since the sweep was planned; change it back, or take another --out"
+    )
+
+
+def cleared(folder: RunFolder, job: Job, fresh: bool) -> Path:
+    """Return the folder of what the trial leaves, without figures of an earlier attempt; if `fresh`, empty."""
+    out = folder / OUT_FOLDER
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for one in job.reads:
+        if one.source != STDOUT:
+            with suppress(OSError):
+                (folder / one.source).unlink(missing_ok=True)
+    return out
 
 
 def run(

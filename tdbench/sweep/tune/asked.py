@@ -209,6 +209,10 @@ def plan_tune(asked: Asked) -> TunePlan:
     data.setdefault("valid_fraction", HELD_OUT)
     if data["valid_fraction"] == 0:
         raise ConfigError("data.valid_fraction must be above 0: a search chooses on images that are held out")
+    if data.get("resample"):
+        raise ConfigError(
+            "data.resample must be false: test images that are drawn anew would be chosen on in the search"
+        )
     base = build_config(tree, {"data.test": False})
     if base.regularizer.name == NONE and not asked.tune_baseline:
         raise ConfigError("--regularizer must be a method to search, got none (--tune-baseline searches its own knobs)")

@@ -24,7 +24,7 @@ from tdbench.sweep.preflight import check_trials
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.sweep.tune.asked import Asked, TunePlan, asked_of, plan_tune
-from tdbench.sweep.tune.confirming import confirmation
+from tdbench.sweep.tune.confirming import check_design, confirmation
 from tdbench.sweep.tune.folder import CANDIDATES, CONFIRM, IMPORTANCE, JOURNAL, TUNE_TEXT, TuneFolder, check_same
 from tdbench.sweep.tune.report import write_importance, write_text
 from tdbench.sweep.tune.search import Search
@@ -90,6 +90,7 @@ def tune(
     gpus: str | Sequence[str] | None = None,
     per_gpu: int = 1,
     trial_timeout: float | None = None,
+    retry_failed: bool = False,
     fresh: bool = False,
     executor: str = "local",
     ray_address: str | None = None,
@@ -111,14 +112,14 @@ def tune(
         confirm: How many of the best candidates are confirmed beside the default; 0: none is.
         confirm_seeds: The design of the confirmation: `5..20`.
         out: The folder; None: one of its own under `runs/`.
-        jobs, gpus, per_gpu, trial_timeout, fresh, executor, ray_address: See `Execution`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address: See `Execution`.
         trust: Let code run that a YAML file names and the arguments do not.
         **settings: Keys of the run as flags and `--set` take them.
 
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, False, fresh, executor, ray_address)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address)
     flags: dict[str, Any] = {"trials": trials, "search_seeds": search_seeds, "sampler": sampler, "confirm": confirm}
     flags |= {"sampler_seed": sampler_seed, "budget": budget, "confirm_seeds": confirm_seeds}
     with lab.stand_ins(), trusting([param, settings], trust):
@@ -186,6 +187,8 @@ def open_search(plan: TunePlan, path: Path, *, fresh: bool = False) -> Search:
     folder = TuneFolder(path)
     plan.base.check_out(path)
     check_same(plan, folder)
+    if not fresh:
+        check_design(plan, folder)
     return Search(plan, folder, fresh=fresh)
 
 
@@ -204,7 +207,7 @@ def run_search(
         TdbenchError: Something is missing, or a file cannot be written; what was done is intact.
     """
     plan, folder = search.plan, search.folder
-    if search.is_over():
+    if search.is_over(execution.retry_failed):
         tell(f"all {search.num_over()} candidates were run before")
         finish(search)
         return
@@ -221,7 +224,9 @@ def run_search(
             folder.write_asked(plan)  # from here on the folder is this search's
             try:
                 with watch(search, slots) as observer:
-                    search.run(executor, search.first(), observer, should_stop, fresh=execution.fresh)
+                    search.run(
+                        executor, search.first(execution.retry_failed), observer, should_stop, fresh=execution.fresh
+                    )
             finally:
                 search.write_candidates()
     finally:
@@ -237,12 +242,13 @@ def finish(search: Search) -> None:
     Raises:
         FolderError: A file cannot be written.
     """
-    search.folder.write_asked(search.plan)
-    is_new = search.write_candidates()
-    if is_new or not (search.folder / IMPORTANCE).exists():
-        write_importance(search)
-    if search.plan.asked.confirm == 0 or not (search.folder / TUNE_TEXT).exists():
-        write_text(search, ())  # else the confirmation writes it
+    with held(search.folder.path):
+        search.folder.write_asked(search.plan)
+        is_new = search.write_candidates()
+        if is_new or not (search.folder / IMPORTANCE).exists():
+            write_importance(search)
+        if search.plan.asked.confirm == 0 or not (search.folder / TUNE_TEXT).exists():
+            write_text(search, ())  # else the confirmation writes it
 
 
 def slots_for(search: Search, execution: Execution) -> Slots:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tdbench.errors import ConfigError
 from tdbench.store.folders import SweepFolder
 from tdbench.store.rows import SummaryRow
 from tdbench.sweep.ablate import open_sweep
@@ -11,7 +12,7 @@ from tdbench.sweep.keys import ARM, METHOD
 from tdbench.sweep.plan import make_plan
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.tune.asked import NONE, TunePlan
-from tdbench.sweep.tune.folder import CONFIRM
+from tdbench.sweep.tune.folder import CONFIRM, TuneFolder
 from tdbench.sweep.tune.search import DEFAULT, Candidate, Search
 from tdbench.sweep.values import parse_design
 
@@ -44,6 +45,28 @@ def chosen(search: Search) -> list[Candidate]:
     (default,) = (one for one in search.candidates if one.subject is subject and one.name == DEFAULT)
     best = [one for one in search.ranking(subject) if one.trials != default.trials]
     return [default, *best[: search.plan.asked.confirm]]
+
+
+def own_candidates(search: Search) -> list[Candidate]:
+    """Return the candidates of the method."""
+    return [one for one in search.candidates if one.subject is search.plan.subjects[0]]
+
+
+def check_design(plan: TunePlan, folder: TuneFolder) -> None:
+    """Check that a confirmation that was begun keeps its design, before the search goes on.
+
+    Raises:
+        ConfigError: It would be another one.
+    """
+    tree = SweepFolder(folder / CONFIRM).read_sweep()
+    if tree is None or not plan.asked.confirm:
+        return
+    design = f"{tree.get('first_look')}..{len(tree.get('seeds', ()))}"
+    if design != plan.asked.confirm_seeds.strip():
+        raise ConfigError(
+            f"--confirm-seeds must stay {design}, with which the confirmation in {folder / CONFIRM} was begun, got "
+            f"{plan.asked.confirm_seeds}"
+        )
 
 
 def arms_before(search: Search) -> dict[str, dict[str, Any]]:
@@ -90,7 +113,9 @@ def kept(search: Search, rows: tuple[SummaryRow, ...]) -> list[Kept]:
     named = {str(row.values[ARM]): row for row in rows}
     baseline = baseline_of(search)
     found = []
-    for one in chosen(search):
+    best = chosen(search)
+    before = [one for one in own_candidates(search) if arm_name(one) in arms_before(search) and one not in best]
+    for one in best + before:
         own, other = search.value_of(one), 0.0 if baseline is search.baseline else search.value_of(baseline)
         promised = None if own is None or other is None else own - other
         found.append(Kept(arm_name(one), promised, len(search.errors(one)), named.get(arm_name(one))))

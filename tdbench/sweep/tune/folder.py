@@ -1,16 +1,18 @@
 """The folder of a search: its files, by name, and whether it is this search's."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tdbench.config.contents import as_far_as_known, changes, shortened
 from tdbench.config.tree import foreign_method, named_as_here
 from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.files import read_tree, to_yaml, write_atomically
+from tdbench.store.files import read_file, read_tree, to_yaml, write_atomically
 from tdbench.store.folders import CONFIG, CONTENTS, SWEEP, TRIALS, TUNE, RunFolder, read_contents, write_contents
 from tdbench.sweep.tune.asked import TunePlan, asked_of, plan_tune
 
 JOURNAL, CANDIDATES, IMPORTANCE = "journal.log", "candidates.csv", "importance.csv"
+SPENT = ".spent_s"
 TUNE_TEXT, CONFIRM = "tune.md", "confirm"  # the latter is a sweep's folder
 
 
@@ -36,6 +38,16 @@ class TuneFolder:
         tree = {name: value for name, value in plan.asked.model_dump(mode="json").items() if value not in (None, {})}
         write_atomically(self / TUNE, to_yaml(tree).encode())
         write_contents(self / CONTENTS, plan.contents)
+
+    def read_spent_s(self) -> float:
+        """Return the seconds that earlier calls have searched for."""
+        with suppress(OSError, ValueError):
+            return float(read_file(self / SPENT))
+        return 0.0
+
+    def write_spent_s(self, seconds: float) -> None:
+        """Write how long all calls have searched for, to this moment."""
+        write_atomically(self / SPENT, f"{seconds:.1f}\n".encode())
 
     def read_contents(self) -> dict[str, dict[str, str]] | None:
         """Return what the settings meant, or None where that is not known."""

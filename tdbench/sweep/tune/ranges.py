@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from tdbench.config import RunConfig, known_keys
@@ -61,10 +61,6 @@ class Range:
         if self.choices:
             return f"{self.name}={','.join(map(str, self.choices))}"
         return f"{self.name}={self.low:g}..{self.high:g}{':log' * self.is_log}"
-
-    def tree(self) -> dict[str, Any]:
-        """Return the range as plain data."""
-        return asdict(self) | {"choices": list(self.choices)}
 
 
 def parse_ranges(given: str | Sequence[str] | Mapping[str, Any], base: RunConfig) -> tuple[Range, ...]:

@@ -84,7 +84,11 @@ def baseline_name(search: Search) -> str:
         return "the baseline"
     names = {one.key: one.name for one in search.plan.subjects[1].ranges}
     told = ", ".join(f"{names[key]} {as_text(value)}" for key, value in baseline.values.items())
-    return f"the baseline, itself tuned ({told})"
+    best = search.ranking(search.plan.subjects[1])[0]
+    since = (
+        "" if best is baseline else ", as it was when the confirmation began: its search has found a better one since"
+    )
+    return f"the baseline, itself tuned ({told}{since})"
 
 
 def about_subject(search: Search, subject: Subject) -> list[str]:

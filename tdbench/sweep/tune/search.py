@@ -53,12 +53,13 @@ class Search(Trials):
     def __init__(self, plan: TunePlan, folder: TuneFolder, *, fresh: bool = False) -> None:
         super().__init__()
         self.plan, self.folder, self._threads = plan, folder, plan.base.hardware.threads
-        self._began = time.time()
+        self._began: float | None = None
         self.reopen(fresh=fresh)
 
     def reopen(self, *, fresh: bool = False) -> None:
         """Read from the folder what the studies have chosen, and what has become of it; or nothing, to start over."""
         self._fresh = fresh
+        self._spent_before_s = 0.0 if fresh else self.folder.read_spent_s()
         self._configs: dict[str, RunConfig] = {}
         self.candidates: list[Candidate] = []
         self.suggestions: dict[str, list[Suggestion]] = {one.method: [] for one in self.plan.subjects}
@@ -87,27 +88,41 @@ class Search(Trials):
 
     def keep_tables(self) -> None:
         self.write_candidates()
+        self.folder.write_spent_s(self.spent_s())
 
-    def first(self) -> list[str]:
-        """Return the trials to begin with: the baseline's, the default's, and those of candidates that were begun."""
-        for digest in self._digests(one for one in self.candidates if one.suggestion is None):
+    def first(self, retry_failed: bool = False) -> list[str]:
+        """Return the trials to begin with: the baseline's, the default's, and those of candidates that were begun.
+
+        With `retry_failed` also those of candidates that have failed.
+        """
+        failed = [one for one in self.candidates if retry_failed and self.has_failed(one)]
+        for digest in self._digests([*(one for one in self.candidates if one.suggestion is None), *failed]):
             if self.records[digest].status in FAILED:  # nothing can be told without them
                 self.folder.trial(digest).give_up()
                 self.records[digest] = RunResult(TrialState.WAITING, digest, self.configs[digest].seed)
-        begun = [one for one in self.candidates if one.suggestion is None or one.suggestion.state == "running"]
+        begun = [one for one in self.candidates if one.suggestion is None or one.suggestion.state == "running"] + failed
         return [digest for digest in self._digests(begun) if self.records[digest].status in NO_RESULT]
 
     def further(self, is_idle: bool) -> list[str]:
         """Tell the studies what is over, and return the trials of one more candidate, if there is to be one."""
+        if self._began is None:
+            self._began = time.monotonic()
         while True:
             subject, found = self._next_subject(), list[str]()
             for one in self.plan.subjects:
                 told, more = self._to_tell(one), int(one is subject)
                 if more or told:
+                    self.folder.write_spent_s(self.spent_s())
                     new = self._take(one, self._ask_lab(one, told, more))
                     found += [digest for digest in self._digests(new) if self.records[digest].status in NO_RESULT]
             if found or subject is None or not is_idle:
                 return found  # none, where a candidate was run before
+
+    def has_failed(self, candidate: Candidate) -> bool:
+        """Return whether a candidate's runs have failed, and may be run again."""
+        return candidate.refused is None and any(
+            self.records[one].status in FAILED for one in candidate.trials.values()
+        )
 
     def num_over(self, subject: Subject | None = None) -> int:
         """Return how many candidates are over, of one subject or of all; the default is one."""
@@ -121,8 +136,10 @@ class Search(Trials):
         wants = any(self.num_asked(one) < self.num_wanted(one) for one in self.plan.subjects)
         return wants and budget_s is not None and self.spent_s() >= budget_s
 
-    def is_over(self) -> bool:
-        """Return whether every candidate that there is to be has been told."""
+    def is_over(self, retry_failed: bool = False) -> bool:
+        """Return whether every candidate that there is to be has been told, and none is to be run again."""
+        if retry_failed and any(map(self.has_failed, self.candidates)):
+            return False
         return self._next_subject() is None and not any(
             one.suggestion is not None and one.suggestion.state == "running" for one in self.candidates
         )
@@ -146,19 +163,8 @@ class Search(Trials):
         return self.plan.asked.trials if len(tried) < subject.size else 0
 
     def spent_s(self) -> float:
-        """Return the seconds of the clock that the search has taken, all calls together."""
-        now = time.time()
-        spans = [
-            (one.began, one.ended or now)
-            for of_subject in self.suggestions.values()
-            for one in of_subject
-            if one.began and (one.ended or one.began >= self._began)
-        ]
-        total, until = 0.0, 0.0
-        for began, ended in sorted(spans):
-            total += max(0.0, ended - max(began, until))
-            until = max(until, ended)
-        return total
+        """Return the seconds of the clock that the search has taken, all calls together, without the pauses."""
+        return self._spent_before_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def value_of(self, candidate: Candidate) -> float | None:
         """Return a candidate's mean paired difference to the baseline on the held-out images, in per cent points.

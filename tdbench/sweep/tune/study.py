@@ -4,7 +4,9 @@ So nothing is lost with a process; and since the sampler of each candidate is se
 that was killed goes on as it would have without.
 """
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +69,8 @@ def suggest(question: Question, told: Sequence[tuple[int, float | None]], more: 
         told: Candidates with their values, None for one that failed.
         more: How many further ones to ask for.
     """
+    if not more and not told:
+        return look(question)
     study = open_study(question)
     for number, value in told:
         tell(study, number, value)
@@ -76,19 +80,47 @@ def suggest(question: Question, told: Sequence[tuple[int, float | None]], more: 
     return [seen(trial, question) for trial in study.get_trials(deepcopy=False)]
 
 
+def look(question: Question) -> list[Suggestion]:
+    """Return what a study has, without writing anything: another process may be at it."""
+    with reading(question) as study:
+        return [] if study is None else [seen(trial, question) for trial in study.get_trials(deepcopy=False)]
+
+
+@contextmanager
+def reading(question: Question) -> "Iterator[optuna.Study | None]":
+    """Give a study of which nothing is changed, or None where there is none.
+
+    A last line that a writer was killed in, or is writing, is not looked at.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    content = read_file(question.journal) if question.journal.exists() else b""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place, question.journal.name)
+        copy.write_bytes(content[: content.rfind(b"\n") + 1])
+        backend = JournalFileBackend(str(copy), lock_obj=_Held())  # type: ignore[arg-type]
+        study = None
+        with suppress(KeyError):
+            study = optuna.load_study(storage=JournalStorage(backend), study_name=question.name)
+        yield study
+
+
 def importance(question: Question) -> dict[str, float]:
     """Return how much of the variation each knob explains (fANOVA, Hutter et al. 2014); empty where that is unknown."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    study = open_study(question)
-    values = {trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None}
-    if len(values) < 2:
-        return {}
-    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    with reading(question) as study:
+        trials = [] if study is None else study.get_trials(deepcopy=False)
+        if study is None or len({trial.value for trial in trials if trial.value is not None}) < 2:
+            return {}
+        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
 def open_study(question: Question) -> "optuna.Study":
-    """Return the study, as the journal holds it."""
+    """Return the study as the journal holds it, to be written to: the caller's process holds the folder."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
