@@ -12,6 +12,7 @@ from typing import Any
 
 Value = str | int | float  # of a swept key, as tables show it
 TEST_ERROR, TEST_ERROR_BN = "test_error_pct", "test_error_pct_bn"
+SECONDARY = ("test_loss", "ece_pct", "brier")  # that are compared beside the metric, without a verdict
 MORE_IS_BETTER = {  # of the fields of a result that a verdict may be about
     TEST_ERROR: False,
     "best_test_error_pct": False,
@@ -211,6 +212,9 @@ class SummaryRow:
         metric: The field of `result.json` that the verdict is about.
         design: `fixed`, or `FIRST..LAST`, the looks of a sequential design, at all of which its p and interval hold.
         metric_mean, metric_std, metric_ci95_low, metric_ci95_high: The metric's own, as those of the test error.
+        skewness: Of the paired differences (Fisher's g₁); where it is large, p is less than it should be.
+        delta_test_loss, delta_ece_pct, delta_brier, with their ..._ci95_low and ..._ci95_high: Mean paired differences
+            of what is secondary, over the seeds that count for the verdict, with their t intervals.
         looks: Numbers of seeds at which a fixed sweep was looked at before it was given others, which p ignores.
         decision: What the verdict says, for programs; no column of its own.
         num_pairs: Seeds that it shares with its baseline; no column either.
@@ -248,6 +252,16 @@ class SummaryRow:
     metric_std: float | None
     metric_ci95_low: float | None
     metric_ci95_high: float | None
+    skewness: float | None
+    delta_test_loss: float | None
+    delta_test_loss_ci95_low: float | None
+    delta_test_loss_ci95_high: float | None
+    delta_ece_pct: float | None
+    delta_ece_pct_ci95_low: float | None
+    delta_ece_pct_ci95_high: float | None
+    delta_brier: float | None
+    delta_brier_ci95_low: float | None
+    delta_brier_ci95_high: float | None
     decision: Decision = field(metadata={"column": False})
     num_pairs: int = field(default=0, metadata={"column": False})
 

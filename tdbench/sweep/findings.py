@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdbench.store.folders import SweepFolder
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, RunResult, SummaryRow, TrialState
+from tdbench.store.rows import SECONDARY, TEST_ERROR, TEST_ERROR_BN, RunResult, SummaryRow, TrialState
 from tdbench.sweep.points import Plan, Point
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ class Findings:
             looks=experiment.looks,
             more_is_better=experiment.more_is_better,
             in_points="_pct" in experiment.metric,
+            secondary={
+                name: {point: field_of(records, point, name, ended[point]) for point in points} for name in SECONDARY
+            },
         )
 
 

@@ -154,3 +154,19 @@ def by_seed(
                 raise ValueError(f"{value!r} with seed {seed} must be from {low:g} to {high:g}, got {figure}")
     rows = [[of_value.get(seed, math.nan) for seed in seeds] for of_value in figures.values()]
     return np.array(rows, dtype=np.float64).reshape(len(figures), len(seeds))
+
+
+def skewness(samples: Floats) -> Floats:
+    """Return Fisher's g₁ of each row over its figures; NaN where there are fewer than three, or no scatter."""
+    counts = np.count_nonzero(~np.isnan(samples), axis=1)
+    centred = np.where(np.isnan(samples), 0.0, samples - (np.nansum(samples, axis=1) / np.maximum(1, counts))[:, None])
+    second, third = ((centred**power).sum(axis=1) / np.maximum(1, counts) for power in (2, 3))
+    told = (counts >= 3) & (second > ROUNDING**2)
+    return np.where(told, third / np.where(told, second, 1.0) ** 1.5, np.nan)
+
+
+def is_skewed(g1: float | None, n: int) -> bool:
+    """Return whether a skewness is more than two standard errors that it has in samples of a normal distribution."""
+    if g1 is None or n < 3:
+        return False
+    return abs(g1) > 2 * math.sqrt(6 * (n - 2) / ((n + 1) * (n + 3)))

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision
+from tdbench.store.rows import SECONDARY, TEST_ERROR, TEST_ERROR_BN, Decision
 from tdbench.sweep.inference import (
     ALPHA,
     MAX_DIFFERENCE,
@@ -41,6 +41,7 @@ class Evidence(Generic[K]):
         metric: The field of a result that the verdicts are about.
         more_is_better, in_points: Of the metric: more of it is better; it is in per cent, and a difference in points.
         figures: Of a metric that is neither: value -> seed -> that field.
+        secondary: Field of a result -> value -> seed -> that field, of what is compared beside the metric.
         outcomes: Value -> seed -> (images,) which test images were wrong, where that is known.
         design: The looks of a sequential design; None: the seeds were fixed.
         ended: Of a sequential design: value -> the seeds whose trial has ended, with a figure or without.
@@ -62,6 +63,7 @@ class Evidence(Generic[K]):
     in_points: bool = True
     figures: Mapping[K, Mapping[int, float]] = field(default_factory=dict)
     outcomes: Mapping[K, Mapping[int, NDArray[np.bool_]]] = field(default_factory=dict)
+    secondary: Mapping[str, Mapping[K, Mapping[int, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ def tables_of(found: Evidence[K]) -> tuple[dict[str, Floats], list[tuple[int, in
     tables = {TEST_ERROR: by_seed(found.errors, seeds, in_pct), TEST_ERROR_BN: by_seed(errors_bn, seeds, in_pct)}
     if found.metric not in tables:
         tables[found.metric] = by_seed({value: found.figures.get(value, {}) for value in values}, seeds)
+    for name in SECONDARY:
+        of_values = found.secondary.get(name, {})
+        if name not in tables:
+            tables[name] = by_seed({value: of_values.get(value, {}) for value in values}, seeds)
     return tables, [(values[value], values[baseline]) for value, baseline in found.baselines.items()]
 
 

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from tdbench.store.files import as_text, counted
 from tdbench.store.rows import (
+    SECONDARY,
     TEST_ERROR,
     TEST_ERROR_BN,
     Decision,
@@ -16,7 +17,7 @@ from tdbench.store.rows import (
     TrialRow,
     Value,
 )
-from tdbench.sweep.columns import MISSING, number, telling
+from tdbench.sweep.columns import MISSING, joined_by, number, telling
 
 ABOUT_ERRORS = f"""\
 Errors are those of the last epoch, not of the best one, which would be picked on the test set and flatter every value.
@@ -28,7 +29,7 @@ ABOUT_BN = """\
 "BN re-estimated" is the same network's test error with BatchNorm's running statistics estimated anew on training
 images, without the regularizer, whose scaling shifts what BatchNorm averages while it trains. What remains of a
 difference there is the method's; what is gone was due to those averages."""
-SECONDARY = "It is secondary: no verdict is about it, and its intervals are not corrected."
+BESIDE = "It is secondary: no verdict is about it, and its intervals are not corrected."
 PRIMARY = "This is what the differences and verdicts here are about, as was declared (`--metric test_error_pct_bn`)."
 
 ABOUT_DIFFERENCES = """\
@@ -56,6 +57,12 @@ at all looks together, after Holm's correction for the {num_compared} compared w
 other values the same runs have another p, and may have another verdict. **helps** and **hurts** mean p ≤ 0.05: of 100
 sweeps in which nothing makes a difference, at most 5 claim one anywhere. The interval of a difference is the one that
 holds at all looks together, for that value alone. **undecided** does not say equal: the difference is within it."""
+ABOUT_SECONDARY = """\
+Mean paired differences from the baseline over the seeds that count for the verdict, with their t intervals; less is
+better. They are secondary: no verdict is about them, and nothing is corrected for their number, or for looks."""
+ABOUT_SKEWED = """\
+The paired differences are strongly skewed (more than two standard errors), where the t-test claims a difference more
+often than 5 times in 100 if there is none; skewness:"""
 ABOUT_EQUIVALENT = "**equivalent** means that the interval of the difference lies within ±{smallest:g}, as declared."
 
 
@@ -88,7 +95,7 @@ def summary_markdown(
         paragraphs.append(ABOUT_ERRORS)
     if any(row.test_error_pct_bn_mean is not None for row in rows):
         is_primary = any(row.metric == TEST_ERROR_BN for row in rows)
-        paragraphs.append(f"{ABOUT_BN} {PRIMARY if is_primary else SECONDARY}")
+        paragraphs.append(f"{ABOUT_BN} {PRIMARY if is_primary else BESIDE}")
     if any(row.decision is Decision.BASELINE for row in rows):
         metric = rows[0].metric
         unit = "per cent points" if "_pct" in metric else metric
@@ -98,12 +105,46 @@ def summary_markdown(
         paragraphs.append(
             " ".join([ABOUT_DIFFERENCES.format(unit=unit, better=better), pairs, *about_design(rows, smallest)])
         )
+    paragraphs += secondary(rows, keys) + skewed(rows)
     if published is not None:
         paragraphs.append(f"Published errors: {published_source}.")
         shown = {published_name(published, row.values, keys) for row in rows}
         if others := [f"{as_text(name)} {number(error)}" for name, error in published.items() if name not in shown]:
             paragraphs.append(f"Published, and not among the values here: {', '.join(map(_escaped, others))}.")
     return "\n\n".join([*paragraphs, *_unfinished(trials)]) + "\n"
+
+
+def secondary(rows: Sequence[SummaryRow], keys: Sequence[str]) -> list[str]:
+    """Return the differences of what is secondary as a table, with what it is; nothing where there are none."""
+    compared = [row for row in rows if row.delta_test_loss is not None]
+    if not compared:
+        return []
+    headings = [*keys, "test loss", "calibration error (ECE), points", "Brier score"]
+    cells = [
+        [*(_escaped(as_text(row.values[key])) for key in keys), *(difference(row, name) for name in SECONDARY)]
+        for row in compared
+    ]
+    aligned = ["left"] * len(keys) + ["right"] * len(SECONDARY)
+    shown = tabulate(
+        cells, headers=list(map(_escaped, headings)), tablefmt="pipe", disable_numparse=True, colalign=aligned
+    )
+    return ["## Secondary", shown, ABOUT_SECONDARY]
+
+
+def difference(row: SummaryRow, name: str) -> str:
+    """Return the mean paired difference of a secondary figure with its interval."""
+    form = "+.2f" if "_pct" in name else "+.4f"
+    low, high = getattr(row, f"delta_{name}_ci95_low"), getattr(row, f"delta_{name}_ci95_high")
+    interval = joined_by(" to ", low, high, form=form)
+    return f"{number(getattr(row, f'delta_{name}'), form)} ({interval})"
+
+
+def skewed(rows: Sequence[SummaryRow]) -> list[str]:
+    """Return which values have strongly skewed differences, and what that means for p."""
+    from tdbench.sweep.inference import is_skewed
+
+    names = [f"{_named(row.values)} ({number(row.skewness)})" for row in rows if is_skewed(row.skewness, row.num_pairs)]
+    return [f"{ABOUT_SKEWED} {'; '.join(names)}."] if names else []
 
 
 def is_own(rows: Sequence[SummaryRow]) -> bool:

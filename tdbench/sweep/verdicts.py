@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow
-from tdbench.sweep.inference import ALPHA, ROUNDING, Floats, estimate, interval_for_new_images
+from tdbench.store.rows import SECONDARY, TEST_ERROR, TEST_ERROR_BN, Decision, SummaryRow
+from tdbench.sweep.inference import ALPHA, ROUNDING, Floats, estimate, interval_for_new_images, skewness
 from tdbench.sweep.judging import Evidence, Judgement, K, differences_of, fixed, sequential, tables_of
 from tdbench.sweep.sequential import level_at
 
@@ -107,7 +107,13 @@ def columns_of(
     """Return the columns of a summary that are figures: of the errors, and of the differences from the baseline."""
     own, own_bn, of_metric = (estimate(tables[name]) for name in (TEST_ERROR, TEST_ERROR_BN, metric))
     delta, delta_bn = (estimate(differences_of(tables[name], pairs)) for name in (metric, TEST_ERROR_BN))
-    return {
+    secondary: dict[str, Floats] = {}
+    for name in SECONDARY:
+        of_name = estimate(differences_of(tables[name], pairs))
+        low, high = f"delta_{name}_ci95_low", f"delta_{name}_ci95_high"
+        secondary |= {f"delta_{name}": of_name.mean, low: of_name.low, high: of_name.high}
+    return secondary | {
+        "skewness": skewness(differences_of(tables[metric], pairs)),
         "test_error_pct_mean": own.mean,
         "test_error_pct_std": own.std,
         "ci95_low": own.low,

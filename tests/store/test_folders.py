@@ -82,7 +82,9 @@ def test_the_columns_are_the_fixed_ones():
         "delta_ci95_high,p_value,p_holm,verdict,dropped_pct,train_img_per_s,detectable,num_better,delta_ci95_low_images,"
         "delta_ci95_high_images,test_error_pct_bn_mean,test_error_pct_bn_std,ci95_bn_low,ci95_bn_high,"
         "delta_bn_vs_baseline,delta_bn_ci95_low,delta_bn_ci95_high,metric,design,looks,metric_mean,metric_std,"
-        "metric_ci95_low,metric_ci95_high"
+        "metric_ci95_low,metric_ci95_high,skewness,delta_test_loss,delta_test_loss_ci95_low,delta_test_loss_ci95_high,"
+        "delta_ece_pct,delta_ece_pct_ci95_low,delta_ece_pct_ci95_high,delta_brier,delta_brier_ci95_low,"
+        "delta_brier_ci95_high"
     )
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from tdbench.store.rows import Decision, SummaryRow, columns
 from tdbench.sweep import judging, verdicts
-from tdbench.sweep.inference import detectable_difference, holm
+from tdbench.sweep.inference import detectable_difference, holm, is_skewed, skewness
 from tests.sweep.one_baseline import summarise
 
 IMAGE = 100 / 360  # what one of the digits' 360 test images is worth, in per cent
@@ -353,3 +353,33 @@ def test_what_a_seed_does_to_all_values_alike_cancels(images, of_seed):
         if before[value].p_value is not None:
             assert after[value].p_value == pytest.approx(before[value].p_value, abs=1e-9)
             assert after[value].delta_vs_baseline == pytest.approx(before[value].delta_vs_baseline, abs=1e-9)
+
+
+def test_skewness_is_fishers_and_strong_where_it_is_more_than_two_of_its_standard_errors():
+    rng = np.random.default_rng(0)
+    samples = rng.exponential(size=(4, 9))
+    samples[1, 5:] = np.nan
+    samples[2, 2:] = np.nan
+    samples[3] = 1.0
+    found = skewness(samples)
+    assert found[0] == pytest.approx(stats.skew(samples[0]))
+    assert found[1] == pytest.approx(stats.skew(samples[1, :5]))
+    assert np.isnan(found[2:]).all()
+    normal = skewness(rng.standard_normal((20_000, 10)))
+    assert np.mean([is_skewed(g1, 10) for g1 in normal]) == pytest.approx(0.05, abs=0.02)
+    skewed = skewness(rng.exponential(size=(2_000, 20)))
+    assert np.mean([is_skewed(g1, 20) for g1 in skewed]) > 0.5
+    assert not is_skewed(None, 10)
+
+
+def test_what_is_secondary_is_paired_over_the_seeds_that_count():
+    errors = {"none": numbered(10, 12, 11, 13), "a": numbered(9, 10, 10, 11)}
+    losses = {"none": numbered(1.0, 2.0, 3.0), "a": numbered(0.5, 1.0, 2.5)}  # of one seed there is none
+    found = judging.Evidence(errors, {"a": "none"}, secondary={"test_loss": losses})
+    row = verdicts.summarise(found)["a"]
+    interval = stats.ttest_1samp([-0.5, -1.0, -0.5], 0).confidence_interval()
+    assert row.delta_test_loss == pytest.approx(-2 / 3)
+    assert (row.delta_test_loss_ci95_low, row.delta_test_loss_ci95_high) == pytest.approx(tuple(interval))
+    assert row.delta_brier is None
+    assert row.skewness == pytest.approx(stats.skew([-1, -2, -1, -2]))
+    assert verdicts.summarise(found)["none"].delta_test_loss is None

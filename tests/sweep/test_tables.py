@@ -172,3 +172,17 @@ def test_a_published_error_without_a_row_is_told_and_its_name_may_be_a_number():
     assert "Published, and not among the values here: 3 4.50, 7 6.25." in text
     assert published_name(experiment.published, {"block_size": 3}, ["block_size"]) == "3"
     assert Experiment(arms={1: {"lr": 0.1}, 2: {"lr": 0.2}}).arms.keys() == {"1", "2"}
+
+
+def test_what_is_secondary_has_a_table_of_its_own_and_strong_skewness_is_told():
+    rows = rows_of({("none",): (10, 12, 11, 10, 12), (3,): (10, 12, 11, 10, 19)}, ("none",))
+    rows[1] = replace(rows[1], delta_test_loss=-0.0312, delta_test_loss_ci95_low=-0.05, delta_test_loss_ci95_high=-0.01)
+    text = summary_markdown(rows, ["block_size"], subject=SUBJECT)
+    assert "## Secondary" in text
+    assert "−0.0312 (−0.0500 to −0.0100)" in text
+    assert "no verdict is about them" in text
+    assert "strongly skewed" in text
+    assert "block_size 3 (1.50)" in text
+    plain = summary_markdown(rows_of(ERRORS, ("none",)), ["block_size"], subject=SUBJECT)
+    assert "Secondary" not in plain
+    assert "skewed" not in plain

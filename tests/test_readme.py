@@ -1,0 +1,53 @@
+"""The figures in README.md are those of the files that a command wrote."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| (.*) \|$", README, re.MULTILINE)
+RESULTS = sorted((ROOT / "ablations" / "results").glob("*_fashion_mnist"))
+
+
+def figure(text, form="+.2f"):
+    return format(float(text), form).replace("-", "−") if text else "—"
+
+
+def rows_of(folder):
+    with open(folder / "summary.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("sweep", "value", "told"), ROWS, ids=lambda text: text[:20])
+def test_a_row_of_a_table_is_that_of_the_sweep(sweep, value, told):
+    folder = ROOT / "ablations" / "results" / f"{sweep}_fashion_mnist"
+    (row,) = [row for row in rows_of(folder) if next(iter(row.values())) == value]
+    interval = f"({figure(row['delta_ci95_low'])} to {figure(row['delta_ci95_high'])})"
+    difference = figure(row["delta_vs_baseline"])
+    assert told.split(" | ") == [
+        row["n"],
+        figure(row["test_error_pct_mean"], ".2f"),
+        difference if difference == "—" else f"{difference} {interval}",
+        figure(row["delta_bn_vs_baseline"]),
+        figure(row["dropped_pct"], ".2f"),
+        row["verdict"].partition(" (")[0],
+    ]
+
+
+def test_what_is_said_of_all_sweeps_together_is_so():
+    assert len(ROWS) > 5
+    every = [row for folder in RESULTS for row in rows_of(folder)]
+    compared = [row for row in every if row["p_holm"]]
+    decided = [row for row in compared if row["verdict"].partition(" ")[0] in ("helps", "hurts", "equivalent")]
+    counts = [int(row["n"]) for row in compared]
+    assert f"One of {len(compared)} comparisons is decided: γ = 0.5 hurts" in README
+    assert [row.get("drop_ratio") for row in decided] == ["0.5"]
+    assert f"at {min(counts)} to {max(counts)} of at most 20 seeds" in README
+    num_runs = 0
+    for folder in RESULTS:
+        with open(folder / "trials.csv", encoding="utf-8") as file:
+            num_runs += sum(row["status"] == "done" for row in csv.DictReader(file))
+    assert f"{10 * (num_runs // 10)} runs on one H100" in README
