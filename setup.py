@@ -11,6 +11,7 @@ setup(
     package_data={
         "tdbench": ["py.typed"],
         "tdbench.regularizers.targetdrop": ["*.pyi"],
+        "tdbench.report": ["page.*"],
         "tdbench.ablations": ["*.yaml"],
     },
     ext_modules=[

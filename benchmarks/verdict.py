@@ -25,8 +25,8 @@ from tdbench.training.hardware import cpu_name
 
 FIRST, LAST = 3, 20
 PATHS = 50_000
-EFFECT = {"regularizer": {"name": "targetdrop", "drop_ratio": 0.5}}
-NOTHING = {"regularizer": {"name": "dropout", "p": 0.0}}
+EFFECT = {"regularizer": "targetdrop", "drop_ratio": 0.5}
+NOTHING = {"regularizer": "dropout", "p": 0.0}
 
 
 def fixed_seeds(effect: float) -> tuple[int, float]:

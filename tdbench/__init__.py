@@ -24,6 +24,7 @@ _PUBLIC = {
     "profile": "tdbench.profiling.profile",
     "read_run": "tdbench.store.reading",
     "read_sweep": "tdbench.store.reading",
+    "report": "tdbench.report",
     "target_drop2d": "tdbench.regularizers.targetdrop.layer",
     "train": "tdbench.training.train",
     "tune": "tdbench.sweep.tune.command",
@@ -38,7 +39,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tdbench' has no attribute {name!r}")
     return (
         importlib.import_module(_PUBLIC[name])
-        if name == "audit"
+        if name in ("audit", "report")
         else getattr(importlib.import_module(_PUBLIC[name]), name)
     )
 

@@ -33,6 +33,7 @@ ROOMS = (
     (r"audit(\..*)?", "audit", 7, "lab"),
     (r"show(\..*)?", "show", 7, "lab"),
     (r"profiling(\..*)?", "profiling", 7, "lab"),
+    (r"report(\..*)?", "report", 7, "bench"),
     (r"sweep\.worker", "worker", 8, "lab"),
     (r"sweep(\..*)?", "sweep", 7, "bench"),
     (r"cli(\..*)?", "cli", 9, "bench"),

@@ -18,6 +18,7 @@ from tdbench.cli.hints import meant_by
 from tdbench.cli.list import list_command
 from tdbench.cli.output import lasting_streams
 from tdbench.cli.profile import profile_command
+from tdbench.cli.report import report_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
 from tdbench.cli.tune import tune_command
@@ -37,6 +38,7 @@ app.command("train")(train_command)
 app.command("ablate")(ablate_command)
 app.command("tune")(tune_command)
 app.command("compare")(compare_command)
+app.command("report")(report_command)
 app.command("audit")(audit_command)
 app.command("show")(show_command)
 app.command("profile")(profile_command)

@@ -18,7 +18,7 @@ from tdbench.sweep.points import Plan
 # What a sweep runs on that names no data: few images, so that regularization matters, and a verdict within minutes; and
 # one that names no method either drops so much that there is something to decide.
 QUICK = {"data.train_fraction": 0.2, "training.epochs": 10, "training.batch_size": 32, "training.eval_every": 10}
-STRONG = {"regularizer.drop_ratio": 0.3}
+STRONG = {"regularizer.drop_ratio": 0.5}
 Params = str | Sequence[str] | Mapping[str, Sequence[Any] | None]
 
 

@@ -1,0 +1,143 @@
+"""`report`: the page from the folders, and its tables as files beside it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from tdbench.errors import ConfigError, FolderError
+from tdbench.report.of_runs import learning_curves
+from tdbench.report.reading import RunSource, Sources, SweepSource, read_sources
+from tdbench.report.searches import sections_of_search
+from tdbench.report.sections import sections_of
+from tdbench.report.words import Section
+from tdbench.store.files import as_text, make_folder, open_file, write_atomically
+from tdbench.store.folders import RunFolder
+
+OURS = '<meta name="generator" content="tdbench report">'
+READING = (
+    "A difference is the mean over the seeds that a value and its baseline both have. Runs of one seed share initial "
+    "weights, batches and augmentation, so that what a seed does to both cancels. p is corrected over all values of a "
+    "sweep (Holm); a sequential design's p and interval hold at all looks together. Sweeps are not pooled: each has "
+    "its own family.",
+    "“helps” and “hurts” mean p ≤ 0.05 after the correction: of 100 sweeps in which nothing makes a difference, at "
+    "most 5 claim one. “undecided” and “no detectable difference” do not say equal. The thick interval speaks of new "
+    "seeds on these test images, the thin one of new images too.",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a report says of one folder."""
+
+    name: str
+    anchor: str
+    sections: Sequence[Section]
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write the page and its tables, and return where the page is; see `tdbench.report`.
+
+    Raises:
+        FolderError: A folder is none of tdbench's, or holds nothing that is finished; or `out` is a file of another's.
+    """
+    if not folders:
+        raise ConfigError("report needs the folder of a run, a sweep or a search")
+    sources, page = read_sources([Path(folder) for folder in folders]), Path(out)
+    check_ours(page)
+    parts = parts_of(sources)
+    if not parts:
+        raise FolderError(f"{', '.join(map(str, folders))}: no trial has finished, so that there is nothing to report")
+    title = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
+    write_atomically(page, render(title, parts, sources.notes).encode())
+    tables = page.with_name(f"{page.stem}_tables")
+    make_folder(tables)
+    for part in parts:
+        for table in (one for section in part.sections for one in section.tables):
+            folder = tables if len(parts) == 1 else tables / part.anchor
+            make_folder(folder)
+            table.write(folder)
+    return page
+
+
+def parts_of(sources: Sources) -> list[Part]:
+    """Return what there is to say of each folder; one in which nothing is finished becomes a note."""
+    parts: list[Part] = []
+    for path in sources.searches:
+        parts.append(Part(f"Search {path.name}", anchor_of(f"search {path.name}", parts), sections_of_search(path)))
+    for sweep in sources.sweeps:
+        if not any(trial["status"] == "done" for trial in sweep.trials):
+            sources.notes.append(f"{sweep.path}: no trial has finished")
+            continue
+        parts.append(Part(sweep.name, anchor_of(sweep.name, parts), list(sections_of(sweep))))
+    for run in sources.runs:
+        parts.append(Part(f"Run {run.path.name}", anchor_of(f"run {run.path.name}", parts), sections_of_run(run)))
+    return parts
+
+
+def sections_of_run(run: RunSource) -> list[Section]:
+    """Return what there is to say of a single run: its outcome, its curves, and how it was run."""
+    result = RunFolder(run.path).read_result()
+    told = (
+        []
+        if result is None
+        else [f"{name}: {as_text(value)}" for name, value in result.to_tree().items() if value is not None]
+    )
+    words = ["One run, n = 1: it has no interval."] if result is not None else ["The run is not over."]
+    trial = {"status": "done", "trial": run.path.name, "seed": "0", "run": run.path.name}
+    alone = _Alone(run.path, {}, [], [trial], ["run"])
+    curve = learning_curves(alone)
+    environment = [
+        f"{name}: {value}" for name, value in run.environment.items() if isinstance(value, (str, int, float))
+    ]
+    found = [Section("The outcome", words, lines=told)]
+    return [*found, *([curve] if curve else []), Section("How it was run", lines=environment)]
+
+
+class _Alone(SweepSource):
+    """A run as the only trial of a sweep."""
+
+    def run(self, trial: object) -> RunSource:
+        return RunSource(self.path)
+
+
+def anchor_of(name: str, parts: Sequence[Part]) -> str:
+    """Return a name for a part's place in the page and for its folder of tables, which no other has."""
+    anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "part"
+    taken = [part.anchor for part in parts]
+    return anchor if anchor not in taken else f"{anchor}-{len(taken)}"
+
+
+def render(title: str, parts: Sequence[Part], notes: Sequence[str]) -> str:
+    """Return the page; all text is escaped."""
+    here = files("tdbench.report")
+    template = Environment(autoescape=True, trim_blocks=True).from_string(here.joinpath("page.html").read_text("utf-8"))
+    page = template.render(
+        title=title,
+        about="Does this regularizer help here, at which settings, with what certainty, and at what cost?",
+        notes=notes,
+        parts=parts,
+        reading=READING,
+        css=Markup(here.joinpath("page.css").read_text("utf-8")),
+        js=Markup(here.joinpath("page.js").read_text("utf-8")),
+    )
+    return page.replace("<title>", f"{OURS}\n<title>", 1)
+
+
+def check_ours(page: Path) -> None:
+    """Check that what lies at a page's place, if anything, is a report of ours.
+
+    Raises:
+        FolderError: It is not.
+    """
+    if page.is_dir():
+        raise FolderError(f"--out {page} is a folder; name a file, such as {page / 'report.html'}")
+    if not page.exists():
+        return
+    with open_file(page) as file:
+        if OURS.encode() not in file.read(4096):
+            raise FolderError(f"--out {page} holds something else than a report of tdbench's; take another --out")

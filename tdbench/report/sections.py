@@ -1,0 +1,263 @@
+"""What a report says of a sweep, section by section: words, pictures and tables from the rows that the sweep wrote."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+
+from tdbench.report.charts import Bar, forest, heat_map, scatter
+from tdbench.report.of_runs import learning_curves, per_class
+from tdbench.report.reading import Row, RunSource, SweepSource, number
+from tdbench.report.tables import Table
+from tdbench.report.words import DECIDED, Section, form_of, n_of, shown
+from tdbench.store.rows import SECONDARY
+
+
+def sections_of(sweep: SweepSource) -> Iterator[Section]:
+    """Yield what there is to say of a sweep, the verdict first; what its folder does not hold is left out."""
+    yield verdict(sweep)
+    yield figures(sweep)
+    yield was_it_on(sweep)
+    for maker in (batch_norm, cost, realised_share, learning_curves, per_class, secondary, seeds_and_failures):
+        section = maker(sweep)
+        if section is not None:
+            yield section
+    yield how_it_was_run(sweep)
+
+
+def verdict(sweep: SweepSource) -> Section:
+    """Return the verdict in a sentence, and the forest of paired differences."""
+    rows = sweep.compared
+    kinds = Counter(kind_of(row) for row in rows)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing is compared"
+    baselines = ", ".join(dict.fromkeys(sweep.label(row) for row in sweep.summary if row["verdict"] == "baseline"))
+    design = "a fixed number of seeds" if sweep.design == "fixed" else f"a sequential design of {sweep.design} seeds"
+    words = [
+        f"{len(rows)} values compared with {baselines or 'nothing'} by {sweep.metric}, seed by seed, {n_of(rows)}, "
+        f"α = 0.05 for the whole family (Holm), {design}: {told}."
+    ]
+    words += [decided(sweep, row) for row in rows if kind_of(row) in DECIDED]
+    bars = [
+        Bar(
+            sweep.label(row),
+            number(row["delta_vs_baseline"]),
+            (number(row["delta_ci95_low"]), number(row["delta_ci95_high"])),
+            (number(row.get("delta_ci95_low_images")), number(row.get("delta_ci95_high_images"))),
+            [*sweep.pairs(row).values()],
+            kind_of(row) in DECIDED,
+        )
+        for row in rows
+        if not math.isnan(number(row["delta_vs_baseline"]))
+    ]
+    pictures = [forest(bars, sweep.unit, n_of(rows))] if bars else []
+    return Section("The verdict", words, pictures)
+
+
+def decided(sweep: SweepSource, row: Row) -> str:
+    """Return a decided value in a sentence, with its interval, n and p."""
+    form = form_of(sweep)
+    difference, low, high = (
+        shown(number(row[name]), form) for name in ("delta_vs_baseline", "delta_ci95_low", "delta_ci95_high")
+    )
+    return (
+        f"{sweep.label(row)} {row['verdict']}: {difference} {sweep.unit} (95 % interval {low} to {high}, "
+        f"n = {row['n']}, p = {shown(number(row['p_holm']), '.3f')})."
+    )
+
+
+def kind_of(row: Row) -> str:
+    """Return the decision of a row without its particulars."""
+    return next((kind for kind in DECIDED if row["verdict"].startswith(kind)), row["verdict"].partition(" (")[0])
+
+
+def figures(sweep: SweepSource) -> Section:
+    """Return the table of the sweep."""
+    form = form_of(sweep)
+    own = (
+        ("metric_mean", "metric_std")
+        if sweep.metric != "test_error_pct"
+        else ("test_error_pct_mean", "test_error_pct_std")
+    )
+    headings = [
+        *sweep.keys,
+        "n",
+        f"{sweep.metric}, mean ± std",
+        "difference",
+        "its 95 % interval",
+        "p (Holm)",
+        "better in",
+    ]
+    rows = []
+    for row in sweep.summary:
+        mean, std = (shown(number(row.get(name)), form.lstrip("+")) for name in own)
+        low, high = (shown(number(row[name]), form) for name in ("delta_ci95_low", "delta_ci95_high"))
+        better = f"{row['num_better']} of {row['n']}" if row.get("num_better") else "—"
+        interval = f"{low} to {high}" if low != "—" else "—"
+        difference, p = shown(number(row["delta_vs_baseline"]), form), shown(number(row["p_holm"]), ".3f")
+        rows.append(
+            [
+                *(row[key] for key in sweep.keys),
+                row["n"],
+                f"{mean} ± {std}",
+                difference,
+                interval,
+                p,
+                better,
+                row["verdict"],
+            ]
+        )
+    caption = f"{sweep.name}: {sweep.metric}, {n_of(sweep.summary)}; differences in {sweep.unit}, negative is less."
+    return Section("All figures", tables=[Table("summary", caption, [*headings, "verdict"], rows, sweep.summary)])
+
+
+def was_it_on(sweep: SweepSource) -> Section:
+    """Return what each value really dropped."""
+    rows = []
+    for row in sweep.summary:
+        shares = [*sweep.by_seed(row, "dropped_pct").values()]
+        if shares:
+            spread = f"{shown(min(shares), '.3f')} to {shown(max(shares), '.3f')}"
+            rows.append([sweep.label(row), shown(statistics.fmean(shares), ".3f"), spread, str(len(shares))])
+    off = [row[0] for row, source in zip(rows, sweep.summary, strict=False) if row[1] == "0.000" and is_method(source)]
+    words = [
+        "The share of units that the layer's mask really set to zero, counted at the sites on every training step."
+    ]
+    if off:
+        words.append(f"Nothing was dropped by {', '.join(off)}: it was not on.")
+    caption = "Share of units dropped in per cent: mean, least and most over the runs."
+    return Section(
+        "Was it on?", words, tables=[Table("dropped", caption, ["value", "dropped %", "range", "runs"], rows)]
+    )
+
+
+def is_method(row: Row) -> bool:
+    """Return whether a row is of a regularizer, and not of the baseline without one."""
+    return row["verdict"] not in ("baseline", "no baseline")
+
+
+def batch_norm(sweep: SweepSource) -> Section | None:
+    """Return how much of a difference is due to BatchNorm's averages, where that was measured."""
+    rows = [row for row in sweep.compared if row.get("delta_bn_vs_baseline") and row["delta_vs_baseline"]]
+    if not rows or sweep.metric != "test_error_pct":
+        return None
+    lines = [
+        [
+            sweep.label(row),
+            shown(number(row["delta_vs_baseline"]), "+.2f"),
+            shown(number(row["delta_bn_vs_baseline"]), "+.2f"),
+            f"{shown(number(row['delta_bn_ci95_low']), '+.2f')} to {shown(number(row['delta_bn_ci95_high']), '+.2f')}",
+        ]
+        for row in rows
+    ]
+    words = [
+        "The same networks with BatchNorm's running statistics estimated anew on training images, without the "
+        "regularizer: what is left of a difference there is the method's, what is gone was BatchNorm's. It is "
+        "secondary, and uncorrected."
+    ]
+    headings = ["value", "difference", "with BatchNorm re-estimated", "its 95 % interval"]
+    return Section("BatchNorm's share", words, tables=[Table("batch_norm", "Differences in points.", headings, lines)])
+
+
+def cost(sweep: SweepSource) -> Section | None:
+    """Return the error beside the time of a step, with the values that nothing beats in both."""
+    points = {}
+    for row in sweep.summary:
+        speed, error = number(row["train_img_per_s"]), number(row["test_error_pct_mean"])
+        if speed > 0 and not math.isnan(error):
+            half = (number(row["ci95_high"]) - number(row["ci95_low"])) / 2
+            points[sweep.label(row)] = (1000 / speed, error, half)
+    if len(points) < 2:
+        return None
+    front = [
+        label
+        for label, (time_ms, error, _) in points.items()
+        if not any(t <= time_ms and e <= error and (t, e) != (time_ms, error) for t, e, _ in points.values())
+    ]
+    words = [f"Nothing is both faster and better, in the mean, than {', '.join(front)}: the Pareto front."]
+    caption = f"{n_of(sweep.summary)}; bars: 95 % intervals of the means."
+    picture = scatter(
+        points,
+        "milliseconds per training image",
+        "test error %",
+        "Test error against the time of a training image",
+        caption,
+    )
+    return Section("Cost beside benefit", words, [picture])
+
+
+def realised_share(sweep: SweepSource) -> Section | None:
+    """Return the error against what was really dropped."""
+    points = {
+        sweep.label(row): (
+            number(row["dropped_pct"]),
+            number(row["delta_vs_baseline"]),
+            (number(row["delta_ci95_high"]) - number(row["delta_ci95_low"])) / 2,
+        )
+        for row in sweep.compared
+        if row["dropped_pct"] and row["delta_vs_baseline"]
+    }
+    if len(points) < 2:
+        return None
+    caption = f"{n_of(sweep.compared)}; bars: the intervals of the differences."
+    alt = "Difference from the baseline against the share of units dropped"
+    picture = scatter(points, "share of units dropped, %", f"difference ({sweep.unit})", alt, caption)
+    return Section("Effect against the realised share", (), [picture])
+
+
+def secondary(sweep: SweepSource) -> Section | None:
+    """Return the differences of what is secondary."""
+    rows = [row for row in sweep.compared if any(row.get(f"delta_{name}") for name in SECONDARY)]
+    if not rows:
+        return None
+    lines = []
+    for row in rows:
+        cells = [sweep.label(row)]
+        for name in SECONDARY:
+            form = "+.2f" if "_pct" in name else "+.4f"
+            mean, low, high = (
+                shown(number(row.get(f"delta_{name}{end}")), form) for end in ("", "_ci95_low", "_ci95_high")
+            )
+            cells.append(f"{mean} ({low} to {high})")
+        lines.append(cells)
+    caption = "Mean paired differences with t intervals, uncorrected; less is better. No verdict is about them."
+    table = Table("secondary", caption, ["value", "test loss", "calibration error (ECE), points", "Brier score"], lines)
+    return Section("Loss and calibration", tables=[table])
+
+
+def seeds_and_failures(sweep: SweepSource) -> Section | None:
+    """Return seeds by values as colours, and what failed with its reason."""
+    seeds = sorted({int(trial["seed"]) for trial in sweep.trials})
+    rows = [row for row in sweep.compared if sweep.pairs(row)]
+    pictures = []
+    if rows and len(seeds) > 1:
+        cells = [[sweep.pairs(row).get(seed, math.nan) for seed in seeds] for row in rows]
+        caption = "Each seed's difference from the baseline; a cross: no pair that counts."
+        columns = [str(seed) for seed in seeds]
+        pictures.append(
+            heat_map([sweep.label(row) for row in rows], columns, cells, f"difference ({sweep.unit})", caption)
+        )
+    lines = [
+        ": ".join(
+            [f"{sweep.label(trial)}, seed {trial['seed']}", trial["status"], *([trial["error"]] * bool(trial["error"]))]
+        )
+        for trial in sweep.trials
+        if trial["status"] != "done"
+    ]
+    if not pictures and not lines:
+        return None
+    words = [f"{len(lines)} of {len(sweep.trials)} trials have no result."] if lines else []
+    return Section("Seed by seed", words, pictures, lines=lines)
+
+
+def how_it_was_run(sweep: SweepSource) -> Section:
+    """Return the command, what all trials share, and what they ran on."""
+    environments: list[RunSource] = [sweep.run(trial) for trial in sweep.trials if trial["status"] == "done"]
+    told = next((run.environment for run in environments if run.environment), {})
+    lines = [f"{name}: {value}" for name, value in told.items() if isinstance(value, (str, int, float)) and value != ""]
+    code = [f"tdbench ablate {sweep.path.name}/sweep.yaml"]
+    settings = [
+        f"{name}: {value}" for name, value in sweep.experiment.items() if name in ("seeds", "baseline", "metric")
+    ]
+    shared = sweep.experiment.get("base") or {}
+    settings += [f"{section}: {values}" for section, values in shared.items()]
+    return Section("How it was run", ["This repeats the sweep:"], code=code, lines=[*settings, *lines])
