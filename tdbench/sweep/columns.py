@@ -117,3 +117,10 @@ def telling(rows: Sequence[SummaryRow]) -> list[Column]:
     metric = rows[0].metric if rows else TEST_ERROR
     about = {TEST_ERROR: "", TEST_ERROR_BN: ",\nBN re-estimated"}.get(metric, f",\n{metric}")
     return [replace(one, heading=one.heading + about) if one.of_metric else one for one in told]
+
+
+def is_skewed(g1: float | None, n: int) -> bool:
+    """Return whether a skewness is more than two standard errors that it has in samples of a normal distribution."""
+    if g1 is None or n < 3:
+        return False
+    return abs(g1) > 2 * math.sqrt(6 * (n - 2) / ((n + 1) * (n + 3)))

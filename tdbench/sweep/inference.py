@@ -163,10 +163,3 @@ def skewness(samples: Floats) -> Floats:
     second, third = ((centred**power).sum(axis=1) / np.maximum(1, counts) for power in (2, 3))
     told = (counts >= 3) & (second > ROUNDING**2)
     return np.where(told, third / np.where(told, second, 1.0) ** 1.5, np.nan)
-
-
-def is_skewed(g1: float | None, n: int) -> bool:
-    """Return whether a skewness is more than two standard errors that it has in samples of a normal distribution."""
-    if g1 is None or n < 3:
-        return False
-    return abs(g1) > 2 * math.sqrt(6 * (n - 2) / ((n + 1) * (n + 3)))

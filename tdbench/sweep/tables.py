@@ -17,7 +17,7 @@ from tdbench.store.rows import (
     TrialRow,
     Value,
 )
-from tdbench.sweep.columns import MISSING, joined_by, number, telling
+from tdbench.sweep.columns import MISSING, is_skewed, joined_by, number, telling
 
 ABOUT_ERRORS = f"""\
 Errors are those of the last epoch, not of the best one, which would be picked on the test set and flatter every value.
@@ -141,8 +141,6 @@ def difference(row: SummaryRow, name: str) -> str:
 
 def skewed(rows: Sequence[SummaryRow]) -> list[str]:
     """Return which values have strongly skewed differences, and what that means for p."""
-    from tdbench.sweep.inference import is_skewed
-
     names = [f"{_named(row.values)} ({number(row.skewness)})" for row in rows if is_skewed(row.skewness, row.num_pairs)]
     return [f"{ABOUT_SKEWED} {'; '.join(names)}."] if names else []
 

@@ -11,7 +11,8 @@ from scipy import stats
 
 from tdbench.store.rows import Decision, SummaryRow, columns
 from tdbench.sweep import judging, verdicts
-from tdbench.sweep.inference import detectable_difference, holm, is_skewed, skewness
+from tdbench.sweep.columns import is_skewed
+from tdbench.sweep.inference import detectable_difference, holm, skewness
 from tests.sweep.one_baseline import summarise
 
 IMAGE = 100 / 360  # what one of the digits' 360 test images is worth, in per cent

@@ -192,11 +192,13 @@ def test_values_are_compared_seed_by_seed_and_the_tables_name_the_metric(tmp_pat
     assert (sweep.path / "plot.png").exists()
 
 
+@pytest.mark.slow
 def test_more_is_better_where_that_is_said(tmp_path):
     sweep = ablate(tmp_path / "sweep", higher_is_better=True)
     assert set(sweep.summary["verdict"]) == {"baseline", "hurts"}
 
 
+@pytest.mark.slow
 def test_jobs_change_no_decision_and_a_second_call_runs_nothing(tmp_path):
     one, two = (ablate(tmp_path / f"jobs{jobs}", jobs=jobs) for jobs in (1, 3))
     names = ["p", "n", "delta_vs_baseline", "verdict"]
@@ -213,6 +215,7 @@ def test_a_script_that_has_changed_is_another_sweep(tmp_path):
         ablate(tmp_path / "sweep")
 
 
+@pytest.mark.slow
 def test_a_file_that_names_a_command_is_not_run_unless_it_is_trusted(tmp_path):
     Path("own.yaml").write_text(json.dumps({**OWN, "sweep": PARAM, "baseline": "p=0.0"}))
     with pytest.raises(ConfigError, match="names a command"):
@@ -267,6 +270,30 @@ def test_what_a_function_refers_to_is_part_of_it():
     )
 
 
+@pytest.mark.slow
+def test_what_a_function_is_does_not_depend_on_the_process_or_on_which_objects_are_equal():
+    script = (
+        "import functools\nfrom tdbench.sweep.own.code import source_digest\n"
+        "NAMES, OTHER = {'alpha', 'beta', 'gamma'}, [object()]\n"
+        "def trial(values, seed, out, *more): return [one for one in NAMES if one in {'a', 'b', 'c'}], OTHER\n"
+        "print(source_digest(functools.partial(trial, float('1.5'), float('1.5'))))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(tdbench.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
+    x = 1.5
+    assert source_digest(functools.partial(min, x, x)) == source_digest(functools.partial(min, x, float("1.5")))
+    assert source_digest(lambda: lambda: 1) != source_digest(lambda: lambda: 2)
+
+
 FACTORS = {"a": 1}
 
 
@@ -303,6 +330,7 @@ def test_a_link_does_not_lead_out_of_the_trial(tmp_path):
     assert "leads out of the trial's folder" in ended.reason
 
 
+@pytest.mark.slow
 def test_a_script_that_failed_is_mended_and_run_in_the_same_folder(tmp_path):
     Path("train.py").write_text("raise SystemExit(1)\n")
     assert set(ablate(tmp_path / "sweep", seeds=1).trials["status"]) == {"failed"}
@@ -369,6 +397,7 @@ def test_a_function_is_a_trial_too(tmp_path):
         ("{'loss': 1}", "must return the metric acc, got loss"),
     ],
 )
+@pytest.mark.slow
 def test_a_function_that_returns_no_figure_fails_in_a_line(tmp_path, returns, words):
     function = eval(f"lambda values, seed, out: {returns}")
     sweep = tdbench.ablate(function, {"p": [0, 1]}, baseline="p=0", metric="acc", seeds=2, out=tmp_path / "sweep")
@@ -390,6 +419,7 @@ def running(word):
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
 @pytest.mark.parametrize("end", ["timeout", "kill", "kill the worker"])
+@pytest.mark.slow
 def test_nothing_that_a_script_has_started_outlives_its_trial(tmp_path, end):
     seconds = str(random.randint(10**5, 10**6))
     Path("train.py").write_text(

@@ -193,6 +193,7 @@ def test_the_best_and_the_default_are_confirmed_with_what_was_promised(undisturb
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.slow
 def test_a_search_that_is_stopped_anywhere_chooses_what_it_would_have_chosen(sampler, tmp_path):
     whole, executor = run(plan_of(sampler=sampler), tmp_path / "whole")
     rng, path, num_runs = random.Random(0), tmp_path / "stopped", 0
@@ -208,6 +209,7 @@ def test_a_search_that_is_stopped_anywhere_chooses_what_it_would_have_chosen(sam
     assert num_runs == len(executor.submitted), "no run is done twice"
 
 
+@pytest.mark.slow
 def test_more_candidates_are_added_to_those_that_there_are(undisturbed, tmp_path):
     run(plan_of(trials=3), tmp_path)
     search, executor = run(plan_of(), tmp_path)
@@ -323,6 +325,7 @@ def test_the_default_is_tried_where_it_is_not_in_the_range_too(tmp_path):
     assert float(rows["default"]["drop_ratio"]) == 0.15
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_tuned_is_what_the_confirmation_compares_with(tmp_path):
     def run_both():
         return run(plan_of(tune_baseline={"lr": "0.02..0.3:log"}, base=TINY_LR, trials=6), tmp_path)[0]
@@ -365,6 +368,7 @@ def test_a_journal_of_another_study_gives_this_search_nothing(tmp_path):
         open_search(plan_of(), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_written_says_that_it_claims_nothing(undisturbed):
     search, _ = undisturbed
     finish(search)

@@ -43,15 +43,16 @@ def told_of(value: Any, seen: set[int]) -> Iterator[str]:
     """Yield what there is to tell of a function and of what it refers to: functions of its module, plain values."""
     value = inspect.unwrap(value) if callable(value) else value
     code = getattr(getattr(value, "__func__", value), "__code__", None)
+    if isinstance(value, PLAIN):
+        yield plain(value)
+        return
     if code is None:
         if id(value) in seen:
             return
         seen.add(id(value))
         if isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
+            for part in (value.func, *value.args, *(one for pair in value.keywords.items() for one in pair)):
                 yield from told_of(part, seen)
-        elif isinstance(value, PLAIN):
-            yield repr(value)
         elif callable(value) and not isinstance(value, type):
             yield from told_of(type(value).__call__, seen)
             for name, part in sorted(getattr(value, "__dict__", {}).items()):
@@ -62,7 +63,7 @@ def told_of(value: Any, seen: set[int]) -> Iterator[str]:
     if id(code) in seen:
         return
     seen.add(id(code))
-    yield repr((code.co_code, [one for one in code.co_consts if isinstance(one, PLAIN)], code.co_names))
+    yield from told_of_code(code)
     for cell in getattr(value, "__closure__", None) or ():
         with suppress(ValueError):  # an empty one
             yield from told_of(cell.cell_contents, seen)
@@ -73,6 +74,27 @@ def told_of(value: Any, seen: set[int]) -> Iterator[str]:
         other = there.get(name)
         if isinstance(other, PLAIN) or getattr(other, "__module__", None) == value.__module__:
             yield from [name, *told_of(other, seen)]
+
+
+def told_of_code(code: CodeType) -> Iterator[str]:
+    """Yield what code does, that of the functions within it too."""
+    yield from (repr(code.co_code), repr(code.co_names))
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from told_of_code(one)
+        else:
+            yield plain(one)
+
+
+def plain(value: Any) -> str:
+    """Return a value in words that are the same in every process; of what is no plain value, its type."""
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(plain, value)))}}}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{plain(key)}: {plain(one)}' for key, one in value.items()))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(map(plain, value))})"
+    return repr(value) if isinstance(value, PLAIN) else type(value).__qualname__
 
 
 def names_in(code: CodeType) -> Iterator[str]:
