@@ -85,6 +85,7 @@ def test_a_dry_run_counts_the_trials_and_the_time_and_trains_nothing(cli, copied
     assert re.search(r"8 different trials, 6 done, 2 to run, about \d:\d\d left; nothing was trained", cli(*more).out)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_sequential_sweep_counts_the_best_and_the_worst_case(cli, tmp_path):
     command = ("ablate", "--param", "k=3,5", "--seeds", "3..5", *cli.tiny, "--out", tmp_path / "new", "--dry-run")
     counts = json.loads(cli(*command, "--json").out)
@@ -94,6 +95,7 @@ def test_a_dry_run_of_a_sequential_sweep_counts_the_best_and_the_worst_case(cli,
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_sequential_sweep_is_told_look_by_look_and_goes_on_where_it_stood(cli, tmp_path):
     tiny = ("--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--jobs", "1")
     command = ("ablate", "--param", "k=3", "--seeds", "3..4", *tiny, "--out", tmp_path / "sweep")
@@ -147,6 +149,7 @@ def test_a_dry_run_of_a_new_sweep_takes_the_time_from_a_few_steps(cli, tmp_path)
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_more_values_join_a_finished_sweep_and_another_sweep_does_not(cli, copied):
     before = cli.snapshot(copied / "trials")
     outcome = cli("ablate", "--param", "k=5,7", "--seeds", "2", *cli.tiny, "--jobs", "1", "--out", copied)
@@ -164,6 +167,7 @@ def test_more_values_join_a_finished_sweep_and_another_sweep_does_not(cli, copie
     assert "got 'test_error'; did you mean test_error_pct?" in refused.err
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_told_with_its_reason_and_tried_again_when_asked(cli, copied):
     trial = next(row for row in table(copied / "trials.csv") if row["block_size"] == "5")["trial"]
     result = copied / "trials" / trial / "result.json"
@@ -211,6 +215,7 @@ def test_values_that_an_empty_variable_gives_are_not_the_defaults(cli, nothing):
     assert "got nothing; leave it out for the default" in refused.err
 
 
+@pytest.mark.slow
 def test_an_experiment_file_is_swept_with_flags_on_top(cli, tmp_path):
     file = tmp_path / "methods.yaml"
     base = {"data": {"train_fraction": 0.1}, "training": {"max_steps": 2, "batch_size": 32}}
@@ -311,6 +316,7 @@ def test_a_folder_in_use_and_a_folder_of_a_run_are_refused(cli, copied, tmp_path
 SWEPT = ("--train-fraction", "0.1", "--epochs", "6", "--batch-size", "32")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_running_trials_and_the_same_command_goes_on(cli, tmp_path):
     command = (*TWO, *SWEPT, "--jobs", "2", "--out", tmp_path)
     process = cli.start(*command, start_new_session=True)

@@ -133,6 +133,7 @@ def test_code_that_changes_while_a_run_goes_on_changes_nothing_of_it(cli, place,
     assert cli.snapshot(place / "run") == before
 
 
+@pytest.mark.slow
 def test_code_that_failed_is_mended_and_the_same_command_goes_on(cli, place):
     command = ("train", "--model", "net.py:make_model", "--sites", "0", *cli.tiny, "--out", "run")
     sweep = ("ablate", "--param", "lr=0.1", "--seeds", "1", "--baseline", "off", *command[1:-1], "sweep", "--jobs", "1")

@@ -161,6 +161,7 @@ def test_runs_that_are_left_out_are_told():
     assert found.differences == ["a: 1 seed(s) that none or it lacks are left out: 3"]
 
 
+@pytest.mark.slow
 def test_sweeps_of_a_script_are_compared_by_their_own_metric_and_their_looks_are_told(tmp_path):
     script = "import sys; print('acc=' + str(float(sys.argv[1]) * 10 + int(sys.argv[2]) + {}))"
     for name, more in (("one", 0), ("two", 5)):
