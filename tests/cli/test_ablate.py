@@ -112,6 +112,7 @@ def test_a_sequential_sweep_is_told_look_by_look_and_goes_on_where_it_stood(cli,
     assert "all 8 trials were run before; nothing to do" in again.out
 
 
+@pytest.mark.slow
 def test_a_dry_run_refuses_what_the_sweep_would_refuse_and_the_folder_stays_free(cli, tmp_path):
     command = (
         "ablate",
@@ -141,6 +142,7 @@ def test_a_dry_run_without_the_data_still_shows_the_plan(cli, tmp_path):
     assert "6 to run, an unknown time left" in planned.out
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_new_sweep_takes_the_time_from_a_few_steps(cli, tmp_path):
     more = ("--train-fraction", "0.1", "--batch-size", "32", "--epochs", "50", "--threads", "1")
     counts = json.loads(cli(*TWO, *more, "--dry-run", "--json", "--out", tmp_path / "new").out)
@@ -183,6 +185,7 @@ def test_a_failed_trial_is_told_with_its_reason_and_tried_again_when_asked(cli, 
     assert [row["n"] for row in table(copied / "summary.csv")] == ["2", "2", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["checkpoint.pt", "result.json"])
 def test_a_damaged_trial_is_run_again_alone(cli, copied, damaged):
     row = next(row for row in table(copied / "trials.csv") if row["block_size"] == "5")
