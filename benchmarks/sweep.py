@@ -59,7 +59,8 @@ def large_sweep(folder: Path, num_trials: int) -> list[str]:
         trial.path.mkdir(parents=True)
         (trial / "result.json").write_text(json.dumps(result.to_tree()))
     values = ",".join(map(str, RATIOS))
-    return ["ablate", "--param", "drop_ratio", "--values", values, "--seeds", str(num_seeds), "--out", str(folder)]
+    swept = ["--param", "drop_ratio", "--values", values, "--seeds", str(num_seeds)]
+    return ["ablate", "--data", "digits", *swept, "--out", str(folder)]
 
 
 def main(
@@ -96,7 +97,18 @@ def main(
         def sweep(name: str, num_seeds: int, jobs: int) -> tuple[float, float, int]:
             """Return the seconds of a sweep and of the training in it, and the number of its trials."""
             folder = Path(place) / name
-            flags = ["--param", "block_size", "--values", "3,5,7", "--seeds", str(num_seeds), "--epochs", str(epochs)]
+            flags = [
+                "--data",
+                "digits",
+                "--param",
+                "block_size",
+                "--values",
+                "3,5,7",
+                "--seeds",
+                str(num_seeds),
+                "--epochs",
+                str(epochs),
+            ]
             taken, _, _ = run("ablate", *flags, "--jobs", str(jobs), "--out", str(folder), "--quiet")
             results = [json.loads(path.read_text()) for path in folder.glob("trials/*/result.json")]
             return taken, sum(result["wall_s"] for result in results), len(results)

@@ -75,6 +75,8 @@ class Sweep(Trials):
 
     def at_most(self) -> list[str]:
         """Return the trials without a result that the design may still ask for, at the very most."""
+        if self.plan.experiment.first_look is None:  # those that are missing, without any statistics
+            return [digest for digest, one in self.records.items() if one.status in NO_RESULT]
         undecided = [
             point
             for point, row in zip(self.plan.points, self.tables().summary, strict=True)
