@@ -88,6 +88,12 @@ def changes(before: Contents, now: Contents) -> list[str]:
     return told
 
 
+def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Return in words which settings differ from those that a folder holds."""
+    keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    return [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys]
+
+
 def shortened(differences: Sequence[str], most: int = 4) -> str:
     """Return differences in a line, the first of them and the number of the others."""
     more = len(differences) - most

@@ -1,21 +1,17 @@
 """An experiment: what a sweep varies, over which seeds, against which baseline; from flags or from a file."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
-from tdbench.config import Given, RunConfig, build_config, known_keys
+from tdbench.config import Given
 from tdbench.config.loading import explain, file_given, read_yaml, tree_of
-from tdbench.config.settings import settings_of, without_knobs
 from tdbench.errors import ConfigError, OutOfRange
 from tdbench.knobs import Section, knob
-from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import as_text
 from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR
-from tdbench.sweep.keys import METHOD, default_sweep, resolve_param
 from tdbench.sweep.own.script import read_of
 from tdbench.sweep.ready import found_file
 from tdbench.sweep.values import FEWEST_SEEDS, MOST_TRIALS, parse_design, parse_params, parse_seeds
@@ -188,8 +184,29 @@ def read_experiment(config: Given) -> Experiment | None:
     Raises:
         ConfigError: The file cannot be read, or is an experiment with an unknown or unsuitable key.
     """
+    return experiment_in(read_given(config), file_given(config))
+
+
+def read_given(config: Given) -> dict[str, Any]:
+    """Return the tree in a YAML file, which may be an experiment that comes with tdbench, or the one that is given.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     path = file_given(config)
-    tree = tree_of(config) if path is None else read_yaml(found_file(Path(path)))
+    return tree_of(config) if path is None else read_yaml(found_file(Path(path)))
+
+
+def experiment_in(tree: dict[str, Any], path: str | Path | None = None) -> Experiment | None:
+    """Return the experiment in a tree, or None where that is the configuration of one run.
+
+    Args:
+        tree: A tree of keys.
+        path: The file that it stood in, for messages.
+
+    Raises:
+        ConfigError: It is an experiment with an unknown or unsuitable key.
+    """
     if not {"sweep", "arms"} & set(tree):
         return None
     return experiment_of(tree, "" if path is None else f"{path}: ")
@@ -263,50 +280,3 @@ def from_flags(
             raise ConfigError("--param must name what is filled into the command: --param p=0,0.1,0.2")
         tree["sweep"] = {"block_size": ()}
     return experiment_of(tree)
-
-
-def methods_of(experiment: Experiment, base: RunConfig) -> list[str]:
-    """Return the methods of a sweep's values, each once: those that are swept, those of its arms, or the base's own."""
-    own = base.regularizer.name
-    for key, values in experiment.sweep.items():
-        if resolve_param(key, base) == METHOD:
-            return list(dict.fromkeys(map(str, values or default_sweep(METHOD, base))))
-    named = [
-        str(next((arm[key] for key in ("regularizer", METHOD) if key in arm), own)) for arm in experiment.arms.values()
-    ]
-    return list(dict.fromkeys(named or [own]))
-
-
-def with_settings(experiment: Experiment, given: dict[str, Any], path: str | Path | None) -> Experiment:
-    """Return an experiment with settings of the command line on top of its base.
-
-    The base keeps only what was set, so that defaults stay a method's. Where the values of the sweep differ in their
-    method, a knob goes to every method that has it.
-
-    Args:
-        experiment: What is swept.
-        given: Keys as flags and `--set` take them, each with a value.
-        path: The file that the base stood in, for messages.
-
-    Raises:
-        ConfigError: A key or value is unknown, of the wrong type or out of range.
-    """
-    own = {key: value for key, value in given.items() if key in ("regularizer", METHOD)}
-    base = build_config(deepcopy(experiment.base), own, path)
-    methods = methods_of(experiment, base)
-    if methods == [base.regularizer.name]:
-        tree, knobs = deepcopy(experiment.base), {}
-        rest = {**experiment.settings, **given}
-    else:
-        tree, unnamed = without_knobs(experiment.base)
-        knobs = unnamed | experiment.settings
-        rest = dict(own)
-        for key, value in given.items():
-            if key in own:
-                continue
-            resolved = {name for settings in settings_of(methods, {key: value}).values() for name in settings}
-            shared = all(name in known_keys(RegularizerConfig) for name in resolved)
-            (rest if shared else knobs)[key] = value
-        settings_of(methods, knobs)
-    tree = build_config(tree, rest, path).model_dump(mode="json", exclude_unset=True)
-    return experiment.model_copy(update={"base": tree, "settings": knobs})

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from tdbench.config.contents import as_far_as_known, changes, shortened
+from tdbench.config.contents import as_far_as_known, changes, differing, shortened
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.folders import CONFIG, SUMMARY_TABLE, SUMMARY_TEXT, SWEEP, TRIALS, TRIALS_TABLE, TUNE, SweepFolder
 from tdbench.sweep.experiment import Experiment
@@ -42,12 +42,7 @@ def same_sweep(plan: P, folder: SweepFolder, *, fresh: bool = False) -> P:
     here = plan.settings()
     for name in held.arms.keys() & plan.experiment.arms.keys():
         here[f"arm {name}"], there[f"arm {name}"] = plan.experiment.arms[name], held.arms[name]
-    different = [
-        f"{key} is {there.get(key)} there and {here.get(key)} here"
-        for key in here | there
-        if here.get(key) != there.get(key)
-    ]
-    if different:
+    if different := differing(here, there):
         raise FolderError(f"{folder.path} holds another sweep: {shortened(different)}; take another --out")
     before = folder.read_contents()
     now = as_far_as_known(plan.contents(), before)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config import Given, RunConfig, load_config
-from tdbench.config.contents import as_far_as_known, changes, shortened
+from tdbench.config.contents import as_far_as_known, changes, differing, shortened
 from tdbench.config.tree import foreign_method, named_as_here
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.files import folder_given
@@ -124,7 +124,7 @@ def difference(config: RunConfig, other: RunConfig) -> str:
     """Return in words how a configuration differs from the one in a folder; empty where it does not."""
     here, there = config.settings(), other.settings()
     keys = [key for key in here | there if here.get(key) != there.get(key)]
-    why = shortened([f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys])
+    why = shortened(differing(here, there))
     if keys and set(keys) <= {"training.epochs", "training.max_steps"}:
         why += " (its schedules are scaled to its length, so that a run cannot be made longer)"
     return why

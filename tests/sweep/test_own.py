@@ -370,6 +370,19 @@ def test_scripts_share_the_threads_unless_the_user_has_said_otherwise(tmp_path, 
         assert json.loads((tmp_path / "trial" / "result.json").read_text())["metrics"] == {"threads": number}
 
 
+@POSIX
+def test_an_experiment_in_a_pipe_is_read_once(tmp_path):
+    command = [sys.executable, "-m", "tdbench", "ablate", "/dev/stdin", "--trust", "--dry-run", "-q", "--out", "sweep"]
+    text = json.dumps({**OWN, "sweep": PARAM, "baseline": "p=0.0", "seeds": 2})
+    told = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout[:30]) == (0, "6 different trials, 0 done, 6 ")
+
+
+def test_a_runs_configuration_beside_a_command_is_refused():
+    with pytest.raises(ConfigError, match="does nothing where the trials are a script"):
+        plan_sweep({"training": {"epochs": 3}}, PARAM, (), None, "p=0.0", {}, own=OWN)
+
+
 def fake_training(values, seed, out):
     (out / "seen.txt").write_text(str(seed))
     print("told to the log")

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tdbench.config.contents import as_far_as_known, changes, shortened
+from tdbench.config.contents import as_far_as_known, changes, differing, shortened
 from tdbench.config.tree import foreign_method, named_as_here
 from tdbench.errors import FolderError, TdbenchError
 from tdbench.store.files import read_file, read_tree, to_yaml, write_atomically
@@ -76,13 +76,7 @@ def check_same(plan: TunePlan, folder: TuneFolder) -> None:
         raise
     except TdbenchError as error:
         raise FolderError(f"{folder / TUNE} is damaged, or of another release; take another --out") from error
-    here = plan.settings()
-    different = [
-        f"{key} is {there.get(key)} there and {here.get(key)} here"
-        for key in here | there
-        if here.get(key) != there.get(key)
-    ]
-    if different:
+    if different := differing(plan.settings(), there):
         raise FolderError(f"{folder.path} holds another search: {shortened(different)}; take another --out")
     before = folder.read_contents()
     now = as_far_as_known(plan.contents, before)
