@@ -2,6 +2,7 @@
 
 import csv
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -307,6 +308,18 @@ def test_what_was_confirmed_before_stays_among_what_was_promised(tmp_path):
     with pytest.raises(ConfigError, match=r"--confirm-seeds must stay 5\.\.20"):
         check_design(plan_of(confirm_seeds="3..9"), search.folder)
     check_design(plan_of(), search.folder)
+
+
+def test_candidates_that_did_the_same_are_confirmed_once(tmp_path):
+    search, _ = run(plan_of(trials=6, confirm=3), tmp_path)
+    default, first, second, third = chosen(search)
+    for seed in search.plan.seeds:  # as where two ratios make one number of channels
+        search.records[second.trials[seed]] = replace(search.records[first.trials[seed]])
+    again = chosen(search)
+    assert again[:2] == [default, first]
+    assert second not in again
+    assert third in again
+    assert len(again) == 4
 
 
 def test_reading_a_search_writes_nothing(tmp_path):

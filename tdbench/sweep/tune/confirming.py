@@ -40,10 +40,14 @@ def arm_name(candidate: Candidate) -> str:
 
 
 def chosen(search: Search) -> list[Candidate]:
-    """Return what is confirmed: the default, and the best candidates that differ from it."""
+    """Return what is confirmed: the default, and the best candidates.
+
+    Of those that did the same in every run, as where two ratios make one number of channels, only one is.
+    """
     subject = search.plan.subjects[0]
     (default,) = (one for one in search.candidates if one.subject is subject and one.name == DEFAULT)
-    best = [one for one in search.ranking(subject) if one.trials != default.trials]
+    distinct = {search.outcome(one): one for one in reversed([default, *search.ranking(subject)])}
+    best = [one for one in search.ranking(subject) if one is not default and distinct[search.outcome(one)] is one]
     return [default, *best[: search.plan.asked.confirm]]
 
 

@@ -186,6 +186,11 @@ class Search(Trials):
         found = [self._error(candidate, seed) for seed in self.plan.seeds]
         return [error for error in found if error is not None]
 
+    def outcome(self, candidate: Candidate) -> tuple[Any, ...]:
+        """Return what a candidate's runs came to, by which two that do the same thing are known."""
+        records = [self.records[digest] for digest in candidate.trials.values()]
+        return tuple((one.valid_error_pct, one.train_error_pct, one.dropped_pct) for one in records)
+
     def state_of(self, candidate: Candidate) -> tuple[str, str | None]:
         """Return what has become of a candidate, and why where it failed."""
         if candidate.refused is not None:
