@@ -54,7 +54,19 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class EpochRow:
-    """A row of `metrics.csv`; None is a figure that was not measured. Errors and shares are in per cent."""
+    """A row of `metrics.csv`; None is a figure that was not measured. Errors and shares are in per cent.
+
+    Attributes:
+        epoch: Passes over the training images so far.
+        lr: Learning rate of the epoch's last step.
+        train_loss, train_error_pct: Over the epoch's training batches as they were trained on: augmented, with the
+            regularizer.
+        test_loss, test_error_pct: Over all test images after the epoch; None where it was not evaluated.
+        dropped_pct: Share of the units at the sites that the layers really set to zero.
+        train_img_per_s: From the median time of the epoch's steps; None where none was timed.
+        epoch_s: Seconds, with the evaluation.
+        peak_mem_mib: Most memory so far, in MiB: allocated on the GPU, else of the process.
+    """
 
     epoch: int
     lr: float
@@ -75,7 +87,14 @@ class RunResult:
     Attributes:
         status: `done`, `diverged` or `failed` in a file; a sweep also knows `killed` and `waiting`.
         digest: Of the configuration; None: unknown, since the file could not be read.
-        test_error_pct: Of the last epoch; `best_test_error_pct` is that of the best one, and optimistic.
+        seed: Of the run.
+        epochs: That were finished.
+        test_error_pct, best_test_error_pct: Of the last epoch; and of the best one, which is optimistic.
+        train_error_pct: Of the last epoch, on its training batches.
+        dropped_pct: Share of the units at the sites that the layers really set to zero, over the whole run.
+        train_img_per_s: From the median time of a step.
+        wall_s: Seconds of training and evaluation, those before an interruption included.
+        peak_mem_mib: Most memory, in MiB: allocated on the GPU, else of the process.
         error: Why the run failed or diverged, in a line.
         test_loss: Mean cross-entropy of the test images, after the last epoch as the figures that follow.
         ece_pct: Expected calibration error, over 15 equal bins of the confidence.
@@ -191,7 +210,7 @@ class SummaryRow:
     Attributes:
         values: Swept key to value; these columns come first.
         n: Seeds that finished.
-        test_error_pct_std: Standard deviation over the seeds, with n - 1.
+        test_error_pct_mean, test_error_pct_std: Mean and standard deviation (with n - 1) over the seeds.
         ci95_low, ci95_high: Student's t interval of the mean; None where the seeds show no scatter, because an
             interval of no width would claim a certainty that equal errors on a finite test set do not give.
         delta_vs_baseline: Mean over the shared seeds of value - baseline, in per cent points of `metric`; negative is
@@ -213,7 +232,8 @@ class SummaryRow:
         design: `fixed`, or `FIRST..LAST`, the looks of a sequential design, at all of which its p and interval hold.
         metric_mean, metric_std, metric_ci95_low, metric_ci95_high: The metric's own, as those of the test error.
         skewness: Of the paired differences (Fisher's g₁); where it is large, p is less than it should be.
-        delta_test_loss, delta_ece_pct, delta_brier, with their ..._ci95_low and ..._ci95_high: Mean paired differences
+        delta_test_loss, delta_test_loss_ci95_low, delta_test_loss_ci95_high, delta_ece_pct, delta_ece_pct_ci95_low,
+            delta_ece_pct_ci95_high, delta_brier, delta_brier_ci95_low, delta_brier_ci95_high: Mean paired differences
             of what is secondary, over the seeds that count for the verdict, with their t intervals.
         looks: Numbers of seeds at which a fixed sweep was looked at before it was given others, which p ignores.
         decision: What the verdict says, for programs; no column of its own.

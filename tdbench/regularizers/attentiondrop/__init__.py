@@ -1,9 +1,10 @@
 """AttentionDrop: regions of high attention are damped, the more so the stronger the attention.
 
-Ouyang et al., "AttentionDrop for Convolutional Neural Networks", ICME 2019, after public code: the attention A of a
-unit is x scaled to [0, 1] over the channels at its position; units with A > β are candidates, and each is picked with
-probability p / block_size²; a block around each pick is multiplied by 1 - A; the whole is rescaled by numel /
-sum(mask). Only where A = 1 is a unit zeroed, so the realised drop share says less than for other methods.
+Ouyang et al., "AttentionDrop for Convolutional Neural Networks", ICME 2019, doi 10.1109/ICME.2019.00233, after public
+code: the attention A of a unit is x scaled to [0, 1] over the channels at its position; units with A > β are
+candidates, and each is picked with probability p / block_size²; a block around each pick is multiplied by 1 - A; the
+whole is rescaled by numel / sum(mask). Only where A = 1 is a unit zeroed, so the realised drop share says less than
+for other methods.
 
 No public code of this rule was found. Departs from public variants of it, which do not rescale, divide by the area in
 which a block fits, and apply β to the masked map.

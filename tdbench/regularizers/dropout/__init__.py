@@ -1,6 +1,7 @@
 """Dropout: each unit is zeroed with probability p, the others scaled by 1 / (1 - p).
 
-Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15 (2014).
+Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15 (2014),
+jmlr.org/papers/v15/srivastava14a.html.
 
 As torch.nn.Dropout.
 """

@@ -1,10 +1,10 @@
 """WeightedChannelDropout: strong channels are likelier to be kept, and the kept ones are scaled up by their weight.
 
-Hou & Wang, "Weighted Channel Dropout for Regularization of Deep Convolutional Neural Network", AAAI 2019: the score
-of a channel is its global average; weighted random selection takes the share `ratio` of the channels, rounded down,
-with the largest keys u^(1/score), u uniform; each of them is kept with probability `keep`; what is kept is scaled by
-the sum of all scores over the sum of the selected ones. Scores must be positive, as after a ReLU; others are clamped to
-nearly 0.
+Hou & Wang, "Weighted Channel Dropout for Regularization of Deep Convolutional Neural Network", AAAI 2019, doi
+10.1609/aaai.v33i01.33018425: the score of a channel is its global average; weighted random selection takes the share
+`ratio` of the channels, rounded down, with the largest keys u^(1/score), u uniform; each of them is kept with
+probability `keep`; what is kept is scaled by the sum of all scores over the sum of the selected ones. Scores must be
+positive, as after a ReLU; others are clamped to nearly 0.
 
 The coins that drop a selected channel are not made up for, so that the mean of a map is `keep` times what it is in
 evaluation; `rescale: kept` divides by the sum of the kept scores instead, which keeps the mean.
