@@ -7,7 +7,7 @@ arguments, `read_run` and `read_sweep` read what they leave, `insert` puts a reg
 import importlib
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _PUBLIC = {
     "Regularizer": "tdbench.regularizers.base",

@@ -29,7 +29,11 @@
 #else
 #define FOR_EACH_CPU
 #endif
+#ifdef _MSC_VER
+#define INLINE __forceinline
+#else
 #define INLINE inline __attribute__((always_inline))
+#endif
 
 namespace {
 
