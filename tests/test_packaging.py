@@ -25,13 +25,13 @@ TINY = ["--train-fraction", "0.1", "--max-steps", "3", "--batch-size", "32", "--
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
-    """Build the sdist, and from it the wheel, of a copy of what git has or would have."""
+    """Build the sdist, and from it the wheel, of a copy, in which nothing built before lies about."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, source)
+    for name in ("ablations", "docs", "tdbench", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     built = subprocess.run([sys.executable, "-m", "build", "-o", folder, source], capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
@@ -134,3 +134,19 @@ def test_the_test_extra_has_what_the_extras_are_tested_with():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra in ("docs", "ray", "tensorboard", "tune"):
         assert set(extras[extra]) <= set(extras["test"])
+
+
+def test_the_image_is_built_from_files_that_are_there_and_runs_tdbench():
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    copied = [
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    ]
+    assert {"pyproject.toml", "setup.py", "tdbench", "ablations"} <= set(copied)
+    sent = {
+        line[1:].partition("/*")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    assert sent == set(copied)
+    assert all((ROOT / name).exists() for name in copied)
+    (entry,) = [json.loads(line.removeprefix("ENTRYPOINT ")) for line in lines if line.startswith("ENTRYPOINT ")]
+    assert entry == ["/opt/tdbench/bin/tdbench"]
+    assert any("-m venv /opt/tdbench" in line for line in lines)

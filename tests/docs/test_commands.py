@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -141,14 +142,16 @@ def test_the_python_of_the_pages_runs_and_so_does_a_script_of_the_user_s(tmp_pat
     pages = [ROOT / "docs" / name for name in ("your-code.md", "files.md", "statistics.md")]
     for name, text in files(pages[0]).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
+    surroundings = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": surroundings, "capture_output": True, "text": True}
     scripts = [block for page in pages for block in blocks(page, "python") if block not in files(page).values()]
     assert len(scripts) == 5
     for script in scripts:
         (tmp_path / "script.py").write_text(script, encoding="utf-8")
-        ran = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+        ran = subprocess.run([sys.executable, "script.py"], **options)
         assert ran.returncode == 0, f"{script}\n{ran.stderr}"
     sweeps = [words for words in commands(pages[0]) if "--command" in words]
     assert len(sweeps) == 2
     for words in sweeps:
-        ran = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True)
+        ran = subprocess.run([sys.executable, "-m", *words], **options)
         assert ran.returncode == 0, ran.stderr
