@@ -2,8 +2,8 @@
 
     python docs/write_pages.py
 
-In `methods.md` and `files.md` everything below MARK is written anew; what stands above it is written by hand.
-`tests/docs/test_pages.py` holds the pages to what this writes.
+In `README.md`, `methods.md` and `files.md` what stands below MARK is written anew, up to END where there is one; the rest
+is written by hand. `tests/docs/test_pages.py` holds the pages to what this writes.
 """
 
 import inspect
@@ -18,6 +18,7 @@ from tdbench.store.rows import EpochRow, RunResult, SummaryRow, columns
 
 DOCS = Path(__file__).parent
 MARK = "<!-- What follows is written by docs/write_pages.py. -->"
+END = "<!-- So far. -->"
 LINKS = {
     r"arXiv (\d{4}\.\d{4,5})": "https://arxiv.org/abs/",
     r"doi (10\.\d{4,}/[^\s,;:()]*[^\s,;:().])": "https://doi.org/",
@@ -29,13 +30,39 @@ TABLES = {"metrics.csv": EpochRow, "result.json": RunResult, "summary.csv": Summ
 def main() -> None:
     for name, text in written().items():
         path = DOCS / name
-        by_hand = path.read_text(encoding="utf-8").partition(MARK)[0]
-        path.write_text(f"{by_hand}{MARK}\n\n{text}", encoding="utf-8")
+        before, _, after = path.read_text(encoding="utf-8").partition(MARK)
+        end = f"\n{END}{after.partition(END)[2]}" if END in after else ""
+        path.write_text(f"{before}{MARK}\n\n{text}{end}", encoding="utf-8")
 
 
 def written() -> dict[str, str]:
     """Return what follows from declarations, by the name of its page."""
-    return {"methods.md": "\n\n".join(methods()) + "\n", "files.md": "\n\n".join(tables()) + "\n"}
+    pages = {"../README.md": [overview()], "methods.md": methods(), "files.md": tables()}
+    return {name: "\n\n".join(paragraphs) + "\n" for name, paragraphs in pages.items()}
+
+
+def overview() -> str:
+    """Return a table of the methods in a line each: source, strength and place."""
+    rows = []
+    for name in method_names():
+        method = find_method(name)
+        if strength := method.strength_knob:
+            links = re.search(r"\[[^][]*\]\(https:[^)]*\)", prose(said_of(method)))
+            rows.append(
+                {
+                    "method": f"`{name}`",
+                    "what it does": method.model_fields["name"].description,
+                    "source": links.group() if links else "—",
+                    "default": f"`{strength}={method.model_fields[strength].default}`",
+                    "at": method.default_place(),
+                }
+            )
+    return table(rows)
+
+
+def said_of(method: type[RegularizerConfig]) -> str:
+    """Return what the file of a method's declaration opens with."""
+    return inspect.cleandoc(getattr(inspect.getmodule(method), "__doc__", None) or "")
 
 
 def methods() -> Iterator[str]:
@@ -55,8 +82,7 @@ def methods() -> Iterator[str]:
     )
     for name, method in every.items():
         yield f"### {name}"
-        text = inspect.cleandoc(getattr(inspect.getmodule(method), "__doc__", None) or "")
-        yield from map(prose, text.split("\n\n"))
+        yield from map(prose, said_of(method).split("\n\n"))
         if rows := knobs_of(name):
             yield table(list(map(knob_row, rows)))
     yield "### What all methods have"

@@ -116,9 +116,9 @@ def test_train_writes_a_trace_by_the_flag_s_name(tmp_path):
     assert list((tmp_path / "traced").glob("*.json*"))
 
 
-def test_the_readme_s_own_method_runs_in_every_way(tmp_path, capsys):
-    readme = (Path(tdbench.__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(# mine\.py\n.*?)```", readme, re.DOTALL)
+def test_the_documentation_s_own_method_runs_in_every_way(tmp_path, capsys):
+    page = (Path(tdbench.__file__).parents[1] / "docs" / "your-code.md").read_text()
+    (code,) = re.findall(r"```python\n(# mine\.py\n.*?)```", page, re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     result = tdbench.train(regularizer="mine.py:MyNoise", std=0.2, out="run", **TINY)
     assert result.status is TrialState.DONE
