@@ -2,8 +2,8 @@
 
     python docs/write_pages.py
 
-In `README.md`, `methods.md` and `files.md` what stands below MARK is written anew, up to END where there is one; the rest
-is written by hand. `tests/docs/test_pages.py` holds the pages to what this writes.
+In `README.md`, `methods.md` and `files.md` what stands below MARK is written anew, up to END where there is one; the
+rest is written by hand. `tests/docs/test_pages.py` holds the pages to what this writes.
 """
 
 import inspect
