@@ -23,7 +23,7 @@ def show(profile: "Profile", folder: Path, took_s: float, *, quiet: bool, json: 
         found = {name: getattr(profile, name) for name in ("layer", "step", "machine", "left_out")}
         say(json_module.dumps(found, indent=2, ensure_ascii=False))
         return
-    from tdbench.profiling.tables import layer_tables, machine_lines, step_table, unsteady_layers, unsteady_line
+    from tdbench.store.profiles import layer_tables, machine_lines, step_table, unsteady_layers, unsteady_line
 
     if not quiet:
         for title, table in layer_tables(profile.layer).items():

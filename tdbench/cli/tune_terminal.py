@@ -4,12 +4,12 @@ import json
 
 from tdbench.cli.output import say
 from tdbench.store.files import as_text, counted
-from tdbench.store.folders import TUNE
+from tdbench.store.folders import CANDIDATES, IMPORTANCE, TUNE
 from tdbench.store.rows import TrialState
 from tdbench.sweep.columns import joined_by, number
 from tdbench.sweep.runner import Tables
 from tdbench.sweep.tune.confirming import kept
-from tdbench.sweep.tune.folder import CANDIDATES, IMPORTANCE, TUNE_TEXT
+from tdbench.sweep.tune.folder import TUNE_TEXT
 from tdbench.sweep.tune.search import Candidate, Search
 
 

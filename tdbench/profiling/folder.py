@@ -9,9 +9,10 @@ from typing import Any
 
 from tdbench.config import flatten, known_keys
 from tdbench.errors import FolderError
-from tdbench.profiling.measuring import LAYER, Profile, Shape
+from tdbench.profiling.measuring import Profile, Shape
 from tdbench.store.files import make_folder
 from tdbench.store.folders import CONFIG
+from tdbench.store.profiles import LAYER
 from tdbench.user_code import short_name
 
 LONGEST_NAME = 120  # of a default folder, in characters

@@ -40,9 +40,9 @@ from tdbench.profiling.timing import (
     take_turns,
 )
 from tdbench.profiling.trace import graph_breaks, profiled, raised_recompile_limit
+from tdbench.store.profiles import FLOOR
 from tdbench.store.progress import TellProgress
 
-FLOOR = "floor"
 MOST_PAIRS = 256  # limit for maps so small that overhead outweighs memory traffic
 
 LAYER_COLUMNS = (

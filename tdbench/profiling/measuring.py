@@ -14,12 +14,12 @@ from tdbench.profiling.failing import no_figures, note_failure, without_failing
 from tdbench.profiling.layer import LAYER_COLUMNS, LayerCost, Setting, profile_layers
 from tdbench.profiling.machine import Roofline, measure_machine
 from tdbench.profiling.memory import attempt
-from tdbench.profiling.step import BASELINE, STEP_COLUMNS, StepCost, batch_sizes, profile_steps
-from tdbench.profiling.tables import markdown
+from tdbench.profiling.step import STEP_COLUMNS, StepCost, batch_sizes, profile_steps
 from tdbench.profiling.timing import MeasurementFailed, median_interval
 from tdbench.profiling.trace import count_work
 from tdbench.store.files import to_csv, to_json, write_atomically
 from tdbench.store.folders import ENVIRONMENT
+from tdbench.store.profiles import BASELINE, LAYER, STEP, SUMMARY, markdown
 from tdbench.store.progress import TellProgress, part_of
 from tdbench.training.environment import describe_environment
 from tdbench.training.hardware import DTYPES, Hardware, describe_machine
@@ -27,7 +27,6 @@ from tdbench.training.repeat import RepeatedStep
 
 Shape = tuple[int, int, int, int]
 
-LAYER, STEP, SUMMARY = "profile_layer.csv", "profile_step.csv", "profile.md"
 MACHINE_SECONDS = 0.5
 
 

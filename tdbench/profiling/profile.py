@@ -10,9 +10,9 @@ from tdbench.config.trust import trusting
 from tdbench.errors import ConfigError
 from tdbench.profiling.folder import check_folder, default_folder
 from tdbench.profiling.measuring import Profile, Shape, measure, measure_batch_sizes, with_batch
-from tdbench.profiling.step import BASELINE
 from tdbench.profiling.timing import silent
 from tdbench.regularizers.registry import method_names
+from tdbench.store.profiles import BASELINE
 from tdbench.store.progress import TellProgress
 from tdbench.training.hardware import resolve
 from tdbench.training.setup import Setup, without_compilation

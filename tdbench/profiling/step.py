@@ -13,6 +13,7 @@ import torch
 from tdbench.profiling.memory import OOM, attempt, keep_freed_memory, memory_limit, release
 from tdbench.profiling.timing import TURNS, measuring, median_interval, median_ms, silent, take_turns
 from tdbench.profiling.trace import profiled, raised_recompile_limit
+from tdbench.store.profiles import BASELINE
 from tdbench.store.progress import TellProgress
 
 STEP_COLUMNS = (
@@ -32,7 +33,6 @@ STEP_COLUMNS = (
     "status",
 )
 
-BASELINE = "none"
 OUT_OF_TIME = "out of time"  # the status of a batch size that was not tried
 _REFERENCE = "baseline"  # the first of the two baselines
 

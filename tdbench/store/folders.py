@@ -32,7 +32,8 @@ CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metri
 CHECKPOINT = "checkpoint.pt"
 SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv", "summary.csv"
 SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
-TUNE = "tune.yaml"  # of a search
+TUNE, CANDIDATES, IMPORTANCE, PROMISED = "tune.yaml", "candidates.csv", "importance.csv", "promised.csv"  # of a search
+CONFIRM = "confirm"  # in a search's folder, a sweep's
 REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
 PREDICTIONS = "predictions.npz"  # the outcome of each test image
@@ -42,11 +43,15 @@ LOG = "log.txt"  # of a trial: what its process printed
 
 
 class Predictions(NamedTuple):
-    """What became of each test image, in the test set's order: label, predicted class, probability of the label."""
+    """What became of each test image, in the test set's order: label, predicted class, probability of the label.
+
+    `classes` are the names of the classes, by label; none where an earlier release wrote the file.
+    """
 
     label: "NDArray[Any]"
     predicted: "NDArray[Any]"
     probability: "NDArray[Any]"
+    classes: tuple[str, ...] = ()
 
 
 class SweepFolder:
@@ -225,13 +230,17 @@ class RunFolder:
         write_atomically(self / METRICS, to_csv(map(asdict, rows), columns(EpochRow)).encode())
 
     def write_predictions(self, predictions: Predictions) -> None:
-        """Write what became of each test image: uint16 `label` and `predicted`, float16 `probability` of the label."""
+        """Write what became of each test image: uint16 `label` and `predicted`, float16 `probability` of the label.
+
+        Beside them `classes`, the names of the classes as text.
+        """
         import numpy
 
         packed = io.BytesIO()
         label, predicted = (one.astype(numpy.uint16) for one in (predictions.label, predictions.predicted))
         probability = predictions.probability.astype(numpy.float16)
-        numpy.savez(packed, label=label, predicted=predicted, probability=probability)
+        classes = numpy.array(predictions.classes, dtype=numpy.str_)
+        numpy.savez(packed, label=label, predicted=predicted, probability=probability, classes=classes)
         write_atomically(self / PREDICTIONS, packed.getbuffer())
 
     def read_predictions(self) -> Predictions | None:
@@ -243,7 +252,8 @@ class RunFolder:
             open_file(self / PREDICTIONS) as file,
             numpy.load(file) as kept,
         ):
-            return Predictions(kept["label"], kept["predicted"], kept["probability"])
+            classes = tuple(kept["classes"].tolist()) if "classes" in kept else ()
+            return Predictions(kept["label"], kept["predicted"], kept["probability"], classes)
         return None
 
     def write_result(self, result: RunResult) -> None:

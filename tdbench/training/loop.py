@@ -97,7 +97,8 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             run.check_evaluation()
         seen = run.evaluate_at_the_end()
         if seen is not None:
-            run.processes.first(lambda: folder.write_predictions(seen.predictions))
+            outcome = seen.predictions._replace(classes=run.classes)
+            run.processes.first(lambda: folder.write_predictions(outcome))
         run.validate()
         run.evaluate_re_estimated(lambda: stop_if_asked(run, folder, should_stop))
     except Diverged as divergence:

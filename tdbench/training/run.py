@@ -49,7 +49,7 @@ class Run:
     def __init__(self, config: RunConfig, processes: Processes = ALONE, data: LoadedData | None = None) -> None:
         self.config, self.processes = config, processes
         setup = Setup(config, data, processes.local_rank)
-        self.hardware, self.model = setup.hardware, setup.model
+        self.hardware, self.model, self.classes = setup.hardware, setup.model, setup.data.classes
         self.insertion = setup.insert()
         if processes.rank > 0:  # the layers start alike, and then each process draws masks of its own
             torch.manual_seed(derive_seed(config.seed, "regularizer", processes.rank))

@@ -42,6 +42,13 @@ def test_the_search_chooses_and_the_confirmation_decides(cli):
     again = cli(*ASKED, *SHORT, "--out", "search")
     assert "all 4 candidates were run before" in again.out
     assert "promised" in again.out
+    with open("search/promised.csv") as file:
+        promised = {row["arm"]: row for row in csv.DictReader(file)}
+    assert [*promised] == ["default", f"candidate {best['candidate']}"]
+    assert float(promised[f"candidate {best['candidate']}"]["promised"]) == pytest.approx(best["delta_vs_baseline"])
+    for told_of in told["confirmed"][1:]:
+        assert float(promised[told_of["arm"]]["kept"]) == told_of["delta_vs_baseline"]
+        assert promised[told_of["arm"]]["kept_n"] == "3"
     other = cli(*ASKED, *SHORT, "--sampler", "random", "--out", "search")
     assert (other.code, other.err.count("\n")) == (2, 1)
     assert "holds another search: sampler is tpe there and random here" in other.err

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from tdbench.profiling import layer as layer_module
-from tdbench.profiling.layer import FLOOR, LAYER_COLUMNS, Setting, profile_layers
+from tdbench.profiling.layer import LAYER_COLUMNS, Setting, profile_layers
 from tdbench.profiling.memory import keep_freed_memory
 from tdbench.profiling.timing import MeasurementFailed
+from tdbench.store.profiles import FLOOR
 
 CPU = torch.device("cpu")
 SHAPE = (16, 16, 32, 32)

@@ -16,6 +16,7 @@ from tdbench.sweep.tune.asked import asked_of, plan_tune, seconds_of
 from tdbench.sweep.tune.command import finish, open_search, specs
 from tdbench.sweep.tune.confirming import baseline_of, check_design, chosen, confirmation, kept
 from tdbench.sweep.tune.folder import JOURNAL, TuneFolder
+from tdbench.sweep.tune.report import promise_row
 from tdbench.sweep.tune.study import Question, suggest
 from tests.sweep.test_runner import TINY
 
@@ -187,10 +188,22 @@ def test_the_best_and_the_default_are_confirmed_with_what_was_promised(undisturb
     assert search.value_of(best) == min(values)
     assert [(one.arm, one.promised) for one in kept(search, ())] == [
         ("default", pytest.approx(2.0)),
-        (f"candidate {best.name}", min(values)),
+        (f"candidate {best.name}", pytest.approx(min(values))),
     ]
     arms = confirmation(search).plan.experiment.arms
     assert list(arms) == ["none", "default", f"candidate {best.name}"]
+
+
+def test_a_promise_has_the_t_interval_of_its_own_seeds(undisturbed, monkeypatch):
+    search, _ = undisturbed
+    monkeypatch.setattr(search, "differences", lambda one, baseline: [-1.0, -2.0])
+    default, _ = kept(search, ())
+    assert (default.promised, default.low, default.high) == pytest.approx(
+        (-1.5, -1.5 - 12.7062 / 2, -1.5 + 12.7062 / 2)
+    )
+    row = promise_row(default)
+    assert (row["arm"], row["promised"], row["promised_n"]) == ("default", -1.5, 2)
+    assert "kept" not in row, "there is no confirmation yet"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

@@ -78,7 +78,8 @@ def test_batches_that_processes_took_in_turn_are_put_in_order():
 def test_a_run_leaves_the_outcome_of_each_image_that_its_result_follows_from():
     result = tdbench.train(out="run", **TINY)
     kept = RunFolder(Path("run")).read_predictions()
-    assert {one.dtype for one in kept} == {np.dtype(np.uint16), np.dtype(np.float16)}
+    assert [one.dtype for one in kept[:3]] == [np.uint16, np.uint16, np.float16]
+    assert kept.classes == tuple("0123456789")
     assert 100 * float(np.mean(kept.label != kept.predicted)) == pytest.approx(result.test_error_pct)
     assert 0 < result.brier < 2
     assert 0 <= result.ece_pct <= 100
@@ -97,6 +98,11 @@ def test_a_run_that_ended_before_its_result_was_written_gets_the_same_one(monkey
     for name in ("test_error_pct", "test_loss", "ece_pct", "brier", "test_error_pct_bn"):
         assert getattr(again, name) == getattr(whole, name)
     assert Path("run/predictions.npz").read_bytes() == Path("whole/predictions.npz").read_bytes()
+
+
+def test_outcomes_of_an_earlier_release_have_no_names_of_classes():
+    np.savez("predictions.npz", label=np.zeros(2), predicted=np.ones(2), probability=np.ones(2))
+    assert RunFolder(Path()).read_predictions().classes == ()
 
 
 def test_a_damaged_file_of_outcomes_is_none():

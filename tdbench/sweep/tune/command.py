@@ -14,6 +14,7 @@ from tdbench.config.loading import Given, file_given, nested, read_yaml, tree_of
 from tdbench.config.trust import trusting
 from tdbench.errors import ConfigError, FolderError, Interrupted
 from tdbench.store.files import folder_given, held, remove_unfinished
+from tdbench.store.folders import CANDIDATES, CONFIRM, IMPORTANCE
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep, read_table
 from tdbench.sweep import lab
@@ -25,7 +26,7 @@ from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.slots import Slots, plan_slots
 from tdbench.sweep.tune.asked import Asked, TunePlan, asked_of, plan_tune
 from tdbench.sweep.tune.confirming import check_design, confirmation
-from tdbench.sweep.tune.folder import CANDIDATES, CONFIRM, IMPORTANCE, JOURNAL, TUNE_TEXT, TuneFolder, check_same
+from tdbench.sweep.tune.folder import JOURNAL, TUNE_TEXT, TuneFolder, check_same
 from tdbench.sweep.tune.report import write_importance, write_text
 from tdbench.sweep.tune.search import Search
 

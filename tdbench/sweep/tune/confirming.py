@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tdbench.errors import ConfigError
-from tdbench.store.folders import SweepFolder
+from tdbench.store.folders import CONFIRM, SweepFolder
 from tdbench.store.rows import SummaryRow
 from tdbench.sweep.ablate import open_sweep
 from tdbench.sweep.experiment import Experiment, experiment_of
+from tdbench.sweep.inference import estimate
 from tdbench.sweep.keys import ARM, METHOD
 from tdbench.sweep.plan import make_plan
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.tune.asked import NONE, TunePlan
-from tdbench.sweep.tune.folder import CONFIRM, TuneFolder
+from tdbench.sweep.tune.folder import TuneFolder
 from tdbench.sweep.tune.search import DEFAULT, Candidate, Search
 from tdbench.sweep.values import parse_design
 
@@ -24,12 +27,15 @@ class Kept:
     Attributes:
         arm: Its name in the confirmation.
         promised: Mean paired difference to the confirmation's baseline on the held-out images, in per cent points.
+        low, high: Its 95 % t interval, which knows nothing of the choice; None where it has none.
         n: Runs that the promise rests on.
         row: The confirmation's row; None: there is none yet.
     """
 
     arm: str
     promised: float | None
+    low: float | None
+    high: float | None
     n: int
     row: SummaryRow | None
 
@@ -120,7 +126,9 @@ def kept(search: Search, rows: tuple[SummaryRow, ...]) -> list[Kept]:
     best = chosen(search)
     before = [one for one in own_candidates(search) if arm_name(one) in arms_before(search) and one not in best]
     for one in best + before:
-        own, other = search.value_of(one), 0.0 if baseline is search.baseline else search.value_of(baseline)
-        promised = None if own is None or other is None else own - other
-        found.append(Kept(arm_name(one), promised, len(search.errors(one)), named.get(arm_name(one))))
+        told = estimate(np.array([search.differences(one, baseline)]))
+        promised, low, high = (
+            None if np.isnan(figure[0]) else float(figure[0]) for figure in (told.mean, told.low, told.high)
+        )
+        found.append(Kept(arm_name(one), promised, low, high, len(search.errors(one)), named.get(arm_name(one))))
     return found

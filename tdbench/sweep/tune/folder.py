@@ -11,9 +11,8 @@ from tdbench.store.files import read_file, read_tree, to_yaml, write_atomically
 from tdbench.store.folders import CONFIG, CONTENTS, SWEEP, TRIALS, TUNE, RunFolder, read_contents, write_contents
 from tdbench.sweep.tune.asked import TunePlan, asked_of, plan_tune
 
-JOURNAL, CANDIDATES, IMPORTANCE = "journal.log", "candidates.csv", "importance.csv"
+JOURNAL, TUNE_TEXT = "journal.log", "tune.md"
 SPENT = ".spent_s"
-TUNE_TEXT, CONFIRM = "tune.md", "confirm"  # the latter is a sweep's folder
 
 
 class TuneFolder:

@@ -8,15 +8,20 @@ from typing import Any
 from tabulate import tabulate
 
 from tdbench.store.files import as_text, counted, open_file, to_csv, write_if_new
+from tdbench.store.folders import CONFIRM, IMPORTANCE, PROMISED
 from tdbench.store.rows import SummaryRow
 from tdbench.sweep import lab
 from tdbench.sweep.columns import joined_by, number
 from tdbench.sweep.tune.asked import Subject
-from tdbench.sweep.tune.confirming import baseline_of, kept
-from tdbench.sweep.tune.folder import CONFIRM, IMPORTANCE, TUNE_TEXT
+from tdbench.sweep.tune.confirming import Kept, baseline_of, kept
+from tdbench.sweep.tune.folder import TUNE_TEXT
 from tdbench.sweep.tune.search import Candidate, Search
 
 MOST_SHOWN = 10
+PROMISED_COLUMNS = (
+    *("arm", "promised", "promised_ci95_low", "promised_ci95_high", "promised_n"),
+    *("kept", "kept_ci95_low", "kept_ci95_high", "kept_n", "verdict"),
+)
 ABOUT_SEARCH = """\
 Chosen on images held out of the training images, by the mean difference to the baseline over the same seeds, in per
 cent points; negative is better. **A candidate that was chosen because it was the best of many looks better than it is**
@@ -72,6 +77,7 @@ def write_text(search: Search, summary: tuple[SummaryRow, ...]) -> None:
         paragraphs += ["## Importance", table(["regularizer", "knob", "importance"], shown), about_importance]
         paragraphs.append("![importance of the knobs](importance.png)")
     if summary:
+        write_promises(search, summary)
         about_kept = ABOUT_KEPT.format(confirm=CONFIRM, baseline=baseline_name(search))
         paragraphs += ["## Promised and kept", promises(search, summary), about_kept]
     write_if_new(search.folder / TUNE_TEXT, ("\n\n".join(paragraphs) + "\n").encode())
@@ -121,6 +127,31 @@ def figures(search: Search, candidate: Candidate) -> list[str]:
     return [error, number(row["delta_vs_baseline"], "+.2f"), number(row["dropped_pct"], ".3f")]
 
 
+def write_promises(search: Search, summary: tuple[SummaryRow, ...]) -> None:
+    """Write `promised.csv`: a row per arm of the confirmation, what the search promised of it and what was kept."""
+    write_if_new(search.folder / PROMISED, to_csv(map(promise_row, kept(search, summary)), PROMISED_COLUMNS).encode())
+
+
+def promise_row(one: Kept) -> dict[str, Any]:
+    """Return a row of `promised.csv`; without a confirmation only what was promised."""
+    row = {
+        "arm": one.arm,
+        "promised": one.promised,
+        "promised_ci95_low": one.low,
+        "promised_ci95_high": one.high,
+        "promised_n": one.n,
+    }
+    if one.row is None:
+        return row
+    return row | {
+        "kept": one.row.delta_vs_baseline,
+        "kept_ci95_low": one.row.delta_ci95_low,
+        "kept_ci95_high": one.row.delta_ci95_high,
+        "kept_n": one.row.n,
+        "verdict": one.row.verdict,
+    }
+
+
 def promises(search: Search, summary: tuple[SummaryRow, ...]) -> str:
     """Return the table of what was promised and what was kept."""
     lines = [promise(search, one) for one in kept(search, summary)]
@@ -128,7 +159,7 @@ def promises(search: Search, summary: tuple[SummaryRow, ...]) -> str:
     return table(headings, lines)
 
 
-def promise(search: Search, one: Any) -> list[str]:
+def promise(search: Search, one: Kept) -> list[str]:
     """Return a line of that table."""
     row = one.row
     if row is None:

@@ -9,12 +9,13 @@ from typing import Any
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, TdbenchError
 from tdbench.store.files import to_csv, write_if_new
+from tdbench.store.folders import CANDIDATES
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep import lab
 from tdbench.sweep.findings import FAILED, NO_RESULT
 from tdbench.sweep.trials import Trials
 from tdbench.sweep.tune.asked import Subject, TunePlan
-from tdbench.sweep.tune.folder import CANDIDATES, JOURNAL, TuneFolder
+from tdbench.sweep.tune.folder import JOURNAL, TuneFolder
 from tdbench.sweep.tune.study import Question, Suggestion
 
 DEFAULT, BASELINE = "default", "baseline"
@@ -166,14 +167,16 @@ class Search(Trials):
         """Return the seconds of the clock that the search has taken, all calls together, without the pauses."""
         return self._spent_before_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def value_of(self, candidate: Candidate) -> float | None:
-        """Return a candidate's mean paired difference to the baseline on the held-out images, in per cent points.
+    def differences(self, candidate: Candidate, baseline: Candidate) -> list[float]:
+        """Return the differences on the held-out images, seed by seed, in per cent points; none unless all are here."""
+        pairs = [(self._error(candidate, seed), self._error(baseline, seed)) for seed in self.plan.seeds]
+        found = [own - other for own, other in pairs if own is not None and other is not None]
+        return found if len(found) == len(pairs) else []
 
-        None where a run of either has no figure.
-        """
-        pairs = [(self._error(candidate, seed), self._error(self.baseline, seed)) for seed in self.plan.seeds]
-        differences = [own - other for own, other in pairs if own is not None and other is not None]
-        return statistics.fmean(differences) if len(differences) == len(pairs) else None
+    def value_of(self, candidate: Candidate) -> float | None:
+        """Return the mean of a candidate's differences to the baseline; None where there are none."""
+        differences = self.differences(candidate, self.baseline)
+        return statistics.fmean(differences) if differences else None
 
     def ranking(self, subject: Subject) -> list[Candidate]:
         """Return a subject's candidates that have a value, the best first; the default among them."""

@@ -1,6 +1,6 @@
 """The tables for people say what the rows say, OOM among it."""
 
-from tdbench.profiling.tables import layer_tables, markdown, step_table, unsteady_layers, unsteady_line
+from tdbench.store.profiles import layer_tables, markdown, step_table, unsteady_layers, unsteady_line
 
 STEP = {
     "method": "targetdrop",

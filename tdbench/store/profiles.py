@@ -1,25 +1,25 @@
-"""The measured figures as formatted tables, and `profile.md`."""
+"""The folder of a profile: its files, by name, and their figures as tables for people, with how they were measured."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tabulate import tabulate
 
-from tdbench.profiling.layer import FLOOR
-from tdbench.profiling.step import BASELINE
-
+LAYER, STEP, SUMMARY = "profile_layer.csv", "profile_step.csv", "profile.md"
+FLOOR, BASELINE = "floor", "none"  # what a layer, and what a step, is compared with
 UNSTEADY_PCT = 10.0
 UNSTEADY_RATIO = 0.25  # width of the interval of a layer's ratio, as a part of the ratio
 
 Row = Mapping[str, Any]
+R = TypeVar("R", bound=Row)
 Table = list[dict[str, str]]
 
-_STEP_NOTE = (
+STEP_NOTE = (
     "Overhead is the median over n turns of what a step takes longer than the baseline's in the same turn, with its "
     "95 % interval. `none` is a second baseline, measured like a method: what it seems to cost is the noise. Peak "
     "memory is weights, gradients, optimizer state and batch, and the most that a step holds beyond them."
 )
-_LAYER_NOTE = (
+LAYER_NOTE = (
     f"`{FLOOR}` multiplies by a scalar, in the same turns: no layer that returns a new map can move less memory. GB/s "
     "counts the useful bytes, a map read and written forward and again backward. Peak memory is what forward and "
     "backward hold beyond their input. Off CUDA, launches are the operators that touch memory, and syncs the values "
@@ -68,18 +68,20 @@ def layer_table(rows: Sequence[Row]) -> Table:
     ]
 
 
+def by_shape(rows: Sequence[R]) -> dict[str, list[R]]:
+    """Return title to rows, one for each shape, in order."""
+    shapes: dict[tuple[str, str, str], list[R]] = {}
+    for row in rows:
+        shapes.setdefault((row["shape"], row["dtype"], row["memory_format"]), []).append(row)
+    return {
+        f"The layer alone at {shape.replace('x', '×')}, {dtype}, {layout}{regime(here)}": here
+        for (shape, dtype, layout), here in shapes.items()
+    }
+
+
 def layer_tables(rows: Sequence[Row]) -> dict[str, Table]:
     """Return title to table, one for each shape, in order."""
-    shapes = dict.fromkeys((row["shape"], row["dtype"], row["memory_format"]) for row in rows)
-    return {
-        f"The layer alone at {shape.replace('x', '×')}, {dtype}, {layout}{regime(here)}": layer_table(here)
-        for shape, dtype, layout in shapes
-        if (
-            here := [
-                row for row in rows if (row["shape"], row["dtype"], row["memory_format"]) == (shape, dtype, layout)
-            ]
-        )
-    }
+    return {title: layer_table(here) for title, here in by_shape(rows).items()}
 
 
 def regime(rows: Sequence[Row]) -> str:
@@ -136,11 +138,11 @@ def markdown(
     """Return the text of `profile.md`."""
     parts = ["# What regularizers cost", _table([{"": name, " ": fact} for name, fact in facts.items()])]
     if step:
-        parts += ["## The training step", _table(step_table(step)), _STEP_NOTE, *filter(None, [unsteady_line(step)])]
+        parts += ["## The training step", _table(step_table(step)), STEP_NOTE, *filter(None, [unsteady_line(step)])]
     for title, table in layer_tables(layer).items():
         parts += [f"## {title}", _table(table)]
     if layer:
-        parts += [_LAYER_NOTE, *filter(None, [unsteady_layers(layer)])]
+        parts += [LAYER_NOTE, *filter(None, [unsteady_layers(layer)])]
     if machine:
         parts += ["## The machine", " ".join(machine_lines(machine))]
     return "\n\n".join(parts) + "\n"
