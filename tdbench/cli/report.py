@@ -7,12 +7,14 @@ import typer
 
 from tdbench.cli import options
 
-Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, sweeps and searches.")]
+Folders = Annotated[
+    list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, sweeps, searches and profiles.")
+]
 Page = Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page; its tables go beside it.")]
 
 
 def report_command(folders: Folders, out: Page = Path("report.html"), quiet: options.Quiet = False) -> None:
-    """Write runs, sweeps and searches as one HTML page that needs nothing else.
+    """Write runs, sweeps, searches and profiles as one HTML page that needs nothing else.
 
     The verdict first, then every figure behind it; the tables as CSV, Markdown and LaTeX in a folder beside the page.
     """

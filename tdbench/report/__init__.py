@@ -1,4 +1,4 @@
-"""`report`: runs, sweeps and searches as one HTML page that needs nothing else, and the tables behind it."""
+"""`report`: runs, sweeps, searches and profiles as one HTML page that needs nothing else, and the tables behind it."""
 
 import sys
 from pathlib import Path
@@ -7,17 +7,18 @@ from typing import Any
 
 
 def report(*folders: str | Path, out: str | Path = "report.html") -> Path:
-    """Write runs, sweeps and searches as one HTML page that needs nothing else, and its tables beside it.
+    """Write runs, sweeps, searches and profiles as one HTML page that needs nothing else, and its tables beside it.
 
     Args:
-        *folders: Of runs, sweeps and searches, finished or not.
+        *folders: Of runs, sweeps, searches and profiles, finished or not.
         out: The page; its tables go to a folder beside it, `report_tables/` for `report.html`.
 
     Returns:
         Where the page is.
 
     Raises:
-        FolderError: A folder is none of tdbench's, or holds nothing that is finished; or `out` is a file of another's.
+        FolderError: A folder is none of tdbench's, or a table in it is damaged; or `out` is a file of another's.
+        TdbenchError: Nothing in the folders is finished.
     """
     from tdbench.report.command import write_report
 

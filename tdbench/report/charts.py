@@ -1,57 +1,24 @@
-"""The pictures of a report, as SVG that takes its colours from the page it stands on.
+"""Charts of a report: forests, figures with intervals, curves, and differences as colours."""
 
-The colours of values are those of Okabe & Ito, which the colour-blind tell apart; text and lines are `currentColor`.
-"""
-
-import hashlib
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from tdbench.store.pictures import STYLE
-
-INK = "#010203"  # what becomes `currentColor`
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
-WIDTH = 7.2  # inches
-LOOK = {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "font.size": 10,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawing with its words.
-
-    Attributes:
-        svg: The drawing.
-        alt: What it shows, for those who do not see it.
-        caption: What its marks mean, with n.
-    """
-
-    svg: str
-    alt: str
-    caption: str
+from tdbench.report.drawing import (
+    COLOURS,
+    INK,
+    PAPER,
+    Picture,
+    clipped,
+    drawing,
+    finished,
+    look_of,
+    name_series,
+    scale_by_logarithm,
+)
 
 
 @dataclass(frozen=True)
@@ -66,31 +33,25 @@ class Bar:
     is_decided: bool
 
 
-@contextmanager
-def drawing(height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """Give a figure of so many inches with axes side by side, in the look of the report."""
-    with style.context(["default", {**STYLE, **LOOK}]):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-        yield figure, list(axes)
+@dataclass(frozen=True)
+class Mark:
+    """A figure with its interval in a row of a chart; NaN where there is none.
 
+    Attributes:
+        row: What it is of.
+        series: Which of several figures of the row it is.
+        x: The figure.
+        interval: Its bounds.
+        is_sure: It is drawn filled, else hollow.
+        note: Why there is no figure.
+    """
 
-def finished(figure: Figure, alt: str) -> str:
-    """Return a figure as SVG to stand in a page, without a size of its own, with words for those who do not see it."""
-    text = io.StringIO()
-    with style.context(["default", {**STYLE, **LOOK}]):
-        FigureCanvasSVG(figure).print_figure(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    used = set(
-        re.findall(r"#([\w.-]+)", svg)
-    )  # markers and clips are referred to by their ids, each of this drawing alone
-    own = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", svg)
-    svg = re.sub(r"#(?=[mp][0-9a-f]{8,})", f"#{own}-", svg)
-    head = f'<svg role="img" aria-label="{escape(alt, quote=True)}" '
-    return head + re.sub(r' (width|height)="[\d.]+pt"', "", svg[len("<svg") :], count=2).lstrip()
+    row: str
+    series: str
+    x: float
+    interval: tuple[float, float]
+    is_sure: bool = True
+    note: str = ""
 
 
 def forest(bars: Sequence[Bar], unit: str, n: str) -> Picture:
@@ -102,31 +63,68 @@ def forest(bars: Sequence[Bar], unit: str, n: str) -> Picture:
             axes.plot(bar.for_images, [place] * 2, color=colour, lw=1, alpha=0.55)
             axes.plot(bar.interval, [place] * 2, color=colour, lw=3.2, alpha=0.75, solid_capstyle="butt")
             axes.plot(bar.seeds, [place + 0.24] * len(bar.seeds), "o", ms=3.2, color=colour, alpha=0.45, mew=0)
-            axes.plot(bar.mean, place, "o", ms=7, mfc=colour if bar.is_decided else "white", mec=colour, mew=1.5)
+            axes.plot(bar.mean, place, "o", ms=7, mfc=colour if bar.is_decided else PAPER, mec=colour, mew=1.5)
         axes.set_yticks(range(len(bars)), [clipped(bar.label) for bar in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.set_xlabel(f"difference from the baseline ({unit})")
         shown = [x for bar in bars for x in (*bar.interval, bar.mean, *bar.seeds) if math.isfinite(x)]
+        thin = any(math.isfinite(x) for bar in bars for x in bar.for_images)
         if shown:
             pad = 0.05 * (max(shown) - min(shown)) or 0.5
             axes.set_xlim(min(min(shown), 0) - pad, max(max(shown), 0) + pad)
         told = "; ".join(f"{bar.label} {bar.mean:+.2f}" for bar in bars if math.isfinite(bar.mean))
         alt = f"Paired differences from the baseline in {unit}: {told}"
-        caption = f"{n}. Dots: seeds. Thick: interval for new seeds; thin: for new images too. Filled: decided."
+        bars_mean = "Thick: interval for new seeds; thin: for new images too." if thin else "Bars: 95 % intervals."
+        caption = f"{n}. Dots: seeds. {bars_mean} Filled: decided; hollow: not."
         return Picture(finished(figure, alt), alt, caption)
 
 
-def scatter(
-    points: Mapping[str, tuple[float, float, float]], across: str, along: str, alt: str, caption: str
+def intervals(
+    marks: Sequence[Mark],
+    along: str,
+    alt: str,
+    caption: str,
+    *,
+    at: float = 0.0,
+    log: bool = False,
+    band: tuple[float, float] | None = None,
+    view: tuple[float, float] | None = None,
 ) -> Picture:
-    """Draw values as points (x, y, half the interval of y), each with its name."""
-    with drawing(3.6) as (figure, (axes,)):
-        for (label, (x, y, half)), colour in zip(points.items(), COLOURS * (1 + len(points) // 8), strict=False):
-            axes.errorbar(x, y, yerr=half if math.isfinite(half) else None, fmt="o", color=colour, ms=6, lw=1.2)
-            axes.annotate(clipped(label, 22), (x, y), (6, 4), textcoords="offset points", fontsize=8.5)
-        axes.set_xlabel(across)
-        axes.set_ylabel(along)
-        axes.margins(0.12)
+    """Draw figures with their intervals, a row for each name and a colour for each series.
+
+    Args:
+        marks: The figures; one without a figure has its note instead.
+        along: What the axis shows.
+        alt: What the picture shows, in words.
+        caption: What its marks mean, with n.
+        at: Where the line of comparison stands.
+        log: The axis is logarithmic.
+        band: What is shaded, if anything.
+        view: What is to be seen, where intervals may go beyond it.
+    """
+    rows, series = (list(dict.fromkeys(names)) for names in ([m.row for m in marks], [m.series for m in marks]))
+    step = 0.7 / max(1, len(series))
+    with drawing(0.9 + max(0.34, 0.17 * len(series)) * len(rows) + 0.25 * (len(series) > 1)) as (figure, (axes,)):
+        if log:
+            scale_by_logarithm(axes)
+        if band is not None and all(map(math.isfinite, band)):
+            axes.axvspan(*band, color=INK, alpha=0.12, lw=0)
+        axes.axvline(at, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6)
+        for mark in marks:
+            number = series.index(mark.series)
+            place, look = rows.index(mark.row) + step * (number - (len(series) - 1) / 2), look_of(number)
+            axes.plot(mark.interval, [place] * 2, color=look["color"], lw=3, alpha=0.75, solid_capstyle="butt")
+            face = look["color"] if mark.is_sure else PAPER
+            axes.plot(mark.x, place, ms=6.5, mew=1.5, mfc=face, mec=look["color"], **look)
+            if not math.isfinite(mark.x):
+                edge, look = axes.get_yaxis_transform(), {"va": "center", "fontsize": 9, "color": look["color"]}
+                axes.annotate(mark.note, (0, place), (6, 0), edge, "offset points", **look)
+        axes.set_yticks(range(len(rows)), [clipped(row) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(view)
+        axes.set_xlabel(along)
+        if len(series) > 1:
+            name_series(axes, series)
         return Picture(finished(figure, alt), alt, caption)
 
 
@@ -140,30 +138,37 @@ def curves(of_values: Mapping[str, Sequence[Sequence[float]]], along: str, alt: 
             axes.fill_between(epochs, least, most, color=colour, alpha=0.15)
             axes.plot(epochs, [sum(one) / len(one) for one in columns], color=colour, lw=1.6, label=clipped(label))
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(along)
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
         return Picture(finished(figure, alt), alt, caption)
 
 
 def heat_map(
-    rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[float]], what: str, caption: str
+    rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[float]], across: str, what: str, caption: str
 ) -> Picture:
-    """Draw a table of differences as colours around 0; a cross where there is none."""
+    """Draw a table of differences as colours around 0; a cross where there is none.
+
+    Args:
+        rows, columns: What the cells are of.
+        cells: The differences, a row for each of `rows`.
+        across: What the columns are.
+        what: What the cells are.
+        caption: What is to be known of it.
+    """
     most = max((abs(x) for row in cells for x in row if math.isfinite(x)), default=1.0) or 1.0
-    with drawing(1.0 + 0.3 * len(rows)) as (figure, (axes,)):
+    are_long = max(map(len, columns)) > 3
+    with drawing(1.2 + 0.3 * len(rows) + 0.5 * are_long) as (figure, (axes,)):
         image = axes.imshow(cells, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
         for place, row in enumerate(cells):
             for column, x in enumerate(row):
                 if not math.isfinite(x):
                     axes.plot(column, place, "x", color=INK, ms=4, mew=0.8)
-        axes.set_xticks(range(len(columns)), columns, fontsize=8.5)
+        turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if are_long else {}
+        axes.set_xticks(range(len(columns)), [clipped(one, 18) for one in columns], fontsize=8.5, **turned)
         axes.set_yticks(range(len(rows)), [clipped(row) for row in rows])
+        axes.set_xlabel(across)
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, shrink=0.9).set_label(what)
-        alt = f"{what}, {len(rows)} values by {len(columns)} columns, from {-most:.2f} to {most:.2f}"
+        alt = f"{what}, {len(rows)} values by {len(columns)} columns ({across}), from {-most:.2f} to {most:.2f}"
         return Picture(finished(figure, alt), alt, caption)
-
-
-def clipped(text: str, most: int = 34) -> str:
-    """Return a name that fits beside a picture."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -9,12 +9,13 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from tdbench.errors import ConfigError, FolderError
+from tdbench.errors import ConfigError, FolderError, TdbenchError
 from tdbench.report.of_runs import learning_curves
+from tdbench.report.profiles import sections_of_profile
 from tdbench.report.reading import RunSource, Sources, SweepSource, read_sources
 from tdbench.report.searches import sections_of_search
 from tdbench.report.sections import sections_of
-from tdbench.report.words import Section
+from tdbench.report.words import Section, commands_of, environment_lines
 from tdbench.store.files import as_text, make_folder, open_file, write_atomically
 from tdbench.store.folders import RunFolder
 
@@ -43,18 +44,19 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Write the page and its tables, and return where the page is; see `tdbench.report`.
 
     Raises:
-        FolderError: A folder is none of tdbench's, or holds nothing that is finished; or `out` is a file of another's.
+        FolderError: A folder is none of tdbench's, or a table in it is damaged; or `out` is a file of another's.
+        TdbenchError: Nothing in the folders is finished.
     """
     if not folders:
-        raise ConfigError("report needs the folder of a run, a sweep or a search")
+        raise ConfigError("report needs the folder of a run, a sweep, a search or a profile")
     sources, page = read_sources([Path(folder) for folder in folders]), Path(out)
-    check_ours(page)
+    tables = page.with_name(f"{page.stem}_tables")
+    check_ours(page, tables)
     parts = parts_of(sources)
     if not parts:
-        raise FolderError(f"{', '.join(map(str, folders))}: no trial has finished, so that there is nothing to report")
+        raise TdbenchError(f"{'; '.join(sources.notes)}; so that there is nothing to report")
     title = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
     write_atomically(page, render(title, parts, sources.notes).encode())
-    tables = page.with_name(f"{page.stem}_tables")
     make_folder(tables)
     for part in parts:
         for table in (one for section in part.sections for one in section.tables):
@@ -68,14 +70,23 @@ def parts_of(sources: Sources) -> list[Part]:
     """Return what there is to say of each folder; one in which nothing is finished becomes a note."""
     parts: list[Part] = []
     for path in sources.searches:
-        parts.append(Part(f"Search {path.name}", anchor_of(f"search {path.name}", parts), sections_of_search(path)))
+        if sections := sections_of_search(path):
+            parts.append(Part(f"Search {path.name}", anchor_of(f"search {path.name}", parts), sections))
+        else:
+            sources.notes.append(f"{path}: no candidate has a result")
     for sweep in sources.sweeps:
-        if not any(trial["status"] == "done" for trial in sweep.trials):
+        if sweep.done:
+            parts.append(Part(sweep.name, anchor_of(sweep.name, parts), list(sections_of(sweep))))
+        else:
             sources.notes.append(f"{sweep.path}: no trial has finished")
-            continue
-        parts.append(Part(sweep.name, anchor_of(sweep.name, parts), list(sections_of(sweep))))
     for run in sources.runs:
         parts.append(Part(f"Run {run.path.name}", anchor_of(f"run {run.path.name}", parts), sections_of_run(run)))
+    for profile in sources.profiles:
+        name = f"Profile {profile.path.name}"
+        if profile.layer or profile.step:
+            parts.append(Part(name, anchor_of(name, parts), sections_of_profile(profile)))
+        else:
+            sources.notes.append(f"{profile.path}: its tables are empty")
     return parts
 
 
@@ -91,11 +102,9 @@ def sections_of_run(run: RunSource) -> list[Section]:
     trial = {"status": "done", "trial": run.path.name, "seed": "0", "run": run.path.name}
     alone = _Alone(run.path, {}, [], [trial], ["run"])
     curve = learning_curves(alone)
-    environment = [
-        f"{name}: {value}" for name, value in run.environment.items() if isinstance(value, (str, int, float))
-    ]
     found = [Section("The outcome", words, lines=told)]
-    return [*found, *([curve] if curve else []), Section("How it was run", lines=environment)]
+    how = Section("How it was run", code=commands_of(run.environments), lines=environment_lines(run.environments))
+    return [*found, *([curve] if curve else []), how]
 
 
 class _Alone(SweepSource):
@@ -108,8 +117,10 @@ class _Alone(SweepSource):
 def anchor_of(name: str, parts: Sequence[Part]) -> str:
     """Return a name for a part's place in the page and for its folder of tables, which no other has."""
     anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "part"
-    taken = [part.anchor for part in parts]
-    return anchor if anchor not in taken else f"{anchor}-{len(taken)}"
+    taken = {"content", "how-to-read", *(part.anchor for part in parts)}
+    return next(
+        one for one in (anchor, *(f"{anchor}-{number}" for number in range(2, 3 + len(taken)))) if one not in taken
+    )
 
 
 def render(title: str, parts: Sequence[Part], notes: Sequence[str]) -> str:
@@ -128,8 +139,8 @@ def render(title: str, parts: Sequence[Part], notes: Sequence[str]) -> str:
     return page.replace("<title>", f"{OURS}\n<title>", 1)
 
 
-def check_ours(page: Path) -> None:
-    """Check that what lies at a page's place, if anything, is a report of ours.
+def check_ours(page: Path, tables: Path) -> None:
+    """Check that what lies at the place of a page and of its tables, if anything, is a report of ours.
 
     Raises:
         FolderError: It is not.
@@ -137,6 +148,8 @@ def check_ours(page: Path) -> None:
     if page.is_dir():
         raise FolderError(f"--out {page} is a folder; name a file, such as {page / 'report.html'}")
     if not page.exists():
+        if tables.is_file() or (tables.is_dir() and any(tables.iterdir())):
+            raise FolderError(f"{tables}, where the tables go, holds something already; take another --out")
         return
     with open_file(page) as file:
         if OURS.encode() not in file.read(4096):

@@ -1,20 +1,19 @@
-"""What a report is made from: the folders of sweeps, searches and runs, as their tables say it, finished or not."""
+"""What a report is made from: the folders of sweeps, searches, runs and profiles, as their tables say it."""
 
-import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tdbench import __version__
-from tdbench.errors import FolderError
-from tdbench.store.files import open_file, read_tree
+from tdbench.errors import FolderError, nearest
+from tdbench.report.rows import Row, check_numbers, number, read_rows
+from tdbench.store.files import read_tree
 from tdbench.store.folders import (
     CONFIG,
-    ENVIRONMENT,
+    CONFIRM,
     METRICS,
     SUMMARY_TABLE,
     SWEEP,
@@ -24,10 +23,14 @@ from tdbench.store.folders import (
     RunFolder,
     SweepFolder,
 )
-from tdbench.store.rows import SummaryRow, columns
+from tdbench.store.profiles import LAYER, STEP
+from tdbench.store.rows import TEST_ERROR, SummaryRow, TrialState, columns
 
-Row = Mapping[str, str]
 BASELINES = ("baseline", "no baseline")
+ALWAYS_THERE = columns(SummaryRow)[: columns(SummaryRow).index("detectable")]  # in every release
+TEXT_OF_SUMMARY = ("verdict", "metric", "design", "looks")
+TEXT_OF_TRIALS = ("trial", "status", "digest", "error")
+TEXT_OF_PROFILES = ("method", "shape", "dtype", "memory_format", "device", "compile", "status", "model", "precision")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,14 @@ class SweepSource:
     @property
     def metric(self) -> str:
         """What the verdicts are about."""
-        return self.summary[0].get("metric") or "test_error_pct" if self.summary else "test_error_pct"
+        return self.summary[0].get("metric") or TEST_ERROR if self.summary else TEST_ERROR
+
+    @property
+    def own(self) -> tuple[str, str, str, str]:
+        """The columns of `summary.csv` with the metric's mean, deviation and interval."""
+        if self.metric == TEST_ERROR:
+            return "test_error_pct_mean", "test_error_pct_std", "ci95_low", "ci95_high"
+        return "metric_mean", "metric_std", "metric_ci95_low", "metric_ci95_high"
 
     @property
     def unit(self) -> str:
@@ -102,9 +112,19 @@ class SweepSource:
         """The column of `trials.csv` with the metric."""
         return self.metric if not self.trials or self.metric in self.trials[0] else f"metric.{self.metric}"
 
+    @property
+    def done(self) -> list[Row]:
+        """The trials that are done."""
+        return [trial for trial in self.trials if trial["status"] == TrialState.DONE]
+
     def run(self, trial: Row) -> "RunSource":
         """Return the run of a trial, of whose folder files may be missing."""
         return RunSource(SweepFolder(self.path).trial(trial["trial"]).path)
+
+    @cached_property
+    def environments(self) -> list[Mapping[str, Any]]:
+        """What the trials that are done ran on, where that is known."""
+        return [found for trial in self.done if (found := self.run(trial).environment)]
 
 
 @dataclass(frozen=True)
@@ -121,14 +141,31 @@ class RunSource:
         return []
 
     @cached_property
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Mapping[str, Any]:
         """What it ran on; empty where that is not known."""
-        return RunFolder(self.path).read_environment() if (self.path / ENVIRONMENT).exists() else {}
+        return RunFolder(self.path).read_environment()
 
     @cached_property
     def predictions(self) -> Predictions | None:
         """The outcome of each test image; None where that is not known."""
         return RunFolder(self.path).read_predictions()
+
+    @property
+    def environments(self) -> list[Mapping[str, Any]]:
+        """What it ran on, as of a sweep's trials."""
+        return [self.environment] if self.environment else []
+
+
+@dataclass(frozen=True)
+class ProfileSource(RunSource):
+    """A profile, from its folder; figures are numbers, and None where there are none.
+
+    Attributes:
+        layer, step: The rows of its two tables.
+    """
+
+    layer: Sequence[Mapping[str, Any]]
+    step: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -139,12 +176,14 @@ class Sources:
         sweeps: Sweeps, the confirmations of searches among them.
         runs: Single runs.
         searches: The folders of searches.
+        profiles: What methods cost.
         notes: What is to be known of them, in lines.
     """
 
     sweeps: list[SweepSource] = field(default_factory=list)
     runs: list[RunSource] = field(default_factory=list)
     searches: list[Path] = field(default_factory=list)
+    profiles: list[ProfileSource] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -155,64 +194,117 @@ def read_sources(paths: list[Path]) -> Sources:
         FolderError: One is no folder of tdbench's, or its tables cannot be read.
     """
     found = Sources()
-    for path in paths:
+    for path in dict.fromkeys(paths):
         if (path / TUNE).exists():
             found.searches.append(path)
-            if (path / "confirm" / SUMMARY_TABLE).exists():
-                found.sweeps.append(read_sweep(path / "confirm", found.notes))
+            if (path / CONFIRM / SWEEP).exists():
+                found.sweeps.append(read_sweep(path / CONFIRM, found.notes, f"Confirmation of {path.name}"))
         elif (path / SWEEP).exists():
             found.sweeps.append(read_sweep(path, found.notes))
+        elif (path / LAYER).exists() or (path / STEP).exists():
+            found.profiles.append(read_profile(path))
         elif (path / CONFIG).exists():
             found.runs.append(RunSource(path))
         else:
-            raise FolderError(f"{path} holds no sweep, no search and no run of tdbench")
+            raise no_folder_of_ours(path)
+    found.notes.extend(mixed_versions([*found.sweeps, *found.runs, *found.profiles]))
     return found
 
 
-def read_sweep(path: Path, notes: list[str]) -> SweepSource:
+def no_folder_of_ours(path: Path) -> FolderError:
+    """Return the error of a path that is no folder of tdbench's, with what may be meant."""
+    if path.is_file():
+        return FolderError(f"{path} is a file; name the folder of a run, a sweep, a search or a profile")
+    if not path.is_dir():
+        siblings = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+        return FolderError(f"there is no folder {path}{nearest(path.name, siblings)}")
+    inside = [
+        one for one in sorted(path.iterdir()) if any((one / name).exists() for name in (CONFIG, SWEEP, TUNE, STEP))
+    ]
+    told = f"; its folders do, such as {inside[0]}" if inside else ""
+    return FolderError(f"{path} holds no run, no sweep, no search and no profile of tdbench{told}")
+
+
+def read_sweep(path: Path, notes: list[str], name: str | None = None) -> SweepSource:
     """Read a sweep; what is odd about it goes into the notes.
 
+    Args:
+        path: Its folder.
+        notes: Where to say that another release wrote it.
+        name: What it is called; None: its title, or its folder.
+
     Raises:
-        FolderError: A table is missing or is not a sweep's.
+        FolderError: A table is missing, or is not a sweep's.
     """
-    experiment = read_tree(path / SWEEP) or {}
-    summary, trials = read_rows(path / SUMMARY_TABLE), read_rows(path / TRIALS_TABLE)
-    header = [*summary[0]] if summary else []
-    if "n" not in header or "verdict" not in header:
-        raise FolderError(f"{path / SUMMARY_TABLE} is not the table of a sweep: it lacks n or verdict")
+    experiment = tree_of(path / SWEEP) | ({"title": name} if name else {})
+    if not (path / SUMMARY_TABLE).exists() and not (path / TRIALS_TABLE).exists():
+        return SweepSource(path, experiment, [], [], [])  # it has just begun
+    summary = read_rows(path / SUMMARY_TABLE, ALWAYS_THERE)
+    header = [*summary[0]] if summary else ["n"]
     keys = header[: header.index("n")]
-    if lacking := [name for name in columns(SummaryRow) if name not in header]:
-        notes.append(f"{path} was written by another release than {__version__}: it lacks {', '.join(lacking[:4])}")
-    for number_of_row, row in enumerate(summary, 2):
-        for name in ("n", "delta_vs_baseline", "test_error_pct_mean"):
-            if row.get(name) and math.isnan(number(row[name])):
-                raise FolderError(f"{path / SUMMARY_TABLE}, line {number_of_row}: {name} is no number: {row[name]!r}")
+    trials = read_rows(path / TRIALS_TABLE, ["trial", "status", "seed", *keys, "error"])
+    check_numbers(path / SUMMARY_TABLE, summary, [*keys, *TEXT_OF_SUMMARY])
+    check_numbers(path / TRIALS_TABLE, trials, [*keys, *TEXT_OF_TRIALS])
+    states = [state.value for state in TrialState]
+    for line, trial in enumerate(trials, 2):
+        if trial["status"] not in states:
+            told = f"status must be one of {', '.join(states)}, got {trial['status']!r}"
+            raise FolderError(f"{path / TRIALS_TABLE}, line {line}: {told}{nearest(trial['status'], states)}")
+    known = columns(SummaryRow)
+    if summary and (lacking := [one for one in known if one not in header]):
+        more = f" and {len(lacking) - 4} more columns" if len(lacking) > 4 else ""
+        notes.append(f"{path} is of an earlier release of tdbench: it lacks {', '.join(lacking[:4])}{more}")
+    if later := [one for one in header[len(keys) :] if one not in known]:
+        notes.append(f"{path} is of a later release of tdbench, or was edited: {', '.join(later)} is not shown")
     return SweepSource(path, experiment, summary, trials, keys)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a table.
+def read_profile(path: Path) -> ProfileSource:
+    """Read a profile.
 
     Raises:
-        FolderError: It is missing, or cut short.
+        FolderError: A table of it is damaged.
+    """
+    tables = []
+    for name, needed in (
+        (LAYER, ("method", "shape", "dtype", "memory_format", "total_ms", "floor_ratio", "status")),
+        (STEP, ("method", "batch_size", "step_ms", "overhead_pct", "n", "status")),
+    ):
+        rows = read_rows(path / name, needed) if (path / name).exists() else []
+        check_numbers(path / name, rows, TEXT_OF_PROFILES)
+        tables.append([{column: typed(column, cell) for column, cell in row.items()} for row in rows])
+    layer, step = tables
+    return ProfileSource(path, layer, step)
+
+
+def typed(column: str, cell: str) -> str | float | int | None:
+    """Return a cell of a profile as the number that it is; None where there is none."""
+    if column in TEXT_OF_PROFILES:
+        return cell
+    return None if not cell else int(cell) if cell.isdigit() else float(cell)
+
+
+def mixed_versions(sources: Sequence[SweepSource | RunSource]) -> list[str]:
+    """Return a line for each of tdbench and torch that was not the same in all runs of the report."""
+    lines = []
+    for name in ("tdbench", "torch"):
+        versions: dict[str, list[str]] = {}
+        for source in sources:
+            for version in {str(one[name]): None for one in source.environments if name in one}:
+                versions.setdefault(version, []).append(str(source.path))
+        if len(versions) > 1:
+            told = "; ".join(f"{version} in {', '.join(where)}" for version, where in versions.items())
+            lines.append(f"Mixed versions of {name}: {told}")
+    return lines
+
+
+def tree_of(path: Path) -> dict[str, Any]:
+    """Return what is in a YAML file of tdbench's.
+
+    Raises:
+        FolderError: It is damaged.
     """
     try:
-        with open_file(path) as file:
-            reader = csv.DictReader(file.read().decode("utf-8").splitlines())
-            rows: list[Row] = list(reader)
-    except FileNotFoundError:
-        raise FolderError(f"{path} is missing: no table has been written there yet") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from error
-    for line, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise FolderError(f"{path}, line {line}: it has more or fewer cells than the header")
-    return rows
-
-
-def number(text: str | None) -> float:
-    """Return a figure of a table; NaN where there is none."""
-    try:
-        return float(text) if text else math.nan
-    except ValueError:
-        return math.nan
+        return read_tree(path) or {}
+    except FolderError as error:
+        raise FolderError(f"{path} is damaged, or not one that tdbench wrote") from error

@@ -1,16 +1,30 @@
 """What a report says of a sweep, section by section: words, pictures and tables from the rows that the sweep wrote."""
 
 import math
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterator
 
-from tdbench.report.charts import Bar, forest, heat_map, scatter
+from tdbench.report.charts import Bar, forest, heat_map
 from tdbench.report.of_runs import learning_curves, per_class
-from tdbench.report.reading import Row, RunSource, SweepSource, number
+from tdbench.report.reading import SweepSource
+from tdbench.report.rows import Row, number
+from tdbench.report.scatter import MOST_NAMED, scatter
 from tdbench.report.tables import Table
-from tdbench.report.words import DECIDED, Section, form_of, n_of, shown
-from tdbench.store.rows import SECONDARY
+from tdbench.report.words import (
+    DECIDED,
+    Section,
+    between,
+    commands_of,
+    environment_lines,
+    form_of,
+    n_of,
+    settings_of,
+    shown,
+)
+from tdbench.store.folders import SWEEP
+from tdbench.store.rows import SECONDARY, TrialState
 
 
 def sections_of(sweep: SweepSource) -> Iterator[Section]:
@@ -73,11 +87,6 @@ def kind_of(row: Row) -> str:
 def figures(sweep: SweepSource) -> Section:
     """Return the table of the sweep."""
     form = form_of(sweep)
-    own = (
-        ("metric_mean", "metric_std")
-        if sweep.metric != "test_error_pct"
-        else ("test_error_pct_mean", "test_error_pct_std")
-    )
     headings = [
         *sweep.keys,
         "n",
@@ -89,10 +98,9 @@ def figures(sweep: SweepSource) -> Section:
     ]
     rows = []
     for row in sweep.summary:
-        mean, std = (shown(number(row.get(name)), form.lstrip("+")) for name in own)
-        low, high = (shown(number(row[name]), form) for name in ("delta_ci95_low", "delta_ci95_high"))
+        mean, std = (shown(number(row.get(name)), form.lstrip("+")) for name in sweep.own[:2])
         better = f"{row['num_better']} of {row['n']}" if row.get("num_better") else "—"
-        interval = f"{low} to {high}" if low != "—" else "—"
+        interval = between(number(row["delta_ci95_low"]), number(row["delta_ci95_high"]), form)
         difference, p = shown(number(row["delta_vs_baseline"]), form), shown(number(row["p_holm"]), ".3f")
         rows.append(
             [
@@ -145,7 +153,7 @@ def batch_norm(sweep: SweepSource) -> Section | None:
             sweep.label(row),
             shown(number(row["delta_vs_baseline"]), "+.2f"),
             shown(number(row["delta_bn_vs_baseline"]), "+.2f"),
-            f"{shown(number(row['delta_bn_ci95_low']), '+.2f')} to {shown(number(row['delta_bn_ci95_high']), '+.2f')}",
+            between(number(row.get("delta_bn_ci95_low")), number(row.get("delta_bn_ci95_high")), "+.2f"),
         ]
         for row in rows
     ]
@@ -165,43 +173,55 @@ def cost(sweep: SweepSource) -> Section | None:
         speed, error = number(row["train_img_per_s"]), number(row["test_error_pct_mean"])
         if speed > 0 and not math.isnan(error):
             half = (number(row["ci95_high"]) - number(row["ci95_low"])) / 2
-            points[sweep.label(row)] = (1000 / speed, error, half)
+            points[sweep.label(row)] = (1e6 / speed, error, half)
     if len(points) < 2:
         return None
     front = [
         label
-        for label, (time_ms, error, _) in points.items()
-        if not any(t <= time_ms and e <= error and (t, e) != (time_ms, error) for t, e, _ in points.values())
+        for label, (time_us, error, _) in points.items()
+        if not any(t <= time_us and e <= error and (t, e) != (time_us, error) for t, e, _ in points.values())
     ]
-    words = [f"Nothing is both faster and better, in the mean, than {', '.join(front)}: the Pareto front."]
+    words = [f"The Pareto front, than which nothing is both faster and better in the mean: {', '.join(front)}."]
     caption = f"{n_of(sweep.summary)}; bars: 95 % intervals of the means."
     picture = scatter(
         points,
-        "milliseconds per training image",
+        "microseconds per training image",
         "test error %",
         "Test error against the time of a training image",
         caption,
+        None if len(points) <= MOST_NAMED else front,
     )
     return Section("Cost beside benefit", words, [picture])
 
 
 def realised_share(sweep: SweepSource) -> Section | None:
-    """Return the error against what was really dropped."""
-    points = {
-        sweep.label(row): (
-            number(row["dropped_pct"]),
-            number(row["delta_vs_baseline"]),
-            (number(row["delta_ci95_high"]) - number(row["delta_ci95_low"])) / 2,
-        )
-        for row in sweep.compared
-        if row["dropped_pct"] and row["delta_vs_baseline"]
-    }
-    if len(points) < 2:
-        return None
-    caption = f"{n_of(sweep.compared)}; bars: the intervals of the differences."
-    alt = "Difference from the baseline against the share of units dropped"
-    picture = scatter(points, "share of units dropped, %", f"difference ({sweep.unit})", alt, caption)
-    return Section("Effect against the realised share", (), [picture])
+    """Return the metric, and its difference from the baseline's, against what was really dropped."""
+    mean, _, low, high = sweep.own
+    pictures = []
+    for rows, names, along, what in (
+        (sweep.summary, (mean, low, high), sweep.metric, "means"),
+        (
+            sweep.compared,
+            ("delta_vs_baseline", "delta_ci95_low", "delta_ci95_high"),
+            f"difference ({sweep.unit})",
+            "differences",
+        ),
+    ):
+        points = {
+            sweep.label(row): (
+                number(row["dropped_pct"]),
+                number(row[names[0]]),
+                (number(row[names[2]]) - number(row[names[1]])) / 2,
+            )
+            for row in rows
+            if row["dropped_pct"] and row.get(names[0])
+        }
+        if len(points) > 1:
+            caption = f"{n_of(rows)}; bars: 95 % intervals of the {what}."
+            alt = f"{along} against the share of units dropped"
+            named = None if len(points) <= MOST_NAMED else [sweep.label(row) for row in rows if kind_of(row) in DECIDED]
+            pictures.append(scatter(points, "share of units dropped, %", along, alt, caption, named))
+    return Section("Error against the realised share", (), pictures) if pictures else None
 
 
 def secondary(sweep: SweepSource) -> Section | None:
@@ -214,10 +234,8 @@ def secondary(sweep: SweepSource) -> Section | None:
         cells = [sweep.label(row)]
         for name in SECONDARY:
             form = "+.2f" if "_pct" in name else "+.4f"
-            mean, low, high = (
-                shown(number(row.get(f"delta_{name}{end}")), form) for end in ("", "_ci95_low", "_ci95_high")
-            )
-            cells.append(f"{mean} ({low} to {high})")
+            mean, low, high = (number(row.get(f"delta_{name}{end}")) for end in ("", "_ci95_low", "_ci95_high"))
+            cells.append(f"{shown(mean, form)} ({between(low, high, form)})")
         lines.append(cells)
     caption = "Mean paired differences with t intervals, uncorrected; less is better. No verdict is about them."
     table = Table("secondary", caption, ["value", "test loss", "calibration error (ECE), points", "Brier score"], lines)
@@ -234,14 +252,14 @@ def seeds_and_failures(sweep: SweepSource) -> Section | None:
         caption = "Each seed's difference from the baseline; a cross: no pair that counts."
         columns = [str(seed) for seed in seeds]
         pictures.append(
-            heat_map([sweep.label(row) for row in rows], columns, cells, f"difference ({sweep.unit})", caption)
+            heat_map([sweep.label(row) for row in rows], columns, cells, "seed", f"difference ({sweep.unit})", caption)
         )
     lines = [
         ": ".join(
             [f"{sweep.label(trial)}, seed {trial['seed']}", trial["status"], *([trial["error"]] * bool(trial["error"]))]
         )
         for trial in sweep.trials
-        if trial["status"] != "done"
+        if trial["status"] != TrialState.DONE
     ]
     if not pictures and not lines:
         return None
@@ -250,14 +268,8 @@ def seeds_and_failures(sweep: SweepSource) -> Section | None:
 
 
 def how_it_was_run(sweep: SweepSource) -> Section:
-    """Return the command, what all trials share, and what they ran on."""
-    environments: list[RunSource] = [sweep.run(trial) for trial in sweep.trials if trial["status"] == "done"]
-    told = next((run.environment for run in environments if run.environment), {})
-    lines = [f"{name}: {value}" for name, value in told.items() if isinstance(value, (str, int, float)) and value != ""]
-    code = [f"tdbench ablate {sweep.path.name}/sweep.yaml"]
-    settings = [
-        f"{name}: {value}" for name, value in sweep.experiment.items() if name in ("seeds", "baseline", "metric")
-    ]
-    shared = sweep.experiment.get("base") or {}
-    settings += [f"{section}: {values}" for section, values in shared.items()]
-    return Section("How it was run", ["This repeats the sweep:"], code=code, lines=[*settings, *lines])
+    """Return the commands, what all trials share, and what they ran on."""
+    words = ["How it was called, where its runs tell, and what repeats it:"]
+    code = [*commands_of(sweep.environments), f"tdbench ablate {shlex.quote(str(sweep.path / SWEEP))}"]
+    settings = [line.removeprefix("base.") for line in settings_of(sweep.experiment)]
+    return Section("How it was run", words, code=code, lines=[*settings, *environment_lines(sweep.environments)])

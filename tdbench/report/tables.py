@@ -37,6 +37,11 @@ class Table:
         """Return for each cell what it is sorted by: the first number in it, or its text."""
         return [[sort_key(cell) for cell in row] for row in self.rows]
 
+    def text_columns(self) -> list[bool]:
+        """Return for each column whether it holds text: it is the first, or no cell of it begins with a number."""
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.headings)
+        return [place == 0 or not any(map(leading_number, column)) for place, column in enumerate(columns)]
+
     def markdown(self) -> str:
         """Return the table as Markdown."""
         escaped = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
@@ -47,7 +52,7 @@ class Table:
         """Return the table in LaTeX, for booktabs."""
         lines = [" & ".join(map(latex_text, row)) + r" \\" for row in self.rows]
         head = " & ".join(map(latex_text, self.headings)) + r" \\"
-        columns = "l" + "r" * (len(self.headings) - 1)
+        columns = "".join("l" if is_text else "r" for is_text in self.text_columns())
         body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
         return (
             f"\\begin{{table}}\n\\caption{{{latex_text(self.caption)}}}\n\\begin{{tabular}}{{{columns}}}\n{body}\n"
@@ -68,9 +73,14 @@ class Table:
 
 
 def sort_key(cell: str) -> str:
-    """Return what a cell is sorted by."""
+    """Return what a cell is sorted by: the number that it begins with, or its text."""
+    return leading_number(cell) or cell
+
+
+def leading_number(cell: str) -> str | None:
+    """Return the number that a cell begins with, as programs write it."""
     found = re.match(r"[^\d+\-−.]{0,2}([+\-−]?[\d,]*\.?\d+)", cell)
-    return found[1].replace("−", "-").replace(",", "") if found else cell
+    return found[1].replace("−", "-").replace(",", "") if found else None
 
 
 def latex_text(text: str) -> str:
