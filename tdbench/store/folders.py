@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONFIG, ENVIRONMENT, METRICS, RESULT = "config.yaml", "environment.json", "metrics.csv", "result.json"
 CHECKPOINT = "checkpoint.pt"
 SWEEP, TRIALS, TRIALS_TABLE, SUMMARY_TABLE = "sweep.yaml", "trials", "trials.csv", "summary.csv"
-SUMMARY_TEXT, PLOT_PNG, PLOT_SVG = "summary.md", "plot.png", "plot.svg"
+SUMMARY_TEXT, PLOT_PNG, PLOT_SVG, PLOT_PDF = "summary.md", "plot.png", "plot.svg", "plot.pdf"
 TUNE, CANDIDATES, IMPORTANCE, PROMISED = "tune.yaml", "candidates.csv", "importance.csv", "promised.csv"  # of a search
 CONFIRM = "confirm"  # in a search's folder, a sweep's
 REMEMBERED_SUMMARY = ".summary.json"

@@ -1,7 +1,7 @@
 """What a sweep leaves for people: `summary.md` and the plot, beside the tables for programs."""
 
 from tdbench.store.files import read_file, write_atomically
-from tdbench.store.folders import PLOT_PNG, PLOT_SVG, SUMMARY_TEXT
+from tdbench.store.folders import PLOT_PDF, PLOT_PNG, PLOT_SVG, SUMMARY_TEXT
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import summary_markdown
 
@@ -24,12 +24,12 @@ def write_report(sweep: Sweep, tables: Tables) -> None:
         smallest=experiment.smallest,
         more_is_better=experiment.more_is_better,
     )
-    pictures = folder / PLOT_PNG, folder / PLOT_SVG
+    pictures = folder / PLOT_PNG, folder / PLOT_SVG  # the PDF came later: for its sake no finished sweep is drawn again
     is_old = (folder / SUMMARY_TEXT).is_file() and read_file(folder / SUMMARY_TEXT) == text.encode()
     if is_old and all(path.exists() for path in pictures):
         return  # drawing is the slowest part of looking again at a large sweep
     if any(row.n for row in rows):
         from tdbench.sweep.plots import plot_sweep  # matplotlib is not for a sweep whose picture is there
 
-        plot_sweep(rows, plan.keys, *pictures, subject=plan.subject(), trials=trials)
+        plot_sweep(rows, plan.keys, *pictures, subject=plan.subject(), pdf=folder / PLOT_PDF, trials=trials)
     write_atomically(folder / SUMMARY_TEXT, text.encode())  # last: it says that the pictures are as new

@@ -45,7 +45,7 @@ def copied(finished, tmp_path):
 
 def test_a_sweep_leaves_its_tables_under_their_fixed_names(finished):
     folder, outcome = finished
-    assert {"sweep.yaml", "trials", "trials.csv", "summary.csv", "summary.md", "plot.png", "plot.svg"} <= {
+    assert {"sweep.yaml", "trials", "trials.csv", "summary.csv", "summary.md", "plot.png", "plot.svg", "plot.pdf"} <= {
         path.name for path in folder.iterdir()
     }
     with (folder / "summary.csv").open() as file:

@@ -213,13 +213,23 @@ def test_names_are_no_formulas_and_no_markup(tmp_path):
 
 def test_the_same_table_gives_the_same_bytes_whatever_the_users_style(tmp_path):
     rows, trials = sweep(NUMBERS, ("none",))
-    files = ("plot.png", "plot.svg")
-    draw(tmp_path, rows, trials)
+    files = ("plot.pdf", "plot.png", "plot.svg")
+    draw(tmp_path, rows, trials, pdf=tmp_path / "plot.pdf")
     before = [(tmp_path / name).read_bytes() for name in files]
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "path", "axes.facecolor": "red"}):
-        draw(tmp_path, rows, trials)
+        draw(tmp_path, rows, trials, pdf=tmp_path / "plot.pdf")
     assert [(tmp_path / name).read_bytes() for name in files] == before
     assert sorted(os.listdir(tmp_path)) == sorted(files)
+
+
+def test_the_pdf_embeds_no_font_and_no_time_and_leaves_the_svg_its_text(tmp_path):
+    rows, trials = sweep(NUMBERS, ("none",))
+    _, texts = draw(tmp_path, rows, trials, pdf=tmp_path / "plot.pdf")
+    content = (tmp_path / "plot.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert b"/Type /Font" not in content
+    assert b"CreationDate" not in content
+    assert f"block_size: {SUBJECT}" in texts
 
 
 def test_no_display_and_no_global_state_of_pyplot_is_needed(tmp_path):

@@ -62,6 +62,7 @@ def plot_sweep(
     svg: Path,
     *,
     subject: str,
+    pdf: Path | None = None,
     trials: Sequence[TrialRow] = (),
     units: Mapping[str, str] | None = None,
 ) -> None:
@@ -73,6 +74,7 @@ def plot_sweep(
         png: The file to write.
         svg: The file to write, its text as text.
         subject: What all trials share, for the title: `targetdrop, resnet8 on digits, 20 epochs`.
+        pdf: The file to write, its text drawn; None: none is asked for.
         trials: One per trial; each that is done gives a pale dot.
         units: What a key is measured in, for its axis: `{"block_size": "feature-map pixels"}`.
 
@@ -84,6 +86,9 @@ def plot_sweep(
         title, about = f"{' × '.join(keys)}: {subject}", caption(sweep, rows)
         figure = draw_sweep(sweep, differences(sweep, rows, keys, trials), title, about, units or {})
         pixels, vectors = pictures.render(figure, DPI)
+        pages = None if pdf is None else pictures.as_pdf(figure)
+    if pdf is not None and pages is not None:
+        write_atomically(pdf, pages)
     write_atomically(png, pixels)
     write_atomically(svg, vectors)
 
