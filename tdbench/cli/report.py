@@ -10,7 +10,10 @@ from tdbench.cli import options
 Folders = Annotated[
     list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, sweeps, searches and profiles.")
 ]
-Page = Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page; its tables go beside it.")]
+Page = Annotated[
+    Path,
+    typer.Option("--out", metavar="FILE.html", help="The page; its tables go beside it."),
+]
 
 
 def report_command(folders: Folders, out: Page = Path("report.html"), quiet: options.Quiet = False) -> None:

@@ -117,8 +117,9 @@ def intervals(
             face = look["color"] if mark.is_sure else PAPER
             axes.plot(mark.x, place, ms=6.5, mew=1.5, mfc=face, mec=look["color"], **look)
             if not math.isfinite(mark.x):
-                edge, look = axes.get_yaxis_transform(), {"va": "center", "fontsize": 9, "color": look["color"]}
-                axes.annotate(mark.note, (0, place), (6, 0), edge, "offset points", **look)
+                edge = axes.get_yaxis_transform()
+                axes.plot(0, place, ms=4, transform=edge, clip_on=False, **look)
+                axes.annotate(mark.note, (0, place), (7, 0), edge, "offset points", va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), [clipped(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(view)

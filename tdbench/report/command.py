@@ -50,7 +50,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     if not folders:
         raise ConfigError("report needs the folder of a run, a sweep, a search or a profile")
     sources, page = read_sources([Path(folder) for folder in folders]), Path(out)
-    tables = page.with_name(f"{page.stem}_tables")
+    tables = page.parent / f"{page.stem}_tables"
     check_ours(page, tables)
     parts = parts_of(sources)
     if not parts:
@@ -92,7 +92,7 @@ def parts_of(sources: Sources) -> list[Part]:
 
 def sections_of_run(run: RunSource) -> list[Section]:
     """Return what there is to say of a single run: its outcome, its curves, and how it was run."""
-    result = RunFolder(run.path).read_result()
+    result = RunFolder(run.path).read_result("leave this folder out")
     told = (
         []
         if result is None
@@ -145,7 +145,7 @@ def check_ours(page: Path, tables: Path) -> None:
     Raises:
         FolderError: It is not.
     """
-    if page.is_dir():
+    if not page.name or page.is_dir():
         raise FolderError(f"--out {page} is a folder; name a file, such as {page / 'report.html'}")
     if not page.exists():
         if tables.is_file() or (tables.is_dir() and any(tables.iterdir())):

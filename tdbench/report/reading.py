@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.errors import FolderError, nearest
-from tdbench.report.rows import Row, check_numbers, number, read_rows
+from tdbench.report.rows import Row, check_numbers, number, read_rows, some_of
 from tdbench.store.files import read_tree
 from tdbench.store.folders import (
     CONFIG,
@@ -252,10 +252,9 @@ def read_sweep(path: Path, notes: list[str], name: str | None = None) -> SweepSo
             raise FolderError(f"{path / TRIALS_TABLE}, line {line}: {told}{nearest(trial['status'], states)}")
     known = columns(SummaryRow)
     if summary and (lacking := [one for one in known if one not in header]):
-        more = f" and {len(lacking) - 4} more columns" if len(lacking) > 4 else ""
-        notes.append(f"{path} is of an earlier release of tdbench: it lacks {', '.join(lacking[:4])}{more}")
+        notes.append(f"{path} is of an earlier release of tdbench: it lacks {some_of(lacking)}")
     if later := [one for one in header[len(keys) :] if one not in known]:
-        notes.append(f"{path} is of a later release of tdbench, or was edited: {', '.join(later)} is not shown")
+        notes.append(f"{path} is of a later release of tdbench, or was edited: {some_of(later)} is not shown")
     return SweepSource(path, experiment, summary, trials, keys)
 
 

@@ -31,11 +31,17 @@ def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
     except (OSError, ValueError, csv.Error) as error:
         raise FolderError(f"{path} cannot be read: {error}") from error
     if lacking := [name for name in needed if name not in (reader.fieldnames or ())]:
-        raise FolderError(f"{path} is not the table that it should be: it lacks {', '.join(lacking)}")
+        raise FolderError(f"{path} is not the table that it should be: it lacks {some_of(lacking)}")
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise FolderError(f"{path}, line {line}: it has more or fewer cells than the header")
     return rows
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return names in a line, of many the first and how many more there are."""
+    most = 4
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
 
 
 def check_numbers(path: Path, rows: Sequence[Row], text: Collection[str]) -> None:

@@ -1,0 +1,107 @@
+"""What a report is made from: folders are told apart, and what is wrong with one is told with file and line."""
+
+import csv
+import re
+import shutil
+
+import pytest
+
+from tdbench.errors import FolderError
+from tdbench.report.reading import read_sources
+from tdbench.report.sections import how_it_was_run
+from tests.report.conftest import FASHION, RESULTS, copied, run_of
+
+
+def test_kinds_of_folders_are_told_apart(tmp_path):
+    sources = read_sources([FASHION, run_of(tmp_path / "run", "0.3.0")])
+    assert (len(sources.sweeps), len(sources.runs), len(sources.searches), len(sources.profiles)) == (1, 1, 0, 0)
+
+
+DAMAGE = {
+    "cut short": (
+        "trials.csv",
+        lambda text: text[: len(text) // 2],
+        r"trials\.csv, line \d+: it has more or fewer cells",
+    ),
+    "a word for n": (
+        "summary.csv",
+        lambda text: text.replace("0.05,9,", "0.05,nine,"),
+        r"line 3: n is no whole number",
+    ),
+    "a word for a figure": (
+        "summary.csv",
+        lambda text: text.replace("0.05,9,15.7", "0.05,9,x15.7"),
+        r"summary\.csv, line 3: test_error_pct_mean is no number: 'x15.7",
+    ),
+    "half a seed": ("trials.csv", lambda text: text.replace(",done,0,", ",done,0.5,", 1), r"line 2: seed is no whole"),
+    "no status": (
+        "trials.csv",
+        lambda text: text.replace(",done,", ",dome,", 1),
+        r"line 2: status must be one of .*, got 'dome'; did you mean done\?",
+    ),
+    "a column less": ("summary.csv", lambda text: text.replace("p_holm", "p"), "it lacks p_holm"),
+    "another key": ("summary.csv", lambda text: text.replace("drop_ratio", "ratio"), r"trials\.csv .* lacks ratio"),
+    "nothing": ("summary.csv", lambda text: "", "it lacks n, test_error_pct_mean"),
+    "semicolons": ("summary.csv", lambda text: text.replace(",", ";"), "it lacks n, test_error_pct_mean"),
+    "no YAML": ("sweep.yaml", lambda text: "[", r"sweep\.yaml is damaged"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_a_table_that_was_cut_short_or_edited_is_told_by_its_row(name, change, words, tmp_path):
+    sweep = copied(FASHION, tmp_path, **{name.replace(".", "_"): change})
+    with pytest.raises(FolderError, match=words):
+        read_sources([sweep])
+
+
+def test_what_a_spreadsheet_adds_to_a_table_is_no_fault(tmp_path):
+    saved = copied(FASHION, tmp_path, summary_csv=lambda text: "\ufeff" + text.replace("\n", "\r\n"))
+    (sweep,) = read_sources([saved]).sweeps
+    assert sweep.keys == ["drop_ratio"]
+    assert [row["verdict"] for row in sweep.summary if row["drop_ratio"] == "0.5"] == ["hurts"]
+
+
+def test_what_is_no_folder_of_ours_is_refused_with_what_may_be_meant(tmp_path):
+    (tmp_path / "file").write_text("")
+    shutil.copytree(FASHION, tmp_path / "sweep")
+    for path, words in {
+        tmp_path: rf"holds no run, no sweep.*; its folders do, such as {tmp_path}/sweep",
+        tmp_path / "swep": r"there is no folder .*; did you mean sweep\?",
+        tmp_path / "file": "is a file; name the folder",
+    }.items():
+        with pytest.raises(FolderError, match=words):
+            read_sources([path])
+
+
+def test_results_of_another_release_are_shown_and_told(tmp_path):
+    (note,) = read_sources([RESULTS / "block_size"]).notes
+    assert "block_size is of an earlier release of tdbench: it lacks" in note
+    later = copied(
+        FASHION, tmp_path, summary_csv=lambda text: re.sub("(?m)(.)$", r"\1,1", text).replace(",1", ",fun", 1)
+    )
+    assert any(
+        "is of a later release of tdbench, or was edited: fun is not shown" in one
+        for one in read_sources([later]).notes
+    )
+
+
+def test_runs_of_mixed_releases_are_told_and_still_shown(tmp_path):
+    runs = [run_of(tmp_path / name, release) for name, release in {"one": "0.2.0", "two": "0.3.0"}.items()]
+    sources = read_sources(runs)
+    assert sources.notes == [f"Mixed versions of tdbench: 0.2.0 in {tmp_path}/one; 0.3.0 in {tmp_path}/two"]
+    assert len(sources.runs) == 2
+    assert read_sources(runs[:1]).notes == []
+
+
+def test_the_trials_of_a_sweep_tell_its_command_and_every_machine_that_it_ran_on(tmp_path):
+    sweep = copied(FASHION, tmp_path)
+    with open(sweep / "trials.csv") as file:
+        done = [row["trial"] for row in csv.DictReader(file) if row["status"] == "done"]
+    for number, trial in enumerate(done):
+        run_of(sweep / "trials" / trial, "0.2.0" if number else "0.1.0")
+    sources = read_sources([sweep])
+    section = how_it_was_run(sources.sweeps[0])
+    assert section.code == ["tdbench train --out 'a b'", f"tdbench ablate {sweep}/sweep.yaml"]
+    assert f"tdbench: 0.1.0 (1 run); 0.2.0 ({len(done) - 1} runs)" in section.lines
+    assert "training.epochs: 40" in section.lines
+    assert f"Mixed versions of tdbench: 0.1.0 in {sweep}; 0.2.0 in {sweep}" in sources.notes
