@@ -12,9 +12,10 @@ from markupsafe import Markup
 from tdbench.errors import ConfigError, FolderError, TdbenchError
 from tdbench.report.of_runs import learning_curves
 from tdbench.report.profiles import sections_of_profile
-from tdbench.report.reading import RunSource, Sources, SweepSource, read_sources
+from tdbench.report.reading import Sources, read_sources
 from tdbench.report.searches import sections_of_search
 from tdbench.report.sections import sections_of
+from tdbench.report.sources import RunSource, SweepSource
 from tdbench.report.words import Section, commands_of, environment_lines
 from tdbench.store.files import as_text, make_folder, open_file, write_atomically
 from tdbench.store.folders import RunFolder
@@ -55,7 +56,8 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     parts = parts_of(sources)
     if not parts:
         raise TdbenchError(f"{'; '.join(sources.notes)}; so that there is nothing to report")
-    title = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
+    names = [part.name for part in parts]
+    title = " and ".join(names if len(names) < 3 else [names[0], f"{len(names) - 1} more"])
     write_atomically(page, render(title, parts, sources.notes).encode())
     make_folder(tables)
     for part in parts:

@@ -4,8 +4,8 @@ import statistics
 from collections import defaultdict
 
 from tdbench.report.charts import curves, heat_map
-from tdbench.report.reading import SweepSource
 from tdbench.report.rows import Row, number
+from tdbench.report.sources import SweepSource
 from tdbench.report.words import MOST_CLASSES, MOST_CURVES, Section
 
 

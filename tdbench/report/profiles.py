@@ -8,7 +8,7 @@ from typing import Any
 
 from tdbench.report.charts import Mark, intervals
 from tdbench.report.drawing import Picture
-from tdbench.report.reading import ProfileSource
+from tdbench.report.sources import ProfileSource
 from tdbench.report.tables import Table
 from tdbench.report.words import Section, commands_of, environment_lines
 from tdbench.store.profiles import (

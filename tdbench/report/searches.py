@@ -8,9 +8,10 @@ from pathlib import Path
 from tdbench.report.charts import Mark, intervals
 from tdbench.report.drawing import Picture, is_wide
 from tdbench.report.parallel import parallel
-from tdbench.report.reading import RunSource, tree_of
+from tdbench.report.reading import tree_of
 from tdbench.report.rows import Row, check_numbers, number, read_rows
 from tdbench.report.scatter import scatter
+from tdbench.report.sources import RunSource
 from tdbench.report.tables import Table
 from tdbench.report.words import DECIDED, Section, between, commands_of, environment_lines, settings_of, shown
 from tdbench.store.folders import CANDIDATES, IMPORTANCE, PROMISED, TRIALS, TUNE

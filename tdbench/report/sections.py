@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from tdbench.report.charts import Bar, forest, heat_map
 from tdbench.report.of_runs import learning_curves, per_class
-from tdbench.report.reading import SweepSource
 from tdbench.report.rows import Row, number
 from tdbench.report.scatter import MOST_NAMED, scatter
+from tdbench.report.sources import BASELINES, SweepSource
 from tdbench.report.tables import Table
 from tdbench.report.words import (
     DECIDED,
@@ -44,10 +44,11 @@ def verdict(sweep: SweepSource) -> Section:
     rows = sweep.compared
     kinds = Counter(kind_of(row) for row in rows)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing is compared"
-    baselines = ", ".join(dict.fromkeys(sweep.label(row) for row in sweep.summary if row["verdict"] == "baseline"))
+    baselines = [sweep.label(row) for row in sweep.summary if row["verdict"] == "baseline"]
+    with_what = baselines[0] if len(baselines) == 1 else "their own baselines" if baselines else "nothing"
     design = "a fixed number of seeds" if sweep.design == "fixed" else f"a sequential design of {sweep.design} seeds"
     words = [
-        f"{len(rows)} values compared with {baselines or 'nothing'} by {sweep.metric}, seed by seed, {n_of(rows)}, "
+        f"{len(rows)} values compared with {with_what} by {sweep.metric}, seed by seed, {n_of(rows)}, "
         f"α = 0.05 for the whole family (Holm), {design}: {told}."
     ]
     words += [decided(sweep, row) for row in rows if kind_of(row) in DECIDED]
@@ -120,13 +121,14 @@ def figures(sweep: SweepSource) -> Section:
 
 def was_it_on(sweep: SweepSource) -> Section:
     """Return what each value really dropped."""
-    rows = []
+    rows, off = [], []
     for row in sweep.summary:
         shares = [*sweep.by_seed(row, "dropped_pct").values()]
         if shares:
             spread = f"{shown(min(shares), '.3f')} to {shown(max(shares), '.3f')}"
             rows.append([sweep.label(row), shown(statistics.fmean(shares), ".3f"), spread, str(len(shares))])
-    off = [row[0] for row, source in zip(rows, sweep.summary, strict=False) if row[1] == "0.000" and is_method(source)]
+            is_method = row["verdict"] not in BASELINES and "none" not in (row[key] for key in sweep.keys)
+            off += [sweep.label(row)] * (is_method and not any(shares))
     words = [
         "The share of units that the layer's mask really set to zero, counted at the sites on every training step."
     ]
@@ -136,11 +138,6 @@ def was_it_on(sweep: SweepSource) -> Section:
     return Section(
         "Was it on?", words, tables=[Table("dropped", caption, ["value", "dropped %", "range", "runs"], rows)]
     )
-
-
-def is_method(row: Row) -> bool:
-    """Return whether a row is of a regularizer, and not of the baseline without one."""
-    return row["verdict"] not in ("baseline", "no baseline")
 
 
 def batch_norm(sweep: SweepSource) -> Section | None:
@@ -248,7 +245,8 @@ def seeds_and_failures(sweep: SweepSource) -> Section | None:
     rows = [row for row in sweep.compared if sweep.pairs(row)]
     pictures = []
     if rows and len(seeds) > 1:
-        cells = [[sweep.pairs(row).get(seed, math.nan) for seed in seeds] for row in rows]
+        pairs = map(sweep.pairs, rows)
+        cells = [[of_row.get(seed, math.nan) for seed in seeds] for of_row in pairs]
         caption = "Each seed's difference from the baseline; a cross: no pair that counts."
         columns = [str(seed) for seed in seeds]
         pictures.append(

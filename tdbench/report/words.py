@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdbench.report.drawing import Picture
-from tdbench.report.reading import SweepSource
 from tdbench.report.rows import Row
+from tdbench.report.sources import SweepSource
 from tdbench.report.tables import Table
 from tdbench.store.files import as_text, counted
 

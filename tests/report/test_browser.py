@@ -43,7 +43,7 @@ for (const svg of document.querySelectorAll("svg[role=img]")) {
   }
 }
 for (const box of document.querySelectorAll("main *:not(svg *)")) {
-  const scrolls = box.closest(".scroll, figure");
+  const scrolls = box.closest(".scroll");
   if (!scrolls && box.getBoundingClientRect().right > innerWidth + 1) told.cut.push(box.textContent.slice(0, 60));
 }
 told.ink = [...new Set(told.ink)];

@@ -3,18 +3,54 @@
 import csv
 import re
 import shutil
+import statistics
 
 import pytest
 
 from tdbench.errors import FolderError
+from tdbench.report import sections
 from tdbench.report.reading import read_sources
-from tdbench.report.sections import how_it_was_run
 from tests.report.conftest import FASHION, RESULTS, copied, run_of
 
 
 def test_kinds_of_folders_are_told_apart(tmp_path):
     sources = read_sources([FASHION, run_of(tmp_path / "run", "0.3.0")])
     assert (len(sources.sweeps), len(sources.runs), len(sources.searches), len(sources.profiles)) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("folder", sorted(RESULTS.iterdir()), ids=lambda folder: folder.name)
+def test_the_seeds_of_each_value_are_those_that_its_difference_is_the_mean_of(folder):
+    (sweep,) = read_sources([folder]).sweeps
+    assert sweep.compared
+    for row in sweep.compared:
+        pairs = sweep.pairs(row)
+        assert len(pairs) == int(row["n"])
+        assert statistics.fmean(pairs.values()) == pytest.approx(float(row["delta_vs_baseline"]))
+    assert len({sweep.label(row) for row in sweep.summary}) == len(sweep.summary)
+
+
+def test_a_baseline_of_the_same_value_is_told_apart():
+    (sweep,) = read_sources([RESULTS / "train_fraction_fashion_mnist"]).sweeps
+    labels = [sweep.label(row) for row in sweep.summary]
+    assert labels[:5] == ["0.01 (baseline)", "0.025 (baseline)", "0.05 (baseline)", "0.1 (baseline)", "0.01"]
+    assert all(not any(sweep.by_seed(row, "dropped_pct").values()) for row in sweep.summary[:4])
+    assert all(all(sweep.by_seed(row, "dropped_pct").values()) for row in sweep.summary[4:])
+    verdict = sections.verdict(sweep)
+    assert "4 values compared with their own baselines by test_error_pct" in verdict.words[0]
+
+
+def test_a_method_that_dropped_nothing_was_not_on_and_none_is_no_method(tmp_path):
+    def without_drops(text):
+        header, *rows = csv.reader(text.splitlines())
+        place = header.index("dropped_pct")
+        for row in rows:
+            row[place] = "0.0" if row[header.index("drop_ratio")] == "0.05" else row[place]
+        return "\n".join(map(",".join, [header, *rows])) + "\n"
+
+    (sweep,) = read_sources([copied(FASHION, tmp_path, trials_csv=without_drops)]).sweeps
+    assert "Nothing was dropped by 0.05: it was not on." in sections.was_it_on(sweep).words
+    (knock_outs,) = read_sources([RESULTS / "knock_outs_fashion_mnist"]).sweeps
+    assert len(sections.was_it_on(knock_outs).words) == 1, "`none` is compared with the paper's method there"
 
 
 DAMAGE = {
@@ -100,7 +136,7 @@ def test_the_trials_of_a_sweep_tell_its_command_and_every_machine_that_it_ran_on
     for number, trial in enumerate(done):
         run_of(sweep / "trials" / trial, "0.2.0" if number else "0.1.0")
     sources = read_sources([sweep])
-    section = how_it_was_run(sources.sweeps[0])
+    section = sections.how_it_was_run(sources.sweeps[0])
     assert section.code == ["tdbench train --out 'a b'", f"tdbench ablate {sweep}/sweep.yaml"]
     assert f"tdbench: 0.1.0 (1 run); 0.2.0 ({len(done) - 1} runs)" in section.lines
     assert "training.epochs: 40" in section.lines
