@@ -1,7 +1,9 @@
 """What can go wrong, as types: each message names the field, the rule, the value, and what to do."""
 
 import errno
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 from unicodedata import category
@@ -19,6 +21,25 @@ class TdbenchError(Exception):
 
 class Note(UserWarning):
     """Something the user may want to know and can go on without; the command line prints it in one line."""
+
+
+@contextmanager
+def notes_in_one_line() -> Iterator[None]:
+    """Print our own notes without the place in our code that they come from; other warnings stay as they are."""
+    as_before = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, Note):
+            return plain(f"tdbench: note: {message}") + "\n"
+        return as_before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_before
 
 
 class ConfigError(TdbenchError):

@@ -3,9 +3,7 @@
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -22,7 +20,7 @@ from tdbench.cli.report import report_command
 from tdbench.cli.show import show_command
 from tdbench.cli.train import train_command
 from tdbench.cli.tune import tune_command
-from tdbench.errors import Note, TdbenchError, clipped, line_of, plain
+from tdbench.errors import TdbenchError, clipped, line_of, notes_in_one_line, plain
 from tdbench.user_code import reason_of
 
 app = typer.Typer(
@@ -112,25 +110,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == 130:  # what Typer makes of a KeyboardInterrupt
         return _complain("interrupted", 130)
     return code if isinstance(code, int) else 0
-
-
-@contextmanager
-def notes_in_one_line() -> Iterator[None]:
-    """Print our own notes without the place in our code that they come from; other warnings stay as they are."""
-    as_before = warnings.formatwarning
-
-    def formatted(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-    ) -> str:
-        if issubclass(category, Note):
-            return plain(f"tdbench: note: {message}") + "\n"
-        return as_before(message, category, filename, lineno, line)
-
-    warnings.formatwarning = formatted
-    try:
-        yield
-    finally:
-        warnings.formatwarning = as_before
 
 
 def _complain(message: str, code: int) -> int:

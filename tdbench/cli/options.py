@@ -34,6 +34,12 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where the data set lies, or is downloaded to.", rich_help_panel=_RUN),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where images are kept decoded.  [default: under --data-root]", rich_help_panel=_RUN
+    ),
+]
 TrainFraction = Annotated[
     float | None,
     typer.Option(metavar="F", help="Share of the training images, balanced over classes.", rich_help_panel=_RUN),
@@ -131,6 +137,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JS
 RUN_FLAGS: dict[str, Any] = {
     "data": Data,
     "data_root": DataRoot,
+    "cache": Cache,
     "train_fraction": TrainFraction,
     "model": Model,
     "regularizer": Regularizer,
@@ -167,12 +174,14 @@ def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(config: Path | None = None, **arguments: Any) -> None:
+        from tdbench.cli.preparing import preparation_shown
         from tdbench.config.contents import one_look
         from tdbench.config.trust import trusting
 
         flags = {name: arguments.pop(name) for name in RUN_FLAGS}
         trust, given = bool(flags.pop("trust")), overrides(flags)
-        with stdout_for_ourselves(), one_look(), trusting([given, arguments], trust):
+        silent = arguments.get("quiet") or arguments.get("json")
+        with stdout_for_ourselves(), one_look(), trusting([given, arguments], trust), preparation_shown(bool(silent)):
             command(config=config, given=given, **arguments)
 
     wrapped.__signature__ = inspect.Signature([*positional, *flags, *rest])  # type: ignore[attr-defined]

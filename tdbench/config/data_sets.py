@@ -77,7 +77,7 @@ DATA_SETS = {
     "folder": DataSet(
         *("Image folder", None, None, None, None),
         flip=True,
-        provenance="data.root with train/ and test/, each with a folder per class",
+        provenance="data.root with train/ and test/ (or val/), each with a folder per class",
         reader="folder:read_folder",
         contents="image_folders:contents",
         may_be_resampled=True,

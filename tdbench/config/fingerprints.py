@@ -34,12 +34,18 @@ def fingerprints(root: Path, files: Mapping[str, Sequence[str]]) -> dict[str, st
         for part, paths in files.items():
             seen = hashlib.sha256()
             for path in paths:
-                seen.update(json.dumps([os.path.relpath(path, root), bytes_digest(path, is_whole)]).encode())
+                seen.update(json.dumps([name_of(path, root), bytes_digest(path, is_whole)]).encode())
             size = sum(sizes[path] for path in paths)
             told[part] = f"{len(paths)} file(s) of {size:,} bytes ({seen.hexdigest()[:12]})"
         return told
 
     return remembered(root, list(sizes), work_out)
+
+
+def name_of(path: str, folder: Path) -> str:
+    """Return the path of a file as seen from a folder; `os.path.relpath` would ask for the working folder each time."""
+    start = os.path.join(folder, "")
+    return path[len(start) :] if path.startswith(start) else os.path.relpath(path, folder)
 
 
 def remembered(root: Path, paths: Sequence[str], work_out: Callable[[], dict[str, str]]) -> dict[str, str]:
@@ -51,7 +57,7 @@ def remembered(root: Path, paths: Sequence[str], work_out: Callable[[], dict[str
     begun = time.time_ns()
     stats = [os.stat(path) for path in paths]
     marks = [
-        [os.path.relpath(path, root), at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino]
+        [name_of(path, root), at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino]
         for path, at in zip(paths, stats, strict=True)
     ]
     stamp, memory = hashlib.sha256(json.dumps([FORM, marks]).encode()).hexdigest(), memory_of(root)

@@ -1,7 +1,6 @@
 """What a folder of images holds: the files that count, in their order, and those that are left out."""
 
 import os
-import stat
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from tdbench.errors import DataError, line_of
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif"]
 )
+CACHE = ".tdbench"  # under the root: what is decoded once
 
 
 @dataclass
@@ -41,17 +41,23 @@ def list_class_folders(folder: Path) -> Listing:
     return _Walk(folder).listing
 
 
+def judging_part(root: Path) -> str:
+    """Return which part of a folder judges a run: test, or val where that alone is there."""
+    return "val" if os.path.isdir(root / "val") and not os.path.isdir(root / "test") else "test"
+
+
 def contents(root: Path) -> dict[str, str] | None:
-    """Return the fingerprint of each class folder of train/ and test/; None where they are not there.
+    """Return the fingerprint of each class folder of train/ and of test/, or val/; None where they are not there.
 
     Raises:
         DataError: A folder or a file in them cannot be read, so that nobody knows whether it has changed.
     """
-    if not all(os.path.isdir(root / part) for part in ("train", "test")):
+    parts = ("train", judging_part(root))
+    if not all(os.path.isdir(root / part) for part in parts):
         return None
     try:
         files: dict[str, list[str]] = {}
-        for part in ("train", "test"):
+        for part in parts:
             listing = list_class_folders(root / part)
             files |= {f"{part}/{name}": [] for name in listing.classes}
             for path, label in listing.images:
@@ -62,56 +68,57 @@ def contents(root: Path) -> dict[str, str] | None:
 
 
 class _Walk:
-    """Goes through what lies in the class folders themselves, and then through what links lead to."""
+    """Goes through what lies in the class folders themselves, and then through what links lead to.
+
+    The system is asked about links alone: what is no link lies where its folder does, and a folder knows what it is.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.listing = Listing()
         self._base = os.path.realpath(folder)
         self._seen: set[str] = set()
-        self._folders: deque[tuple[int, str]] = deque()
+        self._folders: deque[tuple[int, str, str]] = deque()  # label, path, and where that leads
         self._links: deque[tuple[int, str]] = deque()
         with os.scandir(folder) as scanned:
             entries = sorted((entry for entry in scanned if entry.is_dir()), key=lambda entry: entry.name)
         for entry in entries:
             if not entry.name.startswith("."):
                 self.listing.classes.append(entry.name)
-            self._meet(len(self.listing.classes) - 1, entry)
+            self._meet(len(self.listing.classes) - 1, entry, self._base)
         while self._folders or self._links:
             if self._folders:
-                label, path = self._folders.popleft()
+                label, path, real = self._folders.popleft()
                 with os.scandir(path) as scanned:
                     for entry in sorted(scanned, key=lambda entry: entry.name):
-                        self._meet(label, entry)
+                        self._meet(label, entry, real)
             else:
                 self._follow(*self._links.popleft())
         self.listing.images.sort(key=lambda image: (image[1], os.path.split(image[0])))
 
-    def _meet(self, label: int, entry: "os.DirEntry[str]") -> None:
+    def _meet(self, label: int, entry: "os.DirEntry[str]", folder: str) -> None:
         """Note what there is in a folder of a class; links are left for later."""
         if entry.name.startswith("."):
             self._leave_out("hidden")
         elif entry.is_symlink():
             self._links.append((label, entry.path))
         else:
-            self._take(label, entry.path, os.path.realpath(entry.path))
+            real = os.path.join(folder, entry.name)
+            self._take(label, entry.path, real, entry.is_dir(), entry.is_file())
 
     def _follow(self, label: int, link: str) -> None:
         real = os.path.realpath(link)
         if real in self._seen or os.path.commonpath([real, self._base]) == real:
             self._leave_out("links to what is listed already")
+        elif os.path.exists(link):
+            self._take(label, link, real, os.path.isdir(link), os.path.isfile(link))
         else:
-            self._take(label, link, real)
-
-    def _take(self, label: int, path: str, real: str) -> None:
-        try:
-            mode = os.stat(path).st_mode
-        except OSError:
             self._leave_out("broken links")
-            return
-        if stat.S_ISDIR(mode):
+
+    def _take(self, label: int, path: str, real: str, is_folder: bool, is_file: bool) -> None:
+        if is_folder:
             self._seen.add(real)
-            self._folders.append((label, path))
-        elif not stat.S_ISREG(mode):
+            self._folders.append((label, path, real))
+        elif not is_file:
             self._leave_out("neither files nor folders")
         elif os.path.splitext(path)[1].lower() not in SUFFIXES:
             self._leave_out("of another type")

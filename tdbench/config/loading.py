@@ -28,6 +28,7 @@ Given = RunConfig | Mapping[str, Any] | str | Path | None  # how a configuration
 FLAGS = {
     "data": "data.name",
     "data_root": "data.root",
+    "cache": "data.cache",
     "train_fraction": "data.train_fraction",
     "model": "model.name",
     "regularizer": "regularizer.name",

@@ -28,7 +28,11 @@ class DataConfig(Section):
         sweep=(0.1, 0.25, 0.5, 1.0),
     )
     image_size: int = knob(
-        32, "side in pixels to which the images of a folder are resized", ge=8, le=4096, needs={"name": ("folder",)}
+        32,
+        "side in pixels of the square that is cropped from the middle of each image of a folder",
+        ge=8,
+        le=4096,
+        needs={"name": ("folder",)},
     )
     resident_mib: int = knob(
         4096,
@@ -48,10 +52,28 @@ class DataConfig(Section):
     resample: bool = knob(False, "draw training and test images anew from all of them with each seed")
     test: bool = knob(True, "judge a run by the test images too; false: they are not read, only those held out")
 
-    @field_validator("root")
+    resize_size: int | None = knob(
+        None,
+        "shorter side in pixels to which each image is resized before that (torchvision's presets: 256 for 224); null: "
+        "image_size",
+        ge=8,
+        le=8192,
+        needs={"name": ("folder",)},
+    )
+    skip_broken: bool = knob(
+        False, "leave out the images of a folder that cannot be decoded, and say how many", needs={"name": ("folder",)}
+    )
+    cache: Path | None = knob(
+        None,
+        "folder for what is decoded once for all runs; null: .tdbench under data.root",
+        identity=False,
+        needs={"name": ("folder",)},
+    )
+
+    @field_validator("root", "cache")
     @classmethod
-    def _same_from_everywhere(cls, value: Path) -> Path:
-        return Path(os.path.abspath(expanded(value)))
+    def _same_from_everywhere(cls, value: Path | None) -> Path | None:
+        return None if value is None else Path(os.path.abspath(expanded(value)))
 
     @field_validator("name")
     @classmethod
@@ -65,6 +87,14 @@ class DataConfig(Section):
             raise ValueError("data.test must be true where no images are held out (data.valid_fraction 0), got false")
         if not self.test and self.resample:
             raise ValueError("data.test must be true where data.resample draws test images anew among all, got false")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "DataConfig":
+        if self.resize_size is not None and self.resize_size < self.image_size:
+            raise ValueError(
+                f"data.resize_size must be at least data.image_size, {self.image_size}, got {self.resize_size}"
+            )
         return self
 
 

@@ -98,7 +98,7 @@ class RunConfig(Section):
             ConfigError: They do.
         """
         inside = Path(os.path.realpath(folder))
-        for part in ("train", "test"):
+        for part in ("train", "test", "val"):
             images = Path(os.path.realpath(self.data.root / part))
             if self.data.name == "folder" and inside.is_relative_to(images):
                 raise ConfigError(f"--out {folder} lies among the images of {images}; take another --out")

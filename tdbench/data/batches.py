@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.data.images import FolderImages, ImageSet, decoded
+from tdbench.data.images import ImageSet, StreamedImages
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 
@@ -83,8 +83,8 @@ class _Images:
 
     def stream(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Yield uint8 batches of a set that is not resident."""
-        assert isinstance(self.pixels, FolderImages)
-        for pixels in decoded(self.pixels.select(order.tolist()), self.num_workers, batch_size):
+        assert isinstance(self.pixels, StreamedImages)
+        for pixels in self.pixels.select(order.tolist()).batches(self.num_workers, batch_size):
             yield pixels.to(self.device)
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from tdbench.config import DataConfig
 from tdbench.config.data_sets import DataSet, find_data_set
-from tdbench.data.images import FolderImages, ImageSet, decoded
+from tdbench.data.images import ImageSet, StreamedImages
 from tdbench.data.splits import balanced_subset, check_resampled, held_out, resampled
 
 STREAMED_SAMPLE = 2000  # images of a streamed set from which its statistics are taken
+SAMPLE_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class LoadedData:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         images = self.train.images
-        if isinstance(images, FolderImages):
+        if isinstance(images, StreamedImages):
             return 3, images.image_size, images.image_size
         return images.shape[1], images.shape[2], images.shape[3]
 
@@ -95,9 +96,9 @@ def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float
     return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
 
 
-def chunks(images: Tensor | FolderImages, num_workers: int) -> Iterable[Tensor]:
+def chunks(images: Tensor | StreamedImages, num_workers: int) -> Iterable[Tensor]:
     """Return all images in chunks; of a streamed set, an evenly spaced sample."""
     if isinstance(images, Tensor):
         return images.split(4096)
     num_sampled = min(len(images), STREAMED_SAMPLE)
-    return decoded(images.select(i * len(images) // num_sampled for i in range(num_sampled)), num_workers)
+    return images.select(i * len(images) // num_sampled for i in range(num_sampled)).batches(num_workers, SAMPLE_BATCH)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from tdbench.config.data_sets import DATA_SETS
-from tdbench.data.images import FolderImages, ImageSet
+from tdbench.config.data_sets import DATA_SETS, find_data_set
+from tdbench.data.images import ImageSet, StreamedImages
 from tdbench.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def check_resampled(name: str) -> None:
     Raises:
         ConfigError: It has test images of its own, on which its published figures are.
     """
-    if not DATA_SETS[name].may_be_resampled:
+    if not find_data_set(name).may_be_resampled:
         names = ", ".join(one for one, source in DATA_SETS.items() if source.may_be_resampled)
         raise ConfigError(f"data.resample must be false for {name}, whose test images are given; it is for {names}")
 
@@ -45,9 +45,8 @@ def joined(one: ImageSet, other: ImageSet) -> ImageSet:
     labels, left_out = torch.cat([one.labels, other.labels]), {**other.left_out, **one.left_out}
     if isinstance(one.images, Tensor) and isinstance(other.images, Tensor):
         return ImageSet(torch.cat([one.images, other.images]), labels, left_out)
-    if isinstance(one.images, FolderImages) and isinstance(other.images, FolderImages):
-        paths = [*one.images.paths, *other.images.paths]
-        return ImageSet(FolderImages(paths, one.images.image_size), labels, left_out)
+    if isinstance(one.images, StreamedImages) and type(one.images) is type(other.images):
+        return ImageSet(one.images.joined(other.images), labels, left_out)
     raise ConfigError("data.resample needs all images in memory, or none: give data.resident_mib")
 
 

@@ -52,18 +52,32 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         WriteError: The file cannot be written; the old content is untouched.
     """
+    with writing_whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write it piece by piece, as `write_atomically` does at once; an error leaves it as it was.
+
+    Raises:
+        WriteError: The file cannot be written; the old content is untouched.
+    """
     unfinished = temporary(path)
     try:
         with open_new(unfinished) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise WriteError(f"cannot write {path}: {error.strerror or error}; what was there before is intact") from error
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise WriteError(f"cannot write {path}: {reason}; what was there before is intact") from error
+        raise
 
 
 def write_if_new(path: Path, content: bytes) -> bool:

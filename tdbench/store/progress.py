@@ -1,11 +1,34 @@
 """How far a run is, and who hears of it: the words between the lab, which trains, and the bench, which tells people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from tdbench.store.rows import EpochRow, RunResult
 
 TellProgress = Callable[[float, str], None]  # of a measurement: the share that is done, and what is measured now
+
+
+_listener: ContextVar[TellProgress] = ContextVar("listener", default=lambda share, what: None)
+
+
+@contextmanager
+def telling(listener: TellProgress) -> Iterator[None]:
+    """Let a function hear, for as long as this lasts, of what has to be made ready before the work itself.
+
+    Data are read far below the command that shows it, and in processes of its own, which pass on what they hear.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def tell(share: float, what: str) -> None:
+    """Tell whoever listens how far something is that is made ready."""
+    _listener.get()(share, what)
 
 
 def part_of(report: TellProgress, begin: float, end: float, prefix: str) -> TellProgress:

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
@@ -21,9 +22,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tdbench.config import RunConfig
-from tdbench.errors import ConfigError, TdbenchError, line_of
+from tdbench.errors import ConfigError, TdbenchError, line_of, notes_in_one_line
 from tdbench.regularizers.config import declared
 from tdbench.regularizers.registry import StandIn, declare, forget_declared
+from tdbench.store.progress import tell, telling
 from tdbench.user_code import is_user_code
 
 STOPPING = {signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "pthread_sigmask") else set()
@@ -32,6 +34,14 @@ PRELOADED, OWN = "tdbench.sweep.worker", "tdbench.sweep.own.work"
 
 
 _preloaded = [PRELOADED]
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a process of the lab is with what it makes ready."""
+
+    share: float
+    what: str
 
 
 def without_torch() -> None:
@@ -95,20 +105,22 @@ def ask(target: str, *arguments: Any) -> Any:
     """
     process, link = start_process(f"{__name__}:answer", target, *arguments)
     try:
-        value, error = link.recv()
+        while isinstance(heard := link.recv(), Told):
+            tell(heard.share, heard.what)
     except EOFError:
         raise TdbenchError("the process that looks at the sweep's trials was killed; is the memory full?") from None
     finally:  # an interruption too: nobody waits for the answer any more
         process.kill()
         process.join()
         link.close()
+    value, error = heard
     if error is not None:
         raise error
     return value
 
 
 def answer(target: str, *arguments: Any) -> None:
-    """Send what `module:function` returns, or raises, over the line that is the last argument.
+    """Send how far `module:function` is, and then what it returns, or raises, over the line that is the last argument.
 
     What the user's code prints meanwhile is kept out of what the command prints. An exception of a class that only this
     process may know is sent in words.
@@ -117,7 +129,8 @@ def answer(target: str, *arguments: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     value = error = None
     try:
-        value = call(target, *arguments)
+        with notes_in_one_line(), telling(lambda share, what: link.send(Told(share, what))):
+            value = call(target, *arguments)
     except BaseException as raised:  # the user's code may raise anything
         is_known = isinstance(raised, Exception) and type(raised).__module__ in ("builtins", TdbenchError.__module__)
         error = raised if is_known else TdbenchError(line_of(raised))

@@ -21,7 +21,7 @@ from torch import Tensor
 from tdbench.config import DataConfig
 from tdbench.config.data_sets import DATA_SETS
 from tdbench.data import published, sources, splits
-from tdbench.data.images import FolderImages, decoded
+from tdbench.data.images import FolderImages, StreamedImages
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
 from tdbench.training.facts import left_out
@@ -427,7 +427,7 @@ def write_folder(root: Path, num_train: int = 5, num_test: int = 2, side: int = 
     return root
 
 
-def all_images(images: Tensor | FolderImages) -> Tensor:
+def all_images(images: Tensor | StreamedImages) -> Tensor:
     return torch.stack([images[i] for i in range(len(images))])
 
 
@@ -447,7 +447,7 @@ def test_streamed_and_resident_images_are_the_same(num_workers: int, tmp_path: P
     streamed = load("folder", tmp_path, image_size=8, num_workers=0, train_fraction=0.5, resident_mib=0)
     for one, other in ((resident.train, streamed.train), (resident.test, streamed.test)):
         assert isinstance(one.images, Tensor)
-        assert isinstance(other.images, FolderImages)
+        assert isinstance(other.images, StreamedImages)
         assert torch.equal(one.images, all_images(other.images))
         assert torch.equal(one.labels, other.labels)
     assert len(streamed.train) == 20
@@ -458,7 +458,7 @@ def test_streamed_and_resident_images_are_the_same(num_workers: int, tmp_path: P
 def test_each_set_is_resident_up_to_resident_mib(tmp_path: Path) -> None:
     # 256 × 256 pixels: 5 images take 0.94 MiB, 6 images 1.125 MiB.
     data = load("folder", write_folder(tmp_path, num_train=3, num_test=2), image_size=256, resident_mib=1)
-    assert isinstance(data.train.images, FolderImages)
+    assert isinstance(data.train.images, StreamedImages)
     assert isinstance(data.test.images, Tensor)
 
 
@@ -615,11 +615,11 @@ def test_a_broken_image_is_named(num_workers: int, resident_mib: int, tmp_path: 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_image_that_breaks_later_is_named_once(num_workers: int, tmp_path: Path) -> None:
-    data = load("folder", write_folder(tmp_path), image_size=8, resident_mib=0)
+    paths = [str(path) for path in sorted(write_folder(tmp_path).glob("train/*/*"))]
     broken = tmp_path / "train" / "ant" / "1.png"
     broken.write_text("no image")
     with pytest.raises(DataError) as caught:
-        list(decoded(data.train.images, num_workers, batch_size=4))
+        list(FolderImages(paths, 8).batches(num_workers, batch_size=4))
     traceback.clear_frames(caught.tb)  # or the workers are waited for
     assert str(caught.value).startswith(f"image {broken} cannot be decoded: ")
     assert str(caught.value).count("\n") == 0
