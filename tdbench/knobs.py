@@ -1,5 +1,6 @@
 """How a field of the configuration is declared: default, range, meaning, and what sweeps and listings want to know."""
 
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -22,7 +23,8 @@ def knob(default: Any, description: str, **extra: Any) -> Any:
             command line), `rule` (the range in words, where constraints cannot say it), `sweep` (the values that
             `tdbench ablate` takes where it is given none), `identity=False` for a field that changes where or how
             fast a run goes but not which run it is, `needs={"schedule": ("linear",)}` for one that does nothing unless
-            another field of the section has such a value; refused where no run of a command uses it.
+            another field of the section has such a value, or one of such a pattern (`*.py:*`); refused where no run of
+            a command uses it.
     """
     own: dict[str, Any] = {key: extra.pop(key) for key in _NOTED if key in extra}
     return Field(default, description=description, json_schema_extra=own or None, **extra)
@@ -61,7 +63,7 @@ def used(section: Section) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name, other, values, default in _needs(type(section)):
         value, there = getattr(section, name), getattr(section, other)
-        if there in values:
+        if any(fnmatchcase(str(there), value) for value in values):
             found[name] = None
         elif value != default:
             only = f"only where that is {' or '.join(values)}"

@@ -28,7 +28,11 @@ TuneFile = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="digits, fashion_mnist, cifar10, cifar100, svhn, stl10, folder.", rich_help_panel=_RUN),
+    typer.Option(
+        metavar="NAME",
+        help="digits, fashion_mnist, cifar10, cifar100, svhn, stl10, folder, medmnist:..., hf:..., FILE.py:make_data",
+        rich_help_panel=_RUN,
+    ),
 ]
 DataRoot = Annotated[
     Path | None,

@@ -93,8 +93,9 @@ def profile_command(
     from tdbench.cli.signals import stop_signals
     from tdbench.profiling.failing import failure_line
     from tdbench.profiling.profile import SEARCH_SECONDS, profile
+    from tdbench.store.progress import telling
 
-    with stop_signals(), progress(silent=quiet or json) as report:
+    with stop_signals(), progress(silent=quiet or json) as report, telling(report):
         measured = profile(
             config,
             methods,

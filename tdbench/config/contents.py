@@ -42,11 +42,11 @@ def data_parts(name: str, root: Path) -> Parts | None:
 
     They are looked at once, so that what a command plans, runs and writes down is the same data.
     """
-    function = find_data_set(name).contents
-    if function is None:
+    source = find_data_set(name)
+    if source.contents is None:
         return None
-    module, _, entry = function.partition(":")
-    parts = getattr(import_module(f"{__package__}.{module}"), entry)(Path(expanded(root)))
+    module, _, entry = source.contents.partition(":")
+    parts = getattr(import_module(f"{__package__}.{module}"), entry)(source.place or Path(expanded(root)))
     return None if parts is None else Parts(parts)
 
 

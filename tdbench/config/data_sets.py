@@ -1,8 +1,11 @@
 """The data sets that are known by name, each declared once, with the function under `data/` that reads it."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tdbench.errors import ConfigError, unknown
+from tdbench.user_code import absolute, expanded, is_user_code, short_name, unnamed_code
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class DataSet:
         reader: `module:function` under `tdbench.data`; it takes a `DataConfig`.
         contents: `module:function` under `tdbench.config`, where the files may be others tomorrow: it takes the root,
             and returns what each part of the set is in words that change with it.
+        place: Where the files are, if that is not the root.
         may_be_resampled: Its test images are not given by a publication, and may be drawn anew.
         reading: Rises when the reader makes other images of the same files, whose runs are then others too.
     """
@@ -32,6 +36,7 @@ class DataSet:
     reader: str
     reading: int = 1
     contents: str | None = None
+    place: Path | None = None
     may_be_resampled: bool = False
 
 
@@ -86,12 +91,43 @@ DATA_SETS = {
 }
 
 
+# Data sets by a pattern, whose images are read by a function of the user's or by a library; see `docs/data.md`.
+PATTERNS = ("FILE.py:NAME", "medmnist:NAME", "hf:NAME")
+RESIZED = ("folder", "*.py:*", "hf:*")  # whose images may be of any size
+
+
+def full_name(name: str) -> str:
+    """Return the name of a data set so that it means the same from everywhere."""
+    library, _, theirs = name.partition(":")
+    if library == "hf" and os.path.isdir(expanded(theirs)):
+        return f"hf:{os.path.abspath(expanded(theirs))}"
+    return absolute(name)
+
+
 def find_data_set(name: str) -> DataSet:
-    """Return the data set called `name`.
+    """Return a data set by its name: one of DATA_SETS, `file.py:NAME`, `medmnist:NAME`, `hf:NAME`.
+
+    Whether a file or a library has what the name says, is seen where it is read.
 
     Raises:
         ConfigError: There is none; the nearest name is given.
     """
-    if name not in DATA_SETS:
-        raise ConfigError(unknown("data set", name, DATA_SETS))
-    return DATA_SETS[name]
+    if name in DATA_SETS:
+        return DATA_SETS[name]
+    unknown_facts: tuple[None, None, None, None] = (None, None, None, None)
+    if is_user_code(name):
+        title = f"the user's own {short_name(name)}"
+        return DataSet(
+            title, *unknown_facts, flip=False, provenance=title, reader="user:read_user", may_be_resampled=True
+        )
+    library, _, theirs = name.partition(":")
+    if library == "medmnist" and theirs:
+        # A mirrored organ may be another: femur-left, femur-right.
+        flip = not theirs.startswith("organ")
+        title = f"MedMNIST's {theirs}"
+        return DataSet(title, *unknown_facts, flip=flip, provenance="medmnist.com", reader="libraries:read_medmnist")
+    if library == "hf" and theirs:
+        title, place = f"{theirs} through Hugging Face's datasets", Path(expanded(theirs))
+        found = DataSet(title, *unknown_facts, flip=False, provenance="huggingface.co", reader="libraries:read_hf")
+        return replace(found, contents="image_folders:all_files", place=place) if place.is_dir() else found
+    raise ConfigError(unnamed_code(name) or unknown("data set", name, [*DATA_SETS, *PATTERNS]))

@@ -67,6 +67,19 @@ def contents(root: Path) -> dict[str, str] | None:
         raise DataError(f"{error.filename or root} cannot be read: {line_of(error, with_type=False)}") from error
 
 
+def all_files(root: Path) -> dict[str, str]:
+    """Return the fingerprint of all files in a folder, but hidden ones.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    try:
+        files = [str(path) for path in sorted(root.rglob("[!.]*")) if path.is_file()]
+        return fingerprints(root, {root.name: files})
+    except OSError as error:
+        raise DataError(f"{error.filename or root} cannot be read: {line_of(error, with_type=False)}") from error
+
+
 class _Walk:
     """Goes through what lies in the class folders themselves, and then through what links lead to.
 

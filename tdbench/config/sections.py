@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from tdbench.config.data_sets import find_data_set
+from tdbench.config.data_sets import RESIZED, find_data_set, full_name
 from tdbench.config.networks import find_network
 from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, knob
@@ -17,7 +17,7 @@ from tdbench.user_code import absolute, expanded
 class DataConfig(Section):
     """Which images, and how many of them."""
 
-    name: str = knob("digits", "data set")
+    name: str = knob("digits", "data set, or the user's own: file.py:make_data")
     root: Path = knob(Path("data"), "folder of the data sets' files", identity=False)
     train_fraction: float = knob(
         1.0,
@@ -29,10 +29,10 @@ class DataConfig(Section):
     )
     image_size: int = knob(
         32,
-        "side in pixels of the square that is cropped from the middle of each image of a folder",
+        "side in pixels of the square that is cropped from the middle of each image that is resized",
         ge=8,
         le=4096,
-        needs={"name": ("folder",)},
+        needs={"name": RESIZED},
     )
     resident_mib: int = knob(
         4096,
@@ -58,7 +58,7 @@ class DataConfig(Section):
         "image_size",
         ge=8,
         le=8192,
-        needs={"name": ("folder",)},
+        needs={"name": RESIZED},
     )
     skip_broken: bool = knob(
         False, "leave out the images of a folder that cannot be decoded, and say how many", needs={"name": ("folder",)}
@@ -79,7 +79,7 @@ class DataConfig(Section):
     @classmethod
     def _is_known(cls, value: str) -> str:
         find_data_set(value)
-        return value
+        return full_name(value)
 
     @model_validator(mode="after")
     def _something_judges(self) -> "DataConfig":

@@ -105,7 +105,11 @@ class RunConfig(Section):
 
     def own_code(self) -> dict[str, str]:
         """Return the keys whose value is a file of the user's."""
-        names = {"model.name": self.model.name, "regularizer.name": self.regularizer.name}
+        names = {
+            "data.name": self.data.name,
+            "model.name": self.model.name,
+            "regularizer.name": self.regularizer.name,
+        }
         return {key: name for key, name in names.items() if is_user_code(name)}
 
     def running_texts(self) -> dict[str, bytes]:
@@ -170,7 +174,8 @@ def default_values(method: type[RegularizerConfig]) -> dict[str, Any]:
 def named_as_here(tree: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     """Return a tree that names the user's code by its place here, where only the folder of the file is another."""
     result = dict(tree)
-    for section, here in (("model", config.model.name), ("regularizer", config.regularizer.name)):
+    names = {"data": config.data.name, "model": config.model.name, "regularizer": config.regularizer.name}
+    for section, here in names.items():
         there = tree.get(section)
         if not isinstance(there, Mapping):
             continue

@@ -21,6 +21,7 @@ from tdbench.show.class_activation import grad_cam
 from tdbench.show.drops import Drops, observe_drops
 from tdbench.training.setup import Setup
 from tdbench.training.trained import TrainedRun
+from tdbench.user_code import short_name
 
 DEFAULT_IMAGES, MOST_IMAGES = 4, 32
 MOST_COLUMNS, MOST_MAPS = 14, 4  # side by side; the columns are those of all methods
@@ -124,7 +125,7 @@ class Gallery:
         return {
             "model": self.config.model.name,
             "weights": self.weights or "untrained network",
-            "data": self.config.data.name,
+            "data": short_name(self.config.data.name),
             "seed": self.config.seed,
             "batch_size": self.batch_size,
             "sites": [

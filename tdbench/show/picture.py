@@ -26,6 +26,7 @@ from torch import Tensor
 from tdbench.show.drops import Drops
 from tdbench.show.gallery import Gallery
 from tdbench.store import pictures
+from tdbench.user_code import short_name
 
 # Inches. Small print holds about 16 characters per inch, a heading 11.
 WIDTH, MARGIN, GAP, GROUP_GAP, LARGEST_SIDE, LINE = 12.0, 0.15, 0.05, 0.2, 1.3, 0.165
@@ -236,7 +237,7 @@ def share(drops: Drops) -> str:
 
 def title_of(gallery: Gallery) -> str:
     config, sites = gallery.config, ", ".join(dict.fromkeys(drops.site for drops in gallery.drops))
-    data = config.data.name if config.data.name != "folder" else f"folder {config.data.root.name}"
+    data = short_name(config.data.name) if config.data.name != "folder" else f"folder {config.data.root.name}"
     return f"What each method drops at {sites} of {PurePath(config.model.name).name}, on {data}"
 
 

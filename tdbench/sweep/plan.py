@@ -63,7 +63,7 @@ class TrainingPlan(Plan):
         return {source: parts for source, parts in self.base.contents().items() if source not in swept}
 
     def names(self) -> tuple[str, ...]:
-        return self.base.data.name, short_name(self.base.model.name)
+        return short_name(self.base.data.name), short_name(self.base.model.name)
 
     def subject(self) -> str:
         base, keys = self.base, set(self.keys)
@@ -71,7 +71,7 @@ class TrainingPlan(Plan):
         network = "" if "model" in keys else short_name(base.model.name)
         share = base.data.train_fraction
         part = "" if share == 1 or "train_fraction" in keys else f"{100 * share:g} % of "
-        data = "" if "data" in keys else f"on {part}{base.data.name}"
+        data = "" if "data" in keys else f"on {part}{short_name(base.data.name)}"
         steps = base.training.max_steps
         length = f"{base.training.epochs} epochs" if steps is None else f"at most {steps} steps"
         matched = None if base.regularizer.match is None else f"matched to {base.regularizer.match:g} % dropped"

@@ -19,7 +19,7 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
     shape, batch_size = "×".join(map(str, data.image_shape)), config.training.batch_size
     return {
         "model": f"{network}, {setup.num_parameters():,} parameters",
-        "data": f"{config.data.name}, {len(data.train):,} train and {tested(data)} test images, {shape}, "
+        "data": f"{short_name(config.data.name)}, {len(data.train):,} train and {tested(data)} test images, {shape}, "
         f"{data.num_classes} classes{split(data)}{left_out(data)}",
         "regularizer": describe_regularizer(config.regularizer),
         "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),

@@ -29,7 +29,7 @@ def reason_against(config: RunConfig, hardware: Hardware, num_processes: int) ->
         return "fp16 scales its loss on the host"
     if config.regularizer.schedule != "constant":
         return "the regularizer's strength rises"
-    if config.own_code():
+    if config.own_code().keys() & {"model.name", "regularizer.name"}:
         return "the user's code may decide on the host"
     return None
 

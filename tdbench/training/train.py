@@ -71,7 +71,7 @@ def train(
 
 def default_folder(config: RunConfig) -> Path:
     """Return a folder of its own for each configuration, so that the same command finds its run again."""
-    names = (config.data.name, short_name(config.model.name), short_name(config.regularizer.name))
+    names = (short_name(config.data.name), short_name(config.model.name), short_name(config.regularizer.name))
     parts = (*names, f"seed{config.seed}", config.digest())
     return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(parts))
 

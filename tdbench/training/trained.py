@@ -90,7 +90,7 @@ def open_run(path: Path) -> TrainedRun:
         copy = f"; {path / CODE} keeps a copy of the code" if (path / CODE).exists() else ""
         raise ConfigError(f"{error}{copy}") from error
     if before is not None:  # the network does not depend on the data
-        now = {**now, **{source: parts for source, parts in before.items() if source == "data"}}
+        now = {**now, **{source: parts for source, parts in before.items() if source in ("data", "data.name")}}
         if changed := changes(before, now):
             raise FolderError(f"{path} was trained with other code: {shortened(changed)}; name another run folder")
     state = load_checkpoint(path / CHECKPOINT, config.digest(now), hint="name another run folder")

@@ -25,6 +25,7 @@ from tdbench.data.images import FolderImages, StreamedImages
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError, DataError
 from tdbench.training.facts import left_out
+from tests.data.folders import write_folder
 
 PUBLISHED = ["fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"]
 UNPACKED = ["fashion_mnist", "cifar10", "cifar100", "stl10"]
@@ -414,17 +415,6 @@ def test_a_gz_file_is_read_no_further_than_its_header_says(
 
 
 # Image folders
-
-
-def write_folder(root: Path, num_train: int = 5, num_test: int = 2, side: int = 8) -> Path:
-    generator = torch.Generator().manual_seed(0)
-    for split, num in (("train", num_train), ("test", num_test)):
-        for name in ("bee", "ant"):
-            (root / split / name).mkdir(parents=True, exist_ok=True)
-            for i in range(num):
-                pixels = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8, generator=generator)
-                Image.fromarray(pixels.numpy()).save(root / split / name / f"{i}.png")
-    return root
 
 
 def all_images(images: Tensor | StreamedImages) -> Tensor:

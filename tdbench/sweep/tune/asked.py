@@ -168,8 +168,8 @@ class TunePlan:
 
     def default_folder(self) -> Path:
         """Return a folder of its own for each search."""
-        names = (self.base.data.name, short_name(self.base.model.name), short_name(self.base.regularizer.name))
-        return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(("tune", *names, self.digest)))
+        bases = (self.base.data.name, self.base.model.name, self.base.regularizer.name)
+        return Path("runs") / re.sub(r"[^\w.-]+", "-", "-".join(("tune", *map(short_name, bases), self.digest)))
 
     def config(self, subject: Subject, values: Mapping[str, Any]) -> RunConfig:
         """Return the run of a candidate, of the first seed.

@@ -16,6 +16,7 @@ from tdbench.sweep.tune.asked import Subject
 from tdbench.sweep.tune.confirming import Kept, baseline_of, kept
 from tdbench.sweep.tune.folder import TUNE_TEXT
 from tdbench.sweep.tune.search import Candidate, Search
+from tdbench.user_code import short_name
 
 MOST_SHOWN = 10
 PROMISED_COLUMNS = (
@@ -63,7 +64,7 @@ def write_text(search: Search, summary: tuple[SummaryRow, ...]) -> None:
 
     plan = search.plan
     method, data = plan.base.regularizer.name, plan.base.data
-    paragraphs = [f"# Search of {method}: {plan.base.model.name.rpartition('/')[2]} on {data.name}"]
+    paragraphs = [f"# Search of {method}: {plan.base.model.name.rpartition('/')[2]} on {short_name(data.name)}"]
     for subject in plan.subjects:
         paragraphs += about_subject(search, subject)
     paragraphs.append(ABOUT_SEARCH)
