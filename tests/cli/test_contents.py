@@ -227,6 +227,7 @@ def test_results_do_not_go_among_the_images(cli, place):
         assert (refused.code, refused.out) == (2, "")
         assert "--out data/train/run lies among the images of" in refused.err
     assert not (place / "data" / "train" / "run").exists()
+    assert "lies among the images of" in cli("train", *ON_FOLDER, "--data-root", "data", "--out", "data/val/run").err
 
 
 @pytest.mark.parametrize("wrong", [5, ["run"]])

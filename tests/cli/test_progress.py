@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from tdbench.cli.preparing import preparation_shown
 from tdbench.cli.progress import progress
-from tdbench.store.progress import part_of
+from tdbench.store.progress import part_of, tell
 
 
 @pytest.fixture
@@ -43,3 +44,22 @@ def test_a_part_of_the_work_lies_between_its_two_shares_and_bears_its_name():
     for share in (0.0, 0.5, 1.0):
         report(share, "targetdrop")
     assert told == [(0.5, "step: first: targetdrop"), (0.625, told[0][1]), (0.75, told[0][1])]
+
+
+def test_a_preparation_is_shown_from_its_first_word_to_its_end_and_then_the_next(clock, capsys):
+    with preparation_shown(silent=False):
+        for _ in range(2):
+            clock[0] += 10  # before it is heard of, which does not count
+            for share in (0.0, 0.25, 1.0):
+                tell(share, "decoding")
+                clock[0] += 5
+    tell(0.5, "nobody listens")
+    assert capsys.readouterr().out.splitlines() == [" 25%  decoding  0:15 left", "100%  decoding  0:00 left"] * 2
+
+
+def test_a_preparation_is_silent_where_silence_is_asked(clock, capsys):
+    with preparation_shown(silent=True):
+        tell(0.0, "decoding")
+        clock[0] += 10
+        tell(0.5, "decoding")
+    assert capsys.readouterr().out == ""

@@ -90,6 +90,9 @@ def test_the_place_of_a_folder_of_images_is_part_of_the_experiment():
         ({"gamma": -0.1}, "drop_ratio must be between 0 and 1, got -0.1"),
         ({"target_fraction": 0.1}, "target_fraction must be between drop_ratio = 0.15 and 1, got 0.1"),
         ({"epochs": 0}, "training.epochs must be at least 1, got 0"),
+        ({"data": "folder", "resize_size": 31}, "data.resize_size must be at least data.image_size, 32, got 31"),
+        ({"data": "mine.py"}, "mine.py must name what is meant in the file too: mine.py:NAME"),
+        ({"data": "medmnst:x"}, "unknown data set 'medmnst:x'; did you mean medmnist:NAME?"),
         ({"epochs": "many"}, "training.epochs must be a whole number, got 'many'"),
         ({"epochs": True}, "training.epochs must be neither true nor false, got true"),
         ({"epochs": 1.5}, "training.epochs must be a whole number, got 1.5"),
@@ -146,6 +149,13 @@ def test_the_folder_is_the_registry(name):
     assert load_config(overrides={"regularizer": name}).regularizer.name == name
 
 
+def test_the_places_of_data_mean_the_same_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load_config(overrides={"data": "folder", "data_root": "pictures", "cache": "kept"}).data
+    assert (data.root, data.cache) == (tmp_path / "pictures", tmp_path / "kept")
+    assert load_config(overrides={"data": "mine.py:make"}).data.name == f"{tmp_path / 'mine.py'}:make"
+
+
 def test_the_data_lie_under_the_working_folder_of_the_moment(tmp_path, monkeypatch):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
@@ -155,6 +165,10 @@ def test_the_data_lie_under_the_working_folder_of_the_moment(tmp_path, monkeypat
 
 UNUSED = [
     ({"image_size": 64}, {"data": "folder"}),
+    ({"image_size": 64}, {"data": "mine.py:make_data"}),
+    ({"resize_size": 64}, {"data": "hf:somebody/something"}),
+    ({"skip_broken": True}, {"data": "folder"}),
+    ({"cache": "kept"}, {"data": "folder"}),
     ({"milestones": [0.5]}, {"schedule.name": "milestones"}),
     ({"factor": 0.5}, {"schedule.name": "milestones"}),
     ({"ramp": 0.5}, {"regularizer.schedule": "linear"}),

@@ -75,6 +75,14 @@ def test_a_run_on_a_changed_folder_is_another_run(tmp_path, monkeypatch, change,
     assert digest(tmp_path / "data") != before
 
 
+def test_val_in_place_of_test_counts_in_the_same_way(tmp_path):
+    with_test = digest(images(tmp_path / "data"))
+    (tmp_path / "data" / "test").rename(tmp_path / "data" / "val")
+    before = digest(tmp_path / "data")
+    (tmp_path / "data" / "val" / "dog" / "1.bmp").unlink()
+    assert len({with_test, before, digest(tmp_path / "data")}) == 3
+
+
 def test_the_place_and_the_times_of_a_folder_do_not_count(tmp_path):
     before = digest(images(tmp_path / "data"))
     for path in (tmp_path / "data").rglob("*.bmp"):

@@ -203,7 +203,7 @@ def test_a_run_on_the_user_s_data_keeps_their_code_and_another_content_is_anothe
 
 def test_a_file_that_names_the_user_s_data_is_trusted_as_one_that_names_a_network(mine: Path) -> None:
     Path("run.yaml").write_text("data: {name: mine.py:make_data}")
-    with pytest.raises(ConfigError, match="names code, mine.py:make_data, which runs only where you name it too"):
+    with pytest.raises(ConfigError, match=r"names code, mine.py:make_data, which runs only where you name it too"):
         load_config("run.yaml")
     assert load_config("run.yaml", trust=True).data.name == f"{mine}:make_data"
 

@@ -14,6 +14,7 @@ from tdbench.errors import ConfigError, TdbenchError
 from tdbench.regularizers import registry
 from tdbench.regularizers.config import RegularizerConfig, declaration_of, declared
 from tdbench.regularizers.registry import find_method, method_names
+from tdbench.store.progress import telling
 from tdbench.sweep import lab
 
 TINY = ["--train-fraction", "0.1", "--max-steps", "2", "--batch-size", "32", "--threads", "1", "--seeds", "1"]
@@ -190,6 +191,13 @@ def test_what_the_lab_raises_comes_back_as_it_was():
         lab.ask("tests.sweep.test_lab:fail", "hidden", "what is in it")
     with pytest.raises(TdbenchError, match=r"^SystemExit: 3$"):
         lab.ask("sys:exit", 3)
+
+
+def test_what_the_lab_makes_ready_is_heard_here():
+    heard = []
+    with telling(lambda share, what: heard.append((share, what))):
+        assert lab.ask("tdbench.store.progress:tell", 0.5, "decoding") is None
+    assert heard == [(0.5, "decoding")]
 
 
 def test_an_interruption_does_not_wait_for_the_lab(monkeypatch):
