@@ -59,9 +59,10 @@ def load_s(root: Path) -> float:
     return float(done.stdout)
 
 
-def sweep(root: Path, folder: Path, num_seeds: int, epochs: int) -> tuple[float, float, list[float]]:
+def sweep(root: Path, folder: Path, num_seeds: int, epochs: int, threads: int) -> tuple[float, float, list[float]]:
     """Return the seconds of a sweep of three values, of the training in it, and from each trial's end to a start."""
-    flags = ["--data", "folder", "--data-root", str(root), "--epochs", str(epochs), "--jobs", "1", "--out", str(folder)]
+    flags = ["--data", "folder", "--data-root", str(root), "--epochs", str(epochs), "--out", str(folder)]
+    flags += ["--jobs", "1", "--threads", str(threads)]
     swept = ["--param", "block_size", "--values", "3,5,7", "--seeds", str(num_seeds), "--baseline", "3", "--quiet"]
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "tdbench", "ablate", *flags, *swept], stdout=subprocess.PIPE, check=True)
@@ -82,6 +83,7 @@ def main(
     num_images: Annotated[int, typer.Option(help="Images of the folder.")] = 1600,
     num_seeds: Annotated[int, typer.Option(help="Seeds of each of the three values.")] = 4,
     epochs: Annotated[int, typer.Option(help="Epochs of each trial.")] = 8,
+    threads: Annotated[int, typer.Option(help="CPU threads of each trial.")] = 2,
 ) -> None:
     rows = []
 
@@ -109,9 +111,9 @@ def main(
         note(f"loading {num_images} PNGs, the first time", [first_s], "s")
         note(f"loading {num_images} PNGs, decoded before", [again_s], "s")
         shutil.rmtree(root / ".tdbench")
-        total_s, training_s, gaps = sweep(root, Path(place) / "sweep", num_seeds, epochs)
+        total_s, training_s, gaps = sweep(root, Path(place) / "sweep", num_seeds, epochs, threads)
         decoding_s = first_s - again_s
-        name = f"sweep of {len(gaps) + 1} trials of {epochs} epochs"
+        name = f"sweep of {len(gaps) + 1} trials of {epochs} epochs with {threads} thread(s)"
         note(f"{name}, all of it", [total_s], "s")
         note(f"{name}, the training and evaluation in it", [training_s], "s")
         note(f"{name}, over the training in it and one decoding", [total_s / (training_s + decoding_s)], "times")

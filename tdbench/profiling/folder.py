@@ -60,6 +60,7 @@ def changed_settings(profile: Profile) -> list[str]:
     words: dict[str, str] = {}
     for config in profile.configs.values():
         fields = known_keys(type(config.regularizer))
+        del fields["data.cache"]  # which is no matter of what is measured
         if config.data.name != "folder":  # there the root defines the data set
             del fields["data.root"]
         for key, value in flatten(config.model_dump()).items():

@@ -211,8 +211,9 @@ DATA_ROOTS = {
 
 
 @pytest.mark.parametrize(("root", "words"), DATA_ROOTS.items(), ids=DATA_ROOTS)
-def test_an_image_folder_that_is_wrong_is_refused_and_named(cli, place, root, words):
-    message = complain(cli, place, "train", "--data", "folder", "--data-root", root, "--batch-size", "2")
+def test_an_image_folder_that_is_wrong_is_refused_and_named(cli, place, root, words, tmp_path_factory):
+    on = ("--data", "folder", "--data-root", root, "--cache", tmp_path_factory.mktemp("decoded"))
+    message = complain(cli, place, "train", *on, "--batch-size", "2")
     assert [word for word in words if word not in message] == []
 
 
@@ -262,9 +263,10 @@ def test_an_output_folder_that_cannot_be_written_is_refused(cli, place, command,
     assert "locked" in complain(cli, place, command, "--out", out)
 
 
-def test_bad_input_leaves_the_output_folder_unmade(cli, place):
+def test_bad_input_leaves_the_output_folder_unmade(cli, place, tmp_path_factory):
     complain(cli, place, "train", "--sites", "stage9", "--out", "deep/run")
-    complain(cli, place, "train", "--data", "folder", "--data-root", "broken image", "--out", "deep/run")
+    on = ("--data", "folder", "--data-root", "broken image", "--cache", tmp_path_factory.mktemp("decoded"))
+    complain(cli, place, "train", *on, "--out", "deep/run")
 
 
 def test_bad_input_leaves_an_earlier_run_as_it_was_even_with_fresh(cli, place):

@@ -13,6 +13,7 @@ COMMANDS = ("train", "ablate", "audit", "show", "profile")
 GIVEN = {
     "data": "cifar10",
     "data_root": "/elsewhere",
+    "cache": "/kept",
     "train_fraction": 0.5,
     "model": "resnet14",
     "regularizer": "dropout",
