@@ -54,6 +54,10 @@ class Section(BaseModel):
             raise OutOfRange("neither true nor false", value)
         return value
 
+    def uses(self) -> dict[str, str | None]:
+        """Return, of keys beside those that are declared with `needs`, what `used` tells of them."""
+        return {}
+
 
 def used(section: Section) -> dict[str, str | None]:
     """Return, of the fields that need a value of another one, why each does nothing; None where it does something.
@@ -68,7 +72,7 @@ def used(section: Section) -> dict[str, str | None]:
         elif value != default:
             only = f"only where that is {' or '.join(values)}"
             found[name] = f"must be left at {default}, got {value}: it does nothing where {other} is {there}, {only}"
-    return found
+    return found | section.uses()
 
 
 @cache

@@ -25,6 +25,7 @@ from tdbench.sweep.trials import Trials
 _OUTCOME = {  # field of result.json or environment.json -> form
     "test_error_pct": "test error {:.2f} %",
     "test_error_pct_bn": "{:.2f} % with BatchNorm re-estimated",
+    "test_error_pct_ema": "{:.2f} % with the average of the weights",
     "valid_error_pct": "{:.2f} % on the held-out images",
     "dropped_pct": "{:.3f} % dropped",
     "wall_s": "{:.1f} s",

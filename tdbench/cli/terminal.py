@@ -26,6 +26,7 @@ LINE_EVERY_S = 5.0  # without a terminal
 _SHOWN = {
     "test_error_pct": ("test error, last epoch", "{:.2f} %"),
     "test_error_pct_bn": ("the same, BatchNorm re-estimated", "{:.2f} %"),
+    "test_error_pct_ema": ("the same, average of the weights", "{:.2f} %"),
     "best_test_error_pct": ("test error, best epoch (optimistic)", "{:.2f} %"),
     "valid_error_pct": ("error on the held-out images", "{:.2f} %"),
     "train_error_pct": ("train error, last epoch", "{:.2f} %"),

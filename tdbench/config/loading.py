@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tdbench.config.contents import look_anew
+from tdbench.config.optimization import OpenSection, OptimizerConfig, ScheduleConfig
 from tdbench.config.tree import RunConfig, known_keys
 from tdbench.config.trust import check_trusted, trusting
 from tdbench.config.yaml_values import parse_yaml
@@ -48,6 +49,9 @@ FLAGS = {
 }
 
 
+OPEN: dict[str, type[OpenSection]] = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig}
+
+
 def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     """Return the dotted key for a key, a flag's name, an alias such as `gamma`, or a last part that is unique.
 
@@ -68,6 +72,8 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
         return short[0]
     if short:
         raise ConfigError(f"key {key!r} is ambiguous: it may be {' or '.join(short)}")
+    if section in OPEN and last.isidentifier():  # a knob of torch's; whether there is one, its name tells
+        return f"{section}.{last}"
     owners = [name for name in method_names() if any(answers(k, f, last) for k, f in own_knobs(name).items())]
     names = {full.rpartition(".")[2] for full in keys} - {"name"} | set(keys) | set(FLAGS)
     names |= {alias for field in keys.values() for alias in about(field).get("aliases", ())}
@@ -187,6 +193,8 @@ def build_config(
     if absolute(after) != absolute(str(before)):  # the knobs of the method that was replaced go with it
         tree["regularizer"] = {key: section[key] for key in section if key in RegularizerConfig.model_fields}
     given = {resolve_key(key, method): value for key, value in overrides.items()}
+    for section, kind in OPEN.items():
+        leave_replaced(tree, section, kind, given.get(f"{section}.name"))
     solved = f"regularizer.{method.strength_knob}"
     if given.get("regularizer.match") is not None and solved in given:
         raise ConfigError(f"{solved} must not be given beside regularizer.match, which solves it; leave one out")
@@ -211,6 +219,18 @@ def build_config(
             return None
 
         raise ConfigError("\n".join(where + explain(one, fields, meant) for one in error.errors())) from error
+
+
+def leave_replaced(tree: dict[str, Any], name: str, kind: type[OpenSection], chosen: Any) -> None:
+    """Take the knobs of a class out of a tree that names it, where another class is chosen in its place.
+
+    What a section holds that names none is meant for whichever there is.
+    """
+    section = tree.get(name)
+    if not isinstance(section, dict) or not isinstance(chosen, str) or not isinstance(section.get("name"), str):
+        return
+    if kind.known_as(section["name"]) != kind.known_as(chosen):
+        tree[name] = {key: value for key, value in section.items() if key in kind.stays}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -128,41 +128,6 @@ class ModelConfig(Section):
         return absolute(value)
 
 
-class OptimizerConfig(Section):
-    """Stochastic gradient descent."""
-
-    lr: float = knob(0.1, "peak learning rate", gt=0, sweep=(0.03, 0.1, 0.3))
-    momentum: float = knob(0.9, "momentum", ge=0, lt=1)
-    nesterov: bool = knob(True, "Nesterov momentum")
-    weight_decay: float = knob(5e-4, "weight decay, on every weight", ge=0, sweep=(0.0, 1e-4, 5e-4, 1e-3))
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "OptimizerConfig":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov must be false where momentum is 0, got true")
-        return self
-
-
-class ScheduleConfig(Section):
-    """The learning rate over the run, after a linear warm-up."""
-
-    name: Literal["cosine", "milestones", "constant"] = knob("cosine", "shape after the warm-up")
-    warmup_epochs: float = knob(1.0, "length of the linear warm-up in epochs", ge=0)
-    milestones: tuple[float, ...] = knob(
-        (0.3, 0.6, 0.8), "shares of the run at which the rate is multiplied by factor", needs={"name": ("milestones",)}
-    )
-    factor: float = knob(
-        0.2, "what the rate is multiplied by at each milestone", gt=0, le=1, needs={"name": ("milestones",)}
-    )
-
-    @field_validator("milestones")
-    @classmethod
-    def _rising_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if list(value) != sorted(set(value)) or not all(0 < share < 1 for share in value):
-            raise OutOfRange("rising shares between 0 and 1", list(value))
-        return value
-
-
 class TrainingConfig(Section):
     """How long, and in batches of which size."""
 

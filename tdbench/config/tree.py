@@ -11,14 +11,13 @@ from pydantic.fields import FieldInfo
 
 from tdbench.config.contents import Contents, Parts, data_parts, digest_of
 from tdbench.config.data_sets import find_data_set
+from tdbench.config.optimization import OptimizerConfig, ScheduleConfig
 from tdbench.config.sections import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
     HardwareConfig,
     ModelConfig,
-    OptimizerConfig,
-    ScheduleConfig,
     TrainingConfig,
 )
 from tdbench.errors import ConfigError
@@ -30,6 +29,8 @@ from tdbench.user_code import absolute, code_of, is_user_code, running_code, sho
 # Digests change with this. It rises when a default or an algorithm changes, which a test notices. Only what differs
 # from the defaults is hashed, so that a new field leaves the digests of finished runs alone.
 RESULTS_VERSION = "0.2"
+
+OWN_CODE = ("data", "model", "regularizer", "optimizer")  # sections whose name may be a file of the user's
 
 
 class RunConfig(Section):
@@ -62,9 +63,9 @@ class RunConfig(Section):
 
     def settings(self) -> dict[str, Any]:
         """Return the dotted keys and values that make this run this run, and no other, but for what they mean."""
-        fields = known_keys(type(self.regularizer))
         values = flatten(self.dump())
-        kept = {key for key in values if about(fields[key]).get("identity", True)}
+        method = type(self.regularizer)
+        kept = {key for key in values if about(field_of(key, method)).get("identity", True)}
         if self.regularizer.match is not None:  # the knob follows from it
             kept.discard(f"regularizer.{self.regularizer.strength_knob}")
         revisions = {
@@ -105,11 +106,7 @@ class RunConfig(Section):
 
     def own_code(self) -> dict[str, str]:
         """Return the keys whose value is a file of the user's."""
-        names = {
-            "data.name": self.data.name,
-            "model.name": self.model.name,
-            "regularizer.name": self.regularizer.name,
-        }
+        names = {f"{section}.name": getattr(self, section).name for section in OWN_CODE}
         return {key: name for key, name in names.items() if is_user_code(name)}
 
     def running_texts(self) -> dict[str, bytes]:
@@ -159,6 +156,11 @@ def known_keys(method: type[RegularizerConfig]) -> dict[str, FieldInfo]:
     return keys
 
 
+def field_of(key: str, method: type[RegularizerConfig]) -> FieldInfo:
+    """Return the declaration of a dotted key; that of a knob of torch's, which has none here, says nothing."""
+    return known_keys(method).get(key) or FieldInfo(annotation=object)
+
+
 @cache
 def default_values(method: type[RegularizerConfig]) -> dict[str, Any]:
     """Return dotted key to default, as `RunConfig.dump` writes it, of a run that uses `method`.
@@ -174,9 +176,8 @@ def default_values(method: type[RegularizerConfig]) -> dict[str, Any]:
 def named_as_here(tree: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     """Return a tree that names the user's code by its place here, where only the folder of the file is another."""
     result = dict(tree)
-    names = {"data": config.data.name, "model": config.model.name, "regularizer": config.regularizer.name}
-    for section, here in names.items():
-        there = tree.get(section)
+    for section in OWN_CODE:
+        there, here = tree.get(section), getattr(config, section).name
         if not isinstance(there, Mapping):
             continue
         name = there.get("name")

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 Value = str | int | float  # of a swept key, as tables show it
-TEST_ERROR, TEST_ERROR_BN = "test_error_pct", "test_error_pct_bn"
+TEST_ERROR, TEST_ERROR_BN, TEST_ERROR_EMA = "test_error_pct", "test_error_pct_bn", "test_error_pct_ema"
 SECONDARY = ("test_loss", "ece_pct", "brier")  # that are compared beside the metric, without a verdict
 MORE_IS_BETTER = {  # of the fields of a result that a verdict may be about
     TEST_ERROR: False,
@@ -25,6 +25,7 @@ MORE_IS_BETTER = {  # of the fields of a result that a verdict may be about
     "brier": False,
     TEST_ERROR_BN: False,
     "valid_error_pct": False,
+    TEST_ERROR_EMA: False,
 }
 
 
@@ -66,6 +67,7 @@ class EpochRow:
         train_img_per_s: From the median time of the epoch's steps; None where none was timed.
         epoch_s: Seconds, with the evaluation.
         peak_mem_mib: Most memory so far, in MiB: allocated on the GPU, else of the process.
+        test_error_pct_ema: As test_error_pct, with the moving average of the weights; None where none is kept.
     """
 
     epoch: int
@@ -78,6 +80,7 @@ class EpochRow:
     train_img_per_s: float | None
     epoch_s: float
     peak_mem_mib: float
+    test_error_pct_ema: float | None = field(default=None, metadata={"since": "0.3.0"})
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class RunResult:
         test_error_pct_bn: As test_error_pct, with BatchNorm's running statistics re-estimated on training images,
             without the regularizer; None where the network has no BatchNorm.
         valid_error_pct: Of the images held out of the training images; None where none are.
+        test_error_pct_ema: As test_error_pct, with the moving average of the weights; None where none is kept.
         metrics: What a script or a function of the user's reported, by name; None of tdbench's own runs.
     """
 
@@ -122,6 +126,7 @@ class RunResult:
     brier: float | None = field(default=None, metadata={"since": "0.3.0"})
     test_error_pct_bn: float | None = field(default=None, metadata={"since": "0.3.0"})
     valid_error_pct: float | None = field(default=None, metadata={"since": "0.3.0"})
+    test_error_pct_ema: float | None = field(default=None, metadata={"since": "0.3.0"})
     metrics: Mapping[str, float] | None = field(default=None, metadata={"since": "0.3.0", "column": False})
 
     def figure(self, name: str) -> float | None:

@@ -169,7 +169,8 @@ def with_settings(experiment: Experiment, given: dict[str, Any], path: str | Pat
             if key in own:
                 continue
             resolved = {name for settings in settings_of(methods, {key: value}).values() for name in settings}
-            shared = all(name in known_keys(RegularizerConfig) for name in resolved)
+            own = known_keys(RegularizerConfig)
+            shared = all(name in own or not name.startswith("regularizer.") for name in resolved)
             (rest if shared else knobs)[key] = value
         settings_of(methods, knobs)
     tree = build_config(tree, rest, path).model_dump(mode="json", exclude_unset=True)

@@ -2,7 +2,8 @@
 
 from typing import Any, get_args
 
-from tdbench.config import FLAGS, RunConfig, known_keys, resolve_key
+from tdbench.config import FLAGS, RunConfig, resolve_key
+from tdbench.config.tree import field_of
 from tdbench.errors import ConfigError
 from tdbench.knobs import about
 from tdbench.regularizers.registry import method_names
@@ -30,7 +31,7 @@ def default_sweep(key: str, base: RunConfig) -> tuple[Any, ...]:
     """
     if key == METHOD:
         return tuple(name for name in method_names() if name != "none")
-    field = known_keys(type(base.regularizer))[key]
+    field = field_of(key, type(base.regularizer))
     values = about(field).get("sweep") or (False, True) * (field.annotation is bool) or get_args(field.annotation)
     if not values or any(isinstance(value, type) for value in values):
         raise ConfigError(f"--param {column(key)} needs --values: no sweep of it is declared")

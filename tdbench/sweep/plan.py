@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tdbench.config import HardwareConfig, RunConfig, build_config, flatten, known_keys
+from tdbench.config import HardwareConfig, RunConfig, build_config, flatten
 from tdbench.config.contents import Contents
 from tdbench.config.loading import refuse_unused
 from tdbench.config.settings import settings_of
-from tdbench.config.tree import foreign_method, named_as_here
+from tdbench.config.tree import field_of, foreign_method, named_as_here
 from tdbench.errors import ConfigError, FolderError, UnknownKey, unknown
 from tdbench.knobs import about
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.store.files import as_text
-from tdbench.store.rows import Value
+from tdbench.store.rows import TEST_ERROR_EMA, Value
 from tdbench.sweep import lab
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.experiment import Experiment
@@ -153,6 +153,8 @@ def make_plan(experiment: Experiment) -> TrainingPlan:
     configs = [config for _, config in distinct.values()]
     if experiment.metric == "valid_error_pct" and any(config.data.valid_fraction == 0 for config in configs):
         raise ConfigError("--metric valid_error_pct needs images that are held out: --set data.valid_fraction=0.2")
+    if experiment.metric == TEST_ERROR_EMA and any(config.optimizer.ema_decay is None for config in configs):
+        raise ConfigError(f"--metric {TEST_ERROR_EMA} needs an average of the weights: --set optimizer.ema_decay=0.999")
     refuse_unused(configs)
     points = [Point(values, add_trials(config, experiment.seeds, trials)) for values, config in distinct.values()]
     points = compared(experiment, base, points, configs, trials)
@@ -217,9 +219,8 @@ def grid(experiment: Experiment, base: RunConfig) -> Iterator[tuple[dict[str, An
         raise ConfigError(f"--param must name each parameter once, got {', '.join(experiment.sweep)}")
     if "seed" in axes:
         raise ConfigError("--param seed: every value runs with every seed anyway; --seeds says which")
-    fields = known_keys(type(base.regularizer))
     for key in axes:
-        if not about(fields[key]).get("identity", True):
+        if not about(field_of(key, type(base.regularizer))).get("identity", True):
             raise ConfigError(f"--param {column(key)}: it changes where or how fast a run goes, and no result")
     axes = {key: values or default_sweep(key, base) for key, values in axes.items()}
     num_trials = math.prod(map(len, axes.values())) * len(experiment.seeds)

@@ -59,4 +59,6 @@ def shape_of(config: RunConfig, with_method: bool = False) -> str:
     if not with_method:
         regularizer = {"name": regularizer["name"]}
     tree = config.model_dump(mode="json", include={"data", "augment", "model", "training", "hardware"})
-    return json.dumps([regularizer, tree], sort_keys=True)
+    optimizer = config.optimizer.model_dump(mode="json", exclude={"lr", "momentum", "nesterov", "weight_decay"})
+    schedule = None if config.schedule.is_ours else config.schedule.model_dump(mode="json")
+    return json.dumps([regularizer, tree, optimizer, schedule], sort_keys=True)

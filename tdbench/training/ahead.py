@@ -14,7 +14,9 @@ from tdbench.regularizers.registry import find_method
 from tdbench.regularizers.user import configure
 from tdbench.training.hardware import find_device, num_gpus
 from tdbench.training.matching import solve_match
+from tdbench.training.optimizer import LearningRates, check_optimizer, make_optimizer
 from tdbench.training.run import Run
+from tdbench.training.schedule import Schedule
 from tdbench.training.setup import Setup, without_compilation
 
 WARMUP_STEPS, TIMED_STEPS = 3, 5
@@ -28,6 +30,7 @@ def check(trees: list[dict[str, Any]]) -> None:
     """
     configs = [without_compilation(RunConfig.model_validate(tree)) for tree in trees]
     for config in configs:
+        check_optimizer(config.optimizer)
         check_network(config.model.name)  # a misspelt name should not wait for the data
     loaded: dict[str, LoadedData] = {}
     for config in configs:
@@ -35,8 +38,12 @@ def check(trees: list[dict[str, Any]]) -> None:
         if key not in loaded:
             loaded[key] = load_data(config.data, config.seed)
         setup = Setup(solve_match(config, loaded[key]), loaded[key])
-        setup.train_batches()
+        num_steps = len(setup.train_batches())
         setup.insert().check_blocks()
+        optimizer = make_optimizer(setup.model, config.optimizer, setup.hardware.device)
+        Schedule(config.schedule, config.training.epochs * num_steps, num_steps).lr_at(
+            num_steps, LearningRates(optimizer).peaks[0]
+        )
 
 
 def estimated_s(trees: list[dict[str, Any]]) -> list[float]:
@@ -57,6 +64,7 @@ def _estimated_s(config: RunConfig) -> float:
     begin_s = marks[0] - begun
     steps_s = [end - start for start, end in pairwise(marks)] or [begin_s]
     run.evaluate()
+    run.evaluate_average()
     run.validate()
     evaluation_s = time.perf_counter() - marks[-1]
     num_epochs = -(-run.num_steps // run.steps_per_epoch)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from tdbench.errors import Damaged, FolderError, line_of
 from tdbench.store.files import open_file, write_atomically
 from tdbench.store.rows import EpochRow
+from tdbench.training.average import tensors_of
 from tdbench.training.run import Run
 
 FORMAT, UNSEALED = "tdbench checkpoint 3", "tdbench checkpoint 2"  # of release 0.2.0
@@ -111,6 +112,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "model": run.model.state_dict(),
         "regularizer": run.insertion.state_dict(),
         "optimizer": run.optimizer.state_dict(),
+        "average": tensors_of(run.average),
         "scaler": run.scaler.state_dict(),
         "hardware": {"device": device.type, "precision": run.hardware.precision, "threads": run.hardware.threads},
         "rows": [asdict(row) for row in run.rows],
@@ -174,7 +176,9 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
     for name, layer in run.insertion.layers.items():
         if layer.meter is not None:
             layer.meter.counts.copy_(own["dropped"][name])
-    run.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(run.optimizer, state["optimizer"])
+    for own_tensor, saved in zip(tensors_of(run.average), state.get("average", []), strict=True):
+        own_tensor.copy_(saved)
     run.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(own["random"])
     if "random_python" in own:
@@ -187,6 +191,13 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
     run.rows, run.step, run.total_dropped = rows_of(state), state["step"], state["total_dropped"]
     run.clock.steps_s, run.clock.waits_s = state["steps_s"].tolist(), state["waits_s"].tolist()
     run.wall_s, run.epoch_s = state["wall_s"], state["epoch_s"]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state; how torch computes its step stays as this run has it, with a CUDA graph or without."""
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        group |= {key: own[key] for key in ("capturable", "foreach", "fused") if key in own}
+    optimizer.load_state_dict(state)
 
 
 def numpy_state() -> tuple[Any, ...]:

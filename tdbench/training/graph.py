@@ -13,6 +13,7 @@ from torch import Tensor
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, line_of
 from tdbench.training.hardware import Hardware
+from tdbench.user_code import is_user_code
 
 EAGER_STEPS = 4  # before it is recorded: kernels are chosen and compiled, and what is allocated once is there
 
@@ -29,7 +30,9 @@ def reason_against(config: RunConfig, hardware: Hardware, num_processes: int) ->
         return "fp16 scales its loss on the host"
     if config.regularizer.schedule != "constant":
         return "the regularizer's strength rises"
-    if config.own_code().keys() & {"model.name", "regularizer.name"}:
+    if not config.optimizer.can_be_recorded and not is_user_code(config.optimizer.name):
+        return f"{config.optimizer.name} computes on the host"
+    if config.own_code().keys() - {"data.name"}:
         return "the user's code may decide on the host"
     return None
 
@@ -99,3 +102,16 @@ class StepGraph:
             generator.graphsafe_set_state(before)  # it would stay as in a recording, where no number can be drawn
             raise
         return graph
+
+
+def graph_of(learn: Learn, config: RunConfig, hardware: Hardware, num_processes: int) -> StepGraph | None:
+    """Return what records the steps of a run, or None where they run as they are.
+
+    Raises:
+        ConfigError: They have to be recorded, and cannot be.
+    """
+    wanted = config.hardware.graph
+    reason = reason_against(config, hardware, num_processes)
+    if wanted == "always" and reason is not None:
+        raise ConfigError(f"hardware.graph must not be always here: {reason}")
+    return None if wanted == "never" or reason is not None else StepGraph(learn, wanted == "always")

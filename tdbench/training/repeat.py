@@ -5,6 +5,7 @@ from itertools import islice
 import torch
 
 from tdbench.config import RunConfig
+from tdbench.training.average import tensors_of
 from tdbench.training.run import Run
 
 MOST_DISTINCT = 256  # images; a larger batch repeats them
@@ -21,7 +22,8 @@ class RepeatedStep:
         batch_size = config.training.batch_size
         regularizer = config.regularizer.model_copy(update={"schedule": "constant"})
         training = config.training.model_copy(update={"batch_size": 1})
-        optimizer = config.optimizer.model_copy(update={"lr": 1e-6})
+        lr = None if config.optimizer.lr is None else 1e-6  # null: the user's own optimizer has it
+        optimizer = config.optimizer.model_copy(update={"lr": lr})
         update = {"regularizer": regularizer, "training": training, "optimizer": optimizer}
         self.run = Run(config.model_copy(update=update))
         singles = islice(self.run.batches.epoch(1, 0, len(self.run.batches)), min(batch_size, MOST_DISTINCT))
@@ -44,9 +46,11 @@ class RepeatedStep:
             self.run.graph = graph
 
     def held_bytes(self) -> int:
-        """Return the memory held between steps: weights and buffers, gradients, optimizer state, the batch."""
+        """Return the memory held between steps: weights, buffers, gradients, optimizer state, average, batch."""
         weights = list(self.run.model.parameters())
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         state = [value for values in self.run.optimizer.state.values() for value in values.values()]
-        tensors = [*weights, *self.run.model.buffers(), *gradients, self.images, self.labels, *state]
+        average = tensors_of(self.run.average)
+        batch = [self.images, self.labels]
+        tensors = [*weights, *self.run.model.buffers(), *gradients, *state, *average, *batch]
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))

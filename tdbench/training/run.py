@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,18 @@ from torch import Tensor
 from tdbench.config import RunConfig
 from tdbench.data.batches import derive_seed
 from tdbench.data.sources import LoadedData
-from tdbench.errors import ConfigError, TdbenchError
+from tdbench.errors import TdbenchError
 from tdbench.store.progress import Progress
 from tdbench.store.rows import EpochRow, RunResult, TrialState
+from tdbench.training.average import averaged
 from tdbench.training.batchnorm import averaging, batch_norms, statistics_of
 from tdbench.training.clock import StepClock
 from tdbench.training.evaluation import Evaluation, error_pct, evaluate
 from tdbench.training.facts import facts_of
-from tdbench.training.graph import StepGraph, reason_against
-from tdbench.training.optimizer import make_optimizer
+from tdbench.training.graph import graph_of
+from tdbench.training.optimizer import LearningRates, make_optimizer
 from tdbench.training.parallel import ALONE, Processes
-from tdbench.training.schedule import lr_at
+from tdbench.training.schedule import Schedule, num_steps_of
 from tdbench.training.setup import Setup
 from tdbench.training.trace import StepTrace
 from tdbench.user_code import is_user_code
@@ -61,12 +63,16 @@ class Run:
         if self.hardware.compile:
             self.model.compile()
         self.network = self.model
-        self.optimizer = make_optimizer(self.model.parameters(), config.optimizer.model_dump(), device)
+        self.graph = graph_of(self.learn, config, self.hardware, processes.count)
+        self.optimizer = make_optimizer(self.model, config.optimizer, device, self.graph is not None)
+        keeps_rates = self.graph is not None or (device.type == "cuda" and config.optimizer.name == "sgd")
+        self.rates = LearningRates(self.optimizer, device if keeps_rates else None)
+        self.average = averaged(self.model, config.optimizer.ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
-        self.graph = self._graph()
         self.steps_per_epoch = len(self.batches)
-        planned = config.training.epochs * self.steps_per_epoch
-        self.num_steps = min(planned, config.training.max_steps or planned)
+        self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
+        self.schedule = Schedule(config.schedule, self.num_steps, self.steps_per_epoch)
+        self.rate_at(self.num_steps - 1)  # which a schedule may refuse
         self.clock = StepClock(device)
         self.rows: list[EpochRow] = []
         self.step = 0
@@ -80,18 +86,6 @@ class Run:
         self.contents = config.contents(running=True)  # as they were read: they may change while the run goes on
         self.digest = config.digest(self.contents)
         self.facts = facts_of(setup, self.insertion, processes.count)
-
-    def _graph(self) -> StepGraph | None:
-        """Return what records the steps, or None where they run as they are.
-
-        Raises:
-            ConfigError: They have to be recorded, and cannot be.
-        """
-        wanted = self.config.hardware.graph
-        reason = reason_against(self.config, self.hardware, self.processes.count)
-        if wanted == "always" and reason is not None:
-            raise ConfigError(f"hardware.graph must not be always here: {reason}")
-        return None if wanted == "never" or reason is not None else StepGraph(self.learn, wanted == "always")
 
     def keep_threads(self, number: int) -> None:
         """Go on with the CPU threads that the run began with: the rounding of a sum depends on how many share it."""
@@ -130,9 +124,11 @@ class Run:
     def train_step(self, images: Tensor, labels: Tensor, number: int) -> None:
         """Do one optimizer step on this process's share of a batch, step `number` of its epoch."""
         self.clock.batch_ready()
-        self.optimizer.set_rate(self.rate_at(self.step))
+        self.rates.set(partial(self.schedule.lr_at, self.step))
         self.insertion.set_progress(self.step / self.num_steps)
         self.losses[number] = self.graph(images, labels) if self.graph else self.learn(images, labels)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.step += 1
         if self.trace is not None:
             self.trace.step()
@@ -145,14 +141,17 @@ class Run:
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.config.optimizer.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.num_hits += logits.detach().argmax(1).eq(labels).sum()
         return loss.detach()
 
     def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, from 0."""
-        return lr_at(step, self.num_steps, self.steps_per_epoch, self.config.optimizer.lr, self.config.schedule)
+        """Return the learning rate of a step, from 0; of several groups of weights that of the first."""
+        return self.schedule.lr_at(step, self.rates.peaks[0])
 
     def losses_and_hits(self, num_done: int) -> tuple[Tensor, int]:
         """Return the loss of each of this epoch's first `num_done` steps, fp64 on the CPU, and how many images hit."""
@@ -202,6 +201,12 @@ class Run:
         if self.test_batches is None:
             return None
         return evaluate(self.model, self.test_batches, self.hardware, self.processes)
+
+    def evaluate_average(self) -> float | None:
+        """Return the test error, in per cent, of the moving average of the weights; None where none is kept."""
+        if self.average is None or self.test_batches is None:
+            return None
+        return evaluate(self.average.module, self.test_batches, self.hardware, self.processes).error_pct
 
     def evaluate_at_the_end(self) -> Evaluation | None:
         """Return what the trained network makes of the test images, which the last epoch may have told already."""
@@ -269,6 +274,7 @@ class Run:
             brier=seen.brier if over and seen is not None else None,
             test_error_pct_bn=self.test_error_pct_bn,
             valid_error_pct=self.valid_error_pct,
+            test_error_pct_ema=self.rows[-1].test_error_pct_ema if over and self.rows else None,
         )
 
     def img_per_s(self, step_s: float | None) -> float | None:
@@ -283,6 +289,7 @@ class Run:
         self.clock.collect()
         due = self.step == self.num_steps or self.epoch % self.config.training.eval_every == 0
         seen = self.evaluate() if due else None
+        average_pct = self.evaluate_average() if due else None
         self.last_evaluation = seen if self.step == self.num_steps else None
         losses, num_hits = self.losses_and_hits(num_done)
         shares = self.processes.gather((self.insertion.read_meter(reset=True), self.hardware.peak_mem_mib()))
@@ -301,6 +308,7 @@ class Run:
             train_img_per_s=self.img_per_s(self.clock.epoch_median_s()),
             epoch_s=self.epoch_s,
             peak_mem_mib=max(peak_mem_mib for _, peak_mem_mib in shares),
+            test_error_pct_ema=average_pct,
         )
         self.rows.append(row)
         self.wall_s += self.epoch_s

@@ -7,6 +7,7 @@ from tdbench.models.build import check_network
 from tdbench.models.sites import Insertion
 from tdbench.training.hardware import activate, resolve
 from tdbench.training.network import seeded_insertion, seeded_network
+from tdbench.training.optimizer import check_optimizer
 
 
 class Setup:
@@ -26,6 +27,7 @@ class Setup:
     def __init__(self, config: RunConfig, data: LoadedData | None = None, local_rank: int | None = None) -> None:
         self.config = config
         check_network(config.model.name)  # a misspelt name should not wait for the data
+        check_optimizer(config.optimizer)
         self.hardware = resolve(config.hardware, local_rank)
         self.data = data or load_data(config.data, config.seed)
         activate(self.hardware, config.hardware.deterministic)

@@ -136,7 +136,7 @@ MALFORMED = [
     (["ablate", "--seeds", "0"], ["at least one seed, got 0"]),
     (["train", "--amp"], ["--amp", "--precision bf16"]),
     (["train", "--workers", "3"], ["--workers", "num_workers", "--jobs"]),
-    (["ablate", "--optimizer", "adam"], ["--optimizer", "SGD"]),
+    (["ablate", "--optimizer", "adam"], ["--optimizer", "--set optimizer.name=NAME"]),
     (["train", "--wandb"], ["--wandb", "--log tensorboard"]),
     (["train", "--val-split=0.1"], ["--val-split", "--set data.valid_fraction=F"]),
     (["train", "--block-size", "3"], ["--set block_size=VALUE"]),

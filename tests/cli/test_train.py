@@ -23,11 +23,12 @@ from tdbench.training.run import Progress, Run
 
 FILES = {"predictions.npz", "config.yaml", "environment.json", "metrics.csv", "result.json", "checkpoint.pt"}
 COLUMNS = (
-    "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib"
+    "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib,"
+    "test_error_pct_ema"
 )
 FIELDS = (
     "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,wall_s,"
-    "peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct"
+    "peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct,test_error_pct_ema"
 )
 TWO_EPOCHS = ("--train-fraction", "0.1", "--batch-size", "32", "--epochs", "2")
 ONE_STEP = ("--train-fraction", "0.1", "--batch-size", "32", "--max-steps", "1")
@@ -307,7 +308,8 @@ def test_flags_beat_the_config_file_and_set_beats_flags(cli, tmp_path):
     assert cli("train", "run.yaml", *sets, *flags, "--out", "run").code == 0
     tree = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (tree["seed"], cli.result(tmp_path / "run")["seed"]) == (7, 7)
-    assert tree["optimizer"] == {"lr": 0.02, "momentum": 0.5, "nesterov": False, "weight_decay": 5e-4}
+    given = {"lr": 0.02, "momentum": 0.5, "nesterov": False}
+    assert tree["optimizer"] == load_config().optimizer.model_dump() | given
     assert (tree["regularizer"]["block_size"], tree["regularizer"]["drop_ratio"]) == (3, 0.4)
     assert tree["regularizer"]["sites"] == ["stage3"]
     assert tree["model"] == {"name": "resnet8"}

@@ -66,15 +66,18 @@ def test_a_file_has_the_permissions_that_the_user_s_files_have(tmp_path):
 
 def test_the_columns_are_the_fixed_ones():
     assert ",".join(columns(EpochRow)) == (
-        "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib"
+        "epoch,lr,train_loss,train_error_pct,test_loss,test_error_pct,dropped_pct,train_img_per_s,epoch_s,peak_mem_mib,"
+        "test_error_pct_ema"
     )
     assert ",".join(columns(RunResult)) == (
         "status,digest,seed,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,train_img_per_s,"
-        "wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct"
+        "wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct,"
+        "test_error_pct_ema"
     )
     assert ",".join(TrialRow.columns(["block_size"])) == (
         "trial,status,seed,block_size,digest,epochs,test_error_pct,best_test_error_pct,train_error_pct,dropped_pct,"
-        "train_img_per_s,wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct"
+        "train_img_per_s,wall_s,peak_mem_mib,error,test_loss,ece_pct,brier,test_error_pct_bn,valid_error_pct,"
+        "test_error_pct_ema"
     )
     assert ",".join(SummaryRow.columns(["block_size"])) == (
         "block_size,n,test_error_pct_mean,test_error_pct_std,ci95_low,ci95_high,delta_vs_baseline,delta_ci95_low,"

@@ -1,14 +1,16 @@
 """The learning rate rises linearly, then follows its schedule to the end of the run, however long that is."""
 
 import pytest
+import torch
 
 from tdbench.config import ScheduleConfig
-from tdbench.training.schedule import lr_at
+from tdbench.errors import ConfigError
+from tdbench.training.schedule import Schedule
 
 
 def rates(num_steps=100, steps_per_epoch=10, peak=0.1, **schedule):
-    config = ScheduleConfig(**schedule)
-    return [lr_at(step, num_steps, steps_per_epoch, peak, config) for step in range(num_steps)]
+    made = Schedule(ScheduleConfig(**schedule), num_steps, steps_per_epoch)
+    return [made.lr_at(step, peak) for step in range(num_steps)]
 
 
 def test_the_warm_up_rises_linearly_to_the_peak():
@@ -36,3 +38,44 @@ def test_a_run_shorter_than_its_warm_up_still_reaches_the_peak():
 
 def test_a_single_step_has_a_rate():
     assert rates(num_steps=1) == [0.1]
+
+
+OF_TORCH = {
+    "ExponentialLR": {"gamma": 0.9},
+    "StepLR": {"step_size": 3, "gamma": 0.5},
+    "LinearLR": {"start_factor": 0.5, "total_iters": 6},
+    "PolynomialLR": {"total_iters": 9, "power": 2.0},
+    "CosineAnnealingLR": {"T_max": 10, "eta_min": 0.01},
+    "CosineAnnealingWarmRestarts": {"T_0": 4},
+    "CyclicLR": {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 4},
+    "OneCycleLR": {"max_lr": 0.3, "total_steps": 12},
+}
+
+
+@pytest.mark.parametrize(("per", "steps_each"), [("epoch", 5), ("step", 1)])
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_a_schedule_of_torch_s_is_what_a_loop_with_it_gives(name, per, steps_each):
+    num_stages = 12
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    more = {"cycle_momentum": False} if name in ("CyclicLR", "OneCycleLR") else {}
+    schedule, expected = getattr(torch.optim.lr_scheduler, name)(optimizer, **OF_TORCH[name], **more), []
+    for _ in range(num_stages):
+        expected += [optimizer.param_groups[0]["lr"]] * steps_each
+        optimizer.step()
+        schedule.step() if len(expected) < num_stages * steps_each else None
+    values = rates(num_stages * steps_each, 5, name=name, per=per, warmup_epochs=0, **OF_TORCH[name])
+    assert values == expected
+    assert len(set(values)) > 2
+
+
+def test_a_schedule_of_torch_s_begins_after_the_warm_up_at_the_peak():
+    values = rates(40, 10, name="exponentiallr", gamma=0.5, warmup_epochs=1)
+    assert values[:10] == pytest.approx([0.1 * (i + 1) / 10 for i in range(10)])
+    assert [values[i] for i in (10, 19, 20, 30, 39)] == pytest.approx([0.1, 0.1, 0.05, 0.025, 0.025])
+
+
+def test_knobs_that_torch_refuses_are_told_in_one_message():
+    with pytest.raises(ConfigError, match=r"schedule\.name OneCycleLR refuses its knobs: Tried to step"):
+        rates(40, 10, name="OneCycleLR", max_lr=0.3, total_steps=5, per="step")
+    with pytest.raises(ConfigError, match=r"schedule\.name ExponentialLR refuses its knobs"):
+        rates(40, 10, name="ExponentialLR", gamma="half")

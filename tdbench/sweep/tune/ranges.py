@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from tdbench.config import RunConfig, known_keys
+from tdbench.config import RunConfig
+from tdbench.config.tree import field_of
 from tdbench.errors import ConfigError
 from tdbench.knobs import about
 from tdbench.sweep.keys import METHOD, column, default_sweep, resolve_param
@@ -93,7 +94,7 @@ def range_of(name: str, values: Any, base: RunConfig) -> Range:
         ConfigError: There is no such knob, or the values are no range and no list.
     """
     key = resolve_param(name, base)
-    field = known_keys(type(base.regularizer))[key]
+    field = field_of(key, type(base.regularizer))
     if key in ("seed", METHOD) or not about(field).get("identity", True):
         what = {
             "seed": "--search-seeds says which seeds run",
