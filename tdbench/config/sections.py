@@ -99,10 +99,12 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes to whole training batches."""
+    """Random changes to the training images, drawn for each of them; those of mixup and cutmix for each batch."""
 
     crop_padding: int | None = knob(
-        None, "zero-padding in pixels before a random crop; null: an eighth of the side", ge=0
+        None,
+        "zero-padding in pixels before a random crop; null: an eighth of the side, none with random_resized_crop",
+        ge=0,
     )
     flip: bool | None = knob(None, "random horizontal flips; null: where a mirrored image keeps its class")
     cutout: int = knob(
@@ -112,6 +114,49 @@ class AugmentConfig(Section):
         sweep=(0, 8, 16),
         source="paper: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN",
     )
+    random_resized_crop: float | None = knob(
+        None,
+        "each image is cut to a random part of its area, at least this one, and resized to its size; null: whole",
+        gt=0,
+        le=1,
+        sweep=(0.08, 0.35),
+    )
+    randaugment: int = knob(
+        0, "magnitude of RandAugment's two operations on each image, of 30; 0: none", ge=0, le=30, sweep=(0, 5, 9)
+    )
+    trivial_augment: bool = knob(False, "TrivialAugment: on each image one operation of a random magnitude")
+    color_jitter: float = knob(
+        0.0,
+        "brightness, contrast and saturation of each image change by up to this share",
+        ge=0,
+        le=1,
+        sweep=(0.0, 0.4),
+    )
+    random_erasing: float = knob(
+        0.0, "probability of each image to lose a random rectangle", ge=0, le=1, sweep=(0.0, 0.25)
+    )
+    mixup: float = knob(
+        0.0, "alpha of MixUp: each batch is blended with itself, shifted by one; 0: not", ge=0, sweep=(0.0, 0.2, 1.0)
+    )
+    cutmix: float = knob(
+        0.0,
+        "alpha of CutMix: a rectangle of each batch is from itself, shifted by one; with mixup one of both, drawn for "
+        "each batch; 0: not",
+        ge=0,
+        sweep=(0.0, 1.0),
+    )
+
+    @property
+    def uses_torchvision(self) -> bool:
+        """Whether any of it is torchvision's."""
+        ours = {"crop_padding", "flip", "cutout"}
+        return any(value for key, value in self.model_dump(exclude=ours).items())
+
+    @model_validator(mode="after")
+    def _one_policy_alone(self) -> "AugmentConfig":
+        if self.trivial_augment and self.randaugment:
+            raise ValueError("augment.trivial_augment must be false beside augment.randaugment, got true")
+        return self
 
 
 class ModelConfig(Section):

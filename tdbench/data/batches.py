@@ -5,7 +5,6 @@ choices are drawn on the CPU, an epoch at a time, from a generator of their own,
 images in the same order with the same crops, whatever the device or method, and after an interruption.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -14,15 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
+from tdbench.data.augmentation import Augmentation
 from tdbench.data.images import ImageSet, StreamedImages
+from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
-
-
-def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return the seed for one purpose of a run (63 bits), independent of those for its other purposes."""
-    text = "/".join(str(part) for part in (seed, *purpose))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -125,11 +120,17 @@ class TrainBatches:
             )
         side = data.image_shape[1]
         padding = config.augment.crop_padding
-        self.padding = side // 8 if padding is None else padding
+        self.padding = (0 if config.augment.random_resized_crop else side // 8) if padding is None else padding
         if self.padding > side:
             raise ConfigError(f"augment.crop_padding must be at most {side}, the images' side, got {self.padding}")
         self.flip = data.source.flip if config.augment.flip is None else config.augment.flip
         self.side, self.hole_size = side, config.augment.cutout
+        if data.num_classes < 2 and (config.augment.mixup or config.augment.cutmix):
+            raise ConfigError(
+                f"augment.{'mixup' if config.augment.mixup else 'cutmix'} must be 0 on images of one class, got "
+                f"{config.augment.mixup or config.augment.cutmix}: there is nothing to mix their labels with"
+            )
+        self._augmentation = Augmentation(config.augment, config.seed, data.image_shape[1:], data.num_classes)
         self._images = _Images(data.train, data, config, device, layout)
         self._crops: Tensor | None = None
         if isinstance(self._images.pixels, Tensor):
@@ -140,20 +141,24 @@ class TrainBatches:
         return self.num_images // self.batch_size
 
     def epoch(self, epoch: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images fp32 (B, C, H, W), labels (B,)), this process's share of batches `first` to `last` - 1."""
+        """Yield (images fp32 (B, C, H, W), labels (B,)), this process's share of batches `first` to `last` - 1.
+
+        Where images are mixed, the labels are (B, K), the share of each class.
+        """
         draw = self._draw(epoch)
+        device = self._images.device
         if self._crops is not None:
-            draw = draw.to(self._images.device)
+            draw = draw.to(device)
             for number in range(first, last):
                 part = draw.batch(number * self.num_shares + self.share, self.share_size)
-                yield self._augment(self._crops, part.order, part), self._images.labels[part.order]
+                yield self._batch(self._crops, part.order, part, epoch, number)
             return
         rest = draw.order[first * self.batch_size : last * self.batch_size]
         rest = rest.view(-1, self.num_shares, self.share_size)[:, self.share].flatten()
-        samples = torch.arange(self.share_size, device=self._images.device)
+        samples = torch.arange(self.share_size, device=device)
         for number, pixels in enumerate(self._images.stream(rest, self.share_size), first):
-            part = draw.batch(number * self.num_shares + self.share, self.share_size, self._images.device)
-            yield self._augment(self._all_crops(pixels), samples, part), self._images.labels[part.order]
+            part = draw.batch(number * self.num_shares + self.share, self.share_size, device)
+            yield self._batch(self._all_crops(pixels), samples, part, epoch, number)
 
     def _draw(self, epoch: int) -> _Draw:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
@@ -170,12 +175,16 @@ class TrainBatches:
         padded = F.pad(pixels, (self.padding,) * 4)
         return padded.unfold(2, height, 1).unfold(3, width, 1)
 
-    def _augment(self, crops: Tensor, samples: Tensor, draw: _Draw) -> Tensor:
+    def _batch(self, crops: Tensor, samples: Tensor, draw: _Draw, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         pixels = crops[samples, :, draw.down, draw.right]
         if self.flip:
             pixels = torch.where(draw.flip[:, None, None, None], pixels.flip(3), pixels)
-        images = self._images.normalise(pixels)
-        return cut_holes(images, draw.hole_row, draw.hole_col, self.hole_size) if self.hole_size else images
+        first = number * self.batch_size + self.share * self.share_size
+        images = self._images.normalise(self._augmentation.pixels(pixels, epoch, first))
+        images = self._augmentation.images(images, epoch, first)
+        if self.hole_size:
+            images = cut_holes(images, draw.hole_row, draw.hole_col, self.hole_size)
+        return self._augmentation.mixed(images, self._images.labels[draw.order], epoch, number)
 
 
 class TestBatches:

@@ -61,7 +61,7 @@ class EpochRow:
         epoch: Passes over the training images so far.
         lr: Learning rate of the epoch's last step.
         train_loss, train_error_pct: Over the epoch's training batches as they were trained on: augmented, with the
-            regularizer.
+            regularizer; a mixed image counts as hit by the class of its larger share.
         test_loss, test_error_pct: Over all test images after the epoch; None where it was not evaluated.
         dropped_pct: Share of the units at the sites that the layers really set to zero.
         train_img_per_s: From the median time of the epoch's steps; None where none was timed.

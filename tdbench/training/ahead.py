@@ -16,7 +16,7 @@ from tdbench.training.hardware import find_device, num_gpus
 from tdbench.training.matching import solve_match
 from tdbench.training.optimizer import LearningRates, check_optimizer, make_optimizer
 from tdbench.training.run import Run
-from tdbench.training.schedule import Schedule
+from tdbench.training.schedule import Schedule, num_steps_of
 from tdbench.training.setup import Setup, without_compilation
 
 WARMUP_STEPS, TIMED_STEPS = 3, 5
@@ -38,12 +38,11 @@ def check(trees: list[dict[str, Any]]) -> None:
         if key not in loaded:
             loaded[key] = load_data(config.data, config.seed)
         setup = Setup(solve_match(config, loaded[key]), loaded[key])
-        num_steps = len(setup.train_batches())
+        steps_per_epoch = len(setup.train_batches())
         setup.insert().check_blocks()
-        optimizer = make_optimizer(setup.model, config.optimizer, setup.hardware.device)
-        Schedule(config.schedule, config.training.epochs * num_steps, num_steps).lr_at(
-            num_steps, LearningRates(optimizer).peaks[0]
-        )
+        rates = LearningRates(make_optimizer(setup.model, config.optimizer, setup.hardware.device))
+        num_steps = num_steps_of(config.training, steps_per_epoch)
+        Schedule(config.schedule, num_steps, steps_per_epoch).lr_at(num_steps - 1, rates.peaks[0])
 
 
 def estimated_s(trees: list[dict[str, Any]]) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.config import RunConfig
-from tdbench.data.batches import derive_seed
+from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 from tdbench.models.build import build

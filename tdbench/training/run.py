@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.data.batches import derive_seed
+from tdbench.data.augmentation import dominant
+from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData
 from tdbench.errors import TdbenchError
 from tdbench.store.progress import Progress
@@ -146,7 +147,7 @@ class Run:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.num_hits += logits.detach().argmax(1).eq(labels).sum()
+        self.num_hits += logits.detach().argmax(1).eq(dominant(labels)).sum()
         return loss.detach()
 
     def rate_at(self, step: int) -> float:

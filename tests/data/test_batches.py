@@ -9,8 +9,9 @@ from sklearn.datasets import load_digits
 
 from tdbench import load_config
 from tdbench.config.data_sets import find_data_set
-from tdbench.data.batches import TestBatches, TrainBatches, derive_seed
+from tdbench.data.batches import TestBatches, TrainBatches
 from tdbench.data.images import FolderImages, ImageSet
+from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import ConfigError
 from tests.oracles import cutout as cutout_oracle

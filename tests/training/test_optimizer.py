@@ -130,19 +130,31 @@ def test_an_average_changes_nothing_of_the_run_that_it_is_of():
         {"optimizer.name": "adamw", "optimizer.ema_decay": 0.9, "optimizer.decay_norms_and_biases": False},
         {"optimizer.name": "rmsprop", "momentum": 0.5, "schedule.name": "ExponentialLR", "schedule.gamma": 0.5},
         {"optimizer.ema_decay": 0.9, "attention": "se_ste", "optimizer.clip_norm": 1.0},
+        {
+            "optimizer.name": "adamw",
+            "optimizer.ema_decay": 0.9,
+            "augment.mixup": 0.2,
+            "augment.cutmix": 1.0,
+            "augment.randaugment": 9,
+            "augment.random_erasing": 0.25,
+            "regularizer": "dropout",
+        },
     ],
 )
 def test_a_run_with_any_of_it_is_resumed_bit_for_bit(knobs):
-    whole, part, resumed = (run_of(**knobs) for _ in range(3))
+    whole = run_of(**knobs)
     train(whole, 0, 4)
+    end = state_of(whole)
+    part = run_of(**knobs)
     train(part, 0, 2)
     buffer = io.BytesIO()
     torch.save(state_of(part), buffer)
     buffer.seek(0)
+    resumed = run_of(**knobs)
     restore(resumed, torch.load(buffer, weights_only=True))
     train(resumed, 2, 4)
     for name in ("model", "average", "optimizer"):
-        assert_same(state_of(whole)[name], state_of(resumed)[name])
+        assert_same(end[name], state_of(resumed)[name])
 
 
 def assert_same(one, other):
@@ -164,6 +176,21 @@ def test_a_value_that_torch_refuses_is_told_in_one_message():
     optimizer = load_config(overrides={"optimizer.name": "adamw", "optimizer.betas": [1.5, 0.9]}).optimizer
     with pytest.raises(ConfigError, match=r"optimizer\.name adamw refuses its knobs: Invalid beta parameter"):
         make_optimizer(torch.nn.Linear(2, 2), optimizer, CPU)
+
+
+def test_mixed_images_are_learnt_from_both_labels_and_counted_by_the_dominant_one():
+    run = run_of(**PLAIN, **{"augment.mixup": 1.0, "augment.crop_padding": 0})
+    network, hits = deepcopy(run.model).train(), 0
+    for images, labels in batches_of(run, 1):
+        assert labels.shape == (16, 10)
+        with torch.no_grad():
+            logits = network(images)
+        hits += int((logits.argmax(1) == labels.argmax(1)).sum())
+        loss = -(labels * logits.log_softmax(1)).sum(1).mean()
+    train(run, 0, 1)
+    losses, num_hits = run.losses_and_hits(1)
+    assert num_hits == hits
+    assert float(losses[0]) == pytest.approx(float(loss), rel=1e-4)
 
 
 OWN = """
