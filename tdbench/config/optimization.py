@@ -134,7 +134,7 @@ class OptimizerConfig(OpenSection):
         0.1, "peak learning rate; of other optimizers than sgd torch's default", gt=0, sweep=(0.03, 0.1, 0.3)
     )
     momentum: float | None = knob(0.9, "momentum, where the optimizer has it; of others than sgd torch's", ge=0, lt=1)
-    nesterov: bool | None = knob(True, "Nesterov momentum, where the optimizer has it")
+    nesterov: bool | None = knob(True, "Nesterov momentum, where the optimizer has it", sweep=(False, True))
     weight_decay: float | None = knob(
         5e-4,
         "weight decay, on every weight; of other optimizers than sgd torch's default",
