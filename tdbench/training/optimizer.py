@@ -69,12 +69,8 @@ def weight_groups(model: nn.Module, config: OptimizerConfig) -> list[Any]:
     weights = list(model.parameters())
     if config.decay_norms_and_biases:
         return weights
-    groups = {"decaying": [one for one in weights if one.dim() > 1], "kept": [one for one in weights if one.dim() <= 1]}
-    return [
-        {"params": members} | ({} if name == "decaying" else {"weight_decay": 0.0})
-        for name, members in groups.items()
-        if members
-    ]
+    decaying, kept = [one for one in weights if one.dim() > 1], [one for one in weights if one.dim() <= 1]
+    return [{"params": decaying}, {"params": kept, "weight_decay": 0.0}]
 
 
 def check_optimizer(config: OptimizerConfig) -> None:

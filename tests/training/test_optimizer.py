@@ -82,6 +82,7 @@ def test_norms_and_biases_decay_unless_they_are_left_out():
     assert (group["weight_decay"], len(group["params"])) == (0.5, 6)
     kept = load_config(overrides=given | {"optimizer.decay_norms_and_biases": False}).optimizer
     made = make_optimizer(network, kept, CPU)
+    assert [len(group["params"]) for group in made.param_groups] == [2, 4]
     before = [one.detach().clone() for one in network.parameters()]
     for one in network.parameters():
         one.grad = torch.zeros_like(one)
