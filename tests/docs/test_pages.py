@@ -16,7 +16,18 @@ from tdbench.store.rows import columns
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {
-    *("index", "statistics", "methods", "your-code", "clusters", "files", "reproducing", "performance", "design"),
+    *(
+        "index",
+        "statistics",
+        "methods",
+        "your-code",
+        "clusters",
+        "files",
+        "reproducing",
+        "performance",
+        "recipes",
+        "design",
+    ),
     "contributing",
 }
 
