@@ -107,9 +107,6 @@ RayAddress = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="Ray cluster, such as auto; none: a local one.", rich_help_panel=_TRIALS),
 ]
-Log = Annotated[
-    str | None, typer.Option(metavar="tensorboard", help="Write the curves there too.", rich_help_panel=_TRIALS)
-]
 
 
 @options.with_run_flags
@@ -134,7 +131,7 @@ def ablate_command(
     fresh: options.Fresh = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
-    log: Log = None,
+    log: options.Log = None,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,

@@ -29,8 +29,10 @@ WORDS = {
     "clip-grad": "--set optimizer.clip_norm=F",
     "val-split": NO_SPLIT,
     "val": NO_SPLIT,
-    "wandb": "ablate --log tensorboard",
-    "tensorboard": "ablate --log tensorboard",
+    "wandb": "--log wandb",
+    "mlflow": "--log mlflow",
+    "tensorboard": "--log tensorboard",
+    "logger": "--log wandb, mlflow or tensorboard",
     "output": "--out",
     "output-dir": "--out",
     "save-dir": "--out",
@@ -64,7 +66,7 @@ def meant_by(option: str) -> str | None:
     word = option.lstrip("-").partition("=")[0].replace("_", "-")
     word = ALSO.get(word, word)
     if word in WORDS:
-        return f"use {WORDS[word]}" if WORDS[word].startswith(("--", "ablate")) else WORDS[word]
+        return f"use {WORDS[word]}" if WORDS[word].startswith("--") else WORDS[word]
     from tdbench.config import FLAGS, resolve_key
     from tdbench.errors import ConfigError
     from tdbench.regularizers.registry import find_method, method_names

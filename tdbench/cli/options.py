@@ -133,6 +133,14 @@ TorchProfile = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write a Chrome trace of ten training steps there.", rich_help_panel=_OUTPUT),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B",
+        help="Log there too: wandb, mlflow, tensorboard. One that fails costs a note.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing line.", rich_help_panel=_OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.", rich_help_panel=_OUTPUT)]
 

@@ -15,6 +15,7 @@ def train_command(
     out: options.Out = None,
     fresh: options.Fresh = False,
     torch_profile: options.TorchProfile = None,
+    log: options.Log = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
@@ -46,6 +47,7 @@ def train_command(
                 should_stop=signals.stop_requested,
                 processes=processes,
                 torch_profile=torch_profile,
+                log=log,
                 before_loading=load,
             )
         if processes.rank == 0:

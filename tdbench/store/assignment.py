@@ -9,6 +9,22 @@ from tdbench.store.rows import TrialState
 
 
 @dataclass(frozen=True)
+class Log:
+    """Where the curves of trials are written too.
+
+    Attributes:
+        names: Loggers.
+        group: The id of the sweep there.
+    """
+
+    names: tuple[str, ...] = ()
+    group: str | None = None
+
+
+NOWHERE = Log()
+
+
+@dataclass(frozen=True)
 class Assignment:
     """One trial, as it travels to its process.
 
@@ -26,7 +42,7 @@ class Assignment:
     config: dict[str, Any]
     folder: Path
     fresh: bool = False
-    log: str | None = None
+    log: Log = NOWHERE
     environment: dict[str, str] = field(default_factory=dict)
     target: str | None = None
 
@@ -45,12 +61,14 @@ class Ended:
 
     Attributes:
         no_room: It found a disk full, as the other trials would.
+        notes: What the user may want to know beside it.
     """
 
     digest: str
     status: TrialState
     reason: str | None = None
     no_room: bool = False
+    notes: tuple[str, ...] = ()
 
 
 Event = Progressed | Ended

@@ -38,7 +38,8 @@ REMEMBERED_SUMMARY = ".summary.json"
 TRACE = "trace.json"  # of ten steps, where a trace is asked for
 PREDICTIONS = "predictions.npz"  # the outcome of each test image
 CONTENTS, CODE = "contents.json", "user_code.zip"  # what the settings meant, and a copy of the user's code
-RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT, PREDICTIONS, CONTENTS, CODE)
+LOGGED = "logged.json"  # the id under which loggers know a run or a sweep
+RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT, PREDICTIONS, CONTENTS, CODE, LOGGED)
 LOG = "log.txt"  # of a trial: what its process printed
 
 

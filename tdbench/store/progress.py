@@ -1,10 +1,12 @@
 """How far a run is, and who hears of it: the words between the lab, which trains, and the bench, which tells people."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from tdbench.errors import Note
 from tdbench.store.rows import EpochRow, RunResult
 
 TellProgress = Callable[[float, str], None]  # of a measurement: the share that is done, and what is measured now
@@ -52,7 +54,7 @@ class Progress:
 
 
 class Observer:
-    """Hears of a run; this one does nothing."""
+    """Hears of a run; this one passes notes on as warnings, and does nothing else."""
 
     def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
         """Hear what runs where, and how many of its steps were done before."""
@@ -68,6 +70,13 @@ class Observer:
 
     def slowed(self, times: float) -> None:
         """Hear, once, that steps take this many times as long as the run's fastest did."""
+
+    def noted(self, text: str) -> None:
+        """Hear what the user may want to know and the run can go on without."""
+        warnings.warn(text, Note, stacklevel=2)
+
+    def ended(self, result: RunResult) -> None:
+        """Hear how the run ended; `status` is waiting or killed where the same command goes on with it."""
 
 
 class SweepObserver:

@@ -9,6 +9,8 @@ from typing import Any, Literal, overload
 from tdbench.config.loading import Given
 from tdbench.config.trust import trusting
 from tdbench.errors import DataError, Interrupted
+from tdbench.loggers.recording import SweepLog
+from tdbench.store.assignment import Log
 from tdbench.store.files import folder_given, held, remove_unfinished
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
@@ -73,7 +75,7 @@ def ablate(
     fresh: bool = False,
     executor: str = "local",
     ray_address: str | None = None,
-    log: str | None = None,
+    log: str | Sequence[str] | None = None,
     dry_run: bool = False,
     trust: bool = False,
     command: str | None = None,
@@ -173,16 +175,19 @@ def run_missing(
             remove_unfinished(sweep.folder.path)
             sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
             sweep.folder.write_contents(sweep.plan.contents())
+            sweep_log = SweepLog(execution.log or (), sweep.folder.path, sweep.plan.keys, fresh=execution.fresh)
             try:
                 if missing and slots is not None and executor is not None:
                     with watch(sweep, slots) as observer:
-                        sweep.run(executor, missing, observer, should_stop, fresh=execution.fresh, log=execution.log)
+                        log = Log(sweep_log.names, sweep_log.group)
+                        sweep.run(executor, missing, observer, should_stop, fresh=execution.fresh, log=log)
                 else:
                     tell(f"all {len(sweep.asked_for())} trials were run before; nothing to do")
             finally:
                 tables = sweep.tables()
                 sweep.write_tables(tables)
             write_report(sweep, tables)
+            sweep_log.end(tables.summary)
     finally:
         if executor is not None:
             executor.close()

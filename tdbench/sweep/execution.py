@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from tdbench.errors import ConfigError, unknown
+from tdbench.loggers import loggers_named
 from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.ray_executor import RayExecutor
 from tdbench.sweep.slots import Slots
 
-EXECUTORS, LOGS = ("local", "ray"), ("tensorboard",)
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Execution:
         fresh: Run everything again.
         executor: `local` or `ray`.
         ray_address: The cluster; None: a Ray of this machine's own.
-        log: `tensorboard`, where curves are to be written there too.
+        log: Loggers that take down trials and verdicts too, such as `wandb,tensorboard`, or several such texts.
 
     Raises:
         ConfigError: A choice does not exist, or would be ignored.
@@ -39,7 +39,7 @@ class Execution:
     fresh: bool = False
     executor: str = "local"
     ray_address: str | None = None
-    log: str | None = None
+    log: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for flag, number in {"jobs": self.jobs, "per-gpu": self.per_gpu, "trial-timeout": self.trial_timeout}.items():
@@ -52,12 +52,7 @@ class Execution:
             raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
         if self.ray_address is not None and self.executor != "ray":
             raise ConfigError(f"--ray-address goes with --executor ray, got {self.ray_address}")
-        if self.log is not None and self.log not in LOGS:
-            raise ConfigError(unknown("--log", self.log, LOGS))
-        if self.log is not None and find_spec(self.log) is None:
-            raise ConfigError(
-                f'--log {self.log} needs {self.log}, which is not installed: pip install "tdbench[{self.log}]"'
-            )
+        object.__setattr__(self, "log", loggers_named(self.log))
 
     def executor_in(self, slots: Slots) -> Executor:
         """Return where the trials run.

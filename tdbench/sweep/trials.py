@@ -5,14 +5,15 @@ until it is asked for again; one that was killed or stopped has none, and goes o
 """
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from tdbench.errors import FolderError, TdbenchError
-from tdbench.store.assignment import Assignment, Ended, Progressed
+from tdbench.errors import FolderError, Note, TdbenchError
+from tdbench.store.assignment import NOWHERE, Assignment, Ended, Log, Progressed
 from tdbench.store.folders import RESULT, RunFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
@@ -91,7 +92,7 @@ class Trials(ABC):
         should_stop: Callable[[], bool] = lambda: False,
         *,
         fresh: bool = False,
-        log: str | None = None,
+        log: Log = NOWHERE,
     ) -> None:
         """Run trials, and then those that `further` names; return when all are over, or saved as `should_stop` wished.
 
@@ -126,6 +127,8 @@ class Trials(ABC):
                     else:
                         running.discard(event.digest)
                         self._record(event)
+                        for note in event.notes:
+                            warnings.warn(note, Note, stacklevel=2)
                         observer.trial_ended(event.digest, self.records[event.digest])
                         no_room = no_room or event.no_room
                 observer.looked()
@@ -141,7 +144,7 @@ class Trials(ABC):
             self.changed(None)
             executor.close()
 
-    def _assignment(self, digest: str, fresh: bool, log: str | None) -> Assignment:
+    def _assignment(self, digest: str, fresh: bool, log: Log) -> Assignment:
         record, trial = self.records[digest], self.folder.trial(digest)
         failed = record.status is TrialState.FAILED
         # What a diverged trial saved would diverge again; and what is not this trial's own cannot go on.

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -21,9 +22,9 @@ from tdbench.errors import Damaged, Interrupted, RunFailed, TdbenchError, WriteE
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
-from tdbench.store.rows import EpochRow, TrialState
+from tdbench.store.rows import TrialState
 from tdbench.training.on_ray import RayTasks
-from tdbench.training.train import train
+from tdbench.training.train import train, with_loggers
 from tdbench.user_code import reason_of
 
 PATIENCE_S = 60.0  # for a worker of a driver that was killed, which notices it within a step
@@ -31,13 +32,11 @@ RAY_LOOK_S = 0.2
 
 
 class TrialObserver(Observer):
-    """Reports the progress of a trial, and writes its curves elsewhere where that is asked."""
+    """Reports the progress of a trial, and keeps what is noted for the driver."""
 
-    def __init__(self, digest: str, send: Callable[[Event], None], other: Observer) -> None:
-        self._digest, self._send, self._other = digest, send, other
-
-    def started(self, facts: dict[str, str], step: int, num_steps: int) -> None:
-        self._other.started(facts, step, num_steps)
+    def __init__(self, digest: str, send: Callable[[Event], None]) -> None:
+        self._digest, self._send = digest, send
+        self.notes: list[str] = []
 
     def progressed(self, progress: Progress) -> None:
         self._send(Progressed(self._digest, progress))
@@ -45,17 +44,23 @@ class TrialObserver(Observer):
     def evaluating(self, progress: Progress) -> None:
         self._send(Progressed(self._digest, progress))
 
-    def epoch_ended(self, row: EpochRow) -> None:
-        self._other.epoch_ended(row)
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def run_assignment(
     assignment: Assignment, send: Callable[[Event], None], should_stop: Callable[[], bool] = lambda: False
 ) -> Ended:
-    """Train a trial in this process and return how it ended; whatever it raises is caught."""
+    """Run a trial in this process and return how it ended; whatever it raises is caught."""
     if assignment.target is not None:
         ended: Ended = import_module(assignment.target).run_assignment(assignment, should_stop)
         return ended
+    observer = TrialObserver(assignment.digest, send)
+    return replace(train_trial(assignment, observer, should_stop), notes=tuple(observer.notes))
+
+
+def train_trial(assignment: Assignment, observer: Observer, should_stop: Callable[[], bool]) -> Ended:
+    """Train a trial as `run_assignment` does; `observer` hears of it."""
     try:
         with one_look():
             config = RunConfig.model_validate(assignment.config)
@@ -63,7 +68,7 @@ def run_assignment(
                 reason = "the data or your code has changed since the sweep was planned; change it back, or "
                 reason += "take another --out"  # and no failure of the trial that was planned
                 return Ended(assignment.digest, TrialState.KILLED, reason)
-            observer = TrialObserver(assignment.digest, send, observer_of(assignment, config))
+            observer = with_loggers(observer, assignment.log, config, assignment.folder)
             begin = partial(
                 train, config, assignment.folder, observer=observer, should_stop=should_stop, patience_s=PATIENCE_S
             )
@@ -83,15 +88,6 @@ def run_assignment(
             return Ended(assignment.digest, TrialState.KILLED, reason, no_room=full)
         return Ended(assignment.digest, TrialState.FAILED, reason)
     return Ended(assignment.digest, result.status, result.error)
-
-
-def observer_of(assignment: Assignment, config: RunConfig) -> Observer:
-    """Return what else watches a trial."""
-    if assignment.log == "tensorboard":
-        from tdbench.training.tensorboard import TensorBoard
-
-        return TensorBoard(assignment.folder, config)
-    return Observer()
 
 
 def work(assignment: Assignment, link: Connection) -> None:

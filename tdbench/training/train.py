@@ -1,14 +1,18 @@
 """`train`: one run, in a folder. A run that is finished already is told from its folder, before torch is imported."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tdbench.config import Given, RunConfig, load_config
 from tdbench.config.contents import as_far_as_known, changes, differing, shortened
-from tdbench.config.tree import foreign_method, named_as_here
-from tdbench.errors import FolderError, TdbenchError
+from tdbench.config.tree import flatten, foreign_method, named_as_here
+from tdbench.errors import FolderError, Interrupted, RunFailed, TdbenchError, line_of
+from tdbench.loggers import loggers_named
+from tdbench.loggers.recording import RunLog
+from tdbench.store.assignment import Log
 from tdbench.store.files import folder_given
 from tdbench.store.folders import CHECKPOINT, SWEEP, RunFolder
 from tdbench.store.progress import Observer
@@ -27,6 +31,7 @@ def train(
     patience_s: float = 0,
     processes: Processes = ALONE,
     torch_profile: str | Path | None = None,
+    log: str | Sequence[str] | None = None,
     trust: bool = False,
     before_loading: Callable[[], None] = lambda: None,
     **settings: Any,
@@ -45,6 +50,7 @@ def train(
         patience_s: How long to wait for another process that holds the folder.
         processes: This one and those that train with it, all of which call this; the first alone uses the folder.
         torch_profile: A folder for a Chrome trace of ten steps.
+        log: Loggers that take the run down too, such as `wandb,tensorboard`; one that fails costs a note.
         trust: Let code run that a YAML file names and the settings do not.
         before_loading: Called where there is something to train, before torch is imported.
         **settings: Keys as the command line's flags and `--set` take them: `regularizer="dropblock"`, `lr=0.05`,
@@ -56,6 +62,7 @@ def train(
     Raises:
         TdbenchError: Something the user can act on; what was saved before is intact.
     """
+    names = loggers_named(log)
     config = load_config(config, settings, trust=trust)
     folder = RunFolder(default_folder(config) if out is None else folder_given(out))
     config.check_out(folder.path)
@@ -66,7 +73,44 @@ def train(
     from tdbench.training.loop import run_to_end
 
     trace = None if torch_profile is None else Path(torch_profile)
-    return run_to_end(config, folder, fresh, observer or Observer(), should_stop, patience_s, processes, trace)
+    seen = with_loggers(observer or Observer(), Log(names if processes.rank == 0 else ()), config, folder.path)
+    run = partial(run_to_end, config, folder, fresh, seen, should_stop, patience_s, processes, trace)
+    return heard_of(run, seen, config.seed)
+
+
+def with_loggers(observer: Observer, log: Log, config: RunConfig, folder: Path) -> Observer:
+    """Return an observer of a run that loggers hear of too."""
+    if not log.names:
+        return observer
+    return RunLog(
+        log.names,
+        observer,
+        folder=folder,
+        name=default_folder(config).name,
+        digest=config.digest(),
+        settings=flatten(config.dump()),
+        group=log.group,
+    )
+
+
+def heard_of(run: Callable[[], RunResult], observer: Observer, seed: int) -> RunResult:
+    """Return what a run returns; its observer hears how it ended, whichever way that is."""
+    try:
+        result = run()
+    except BaseException as error:
+        observer.ended(ending_of(error, seed))
+        raise
+    observer.ended(result)
+    return result
+
+
+def ending_of(error: BaseException, seed: int) -> RunResult:
+    """Return how a run ended that raised: it failed, was stopped, or was kept from going on."""
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return RunResult(TrialState.WAITING, None, seed)
+    if isinstance(error, RunFailed):
+        return RunResult(TrialState.FAILED, None, seed, error=error.reason)
+    return RunResult(TrialState.KILLED, None, seed, error=line_of(error))
 
 
 def default_folder(config: RunConfig) -> Path:

@@ -227,19 +227,6 @@ def test_a_share_that_was_missed_is_told_and_the_summary_says_what_was_asked_for
     assert "matched to 1.5 % dropped" in (tmp_path / "summary.md").read_text().splitlines()[0]
 
 
-@pytest.mark.slow
-def test_tensorboard_gets_the_curves_of_each_trial(cli, tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    flags = ("--param", "k=3", "--seeds", "1", "--jobs", "1", "--log", "tensorboard")
-    outcome = cli("ablate", *flags, *cli.tiny, "--out", tmp_path / "out")
-    assert outcome.code == 0, outcome.err
-    folders = list((tmp_path / "out" / "trials").glob("*/tensorboard"))
-    assert len(folders) == 2
-    events = accumulator.EventAccumulator(str(folders[0]))
-    events.Reload()
-    assert {"test_error_pct", "train_loss", "dropped_pct"} <= set(events.Tags()["scalars"])
-
-
 def test_a_folder_in_use_and_a_folder_of_a_run_are_refused(cli, copied, tmp_path):
     from tdbench.store.files import held
 

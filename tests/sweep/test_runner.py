@@ -9,7 +9,9 @@ from multiprocessing import get_context
 
 import pytest
 
-from tdbench.errors import DataError
+from tdbench.errors import DataError, Note
+from tdbench.loggers import LOGGERS, Package
+from tdbench.store.assignment import Log
 from tdbench.store.folders import SweepFolder
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
@@ -222,6 +224,24 @@ def test_a_trial_that_raises_says_why(folder, executor):
     ended = wait_for_end(executor)[-1]
     assert ended.status == "failed"
     assert "/nonexistent" in ended.reason
+
+
+def test_a_logger_that_fails_costs_a_trial_nothing_and_whoever_drives_the_sweep_is_told(folder, monkeypatch):
+    monkeypatch.setitem(LOGGERS, "missing", Package("nowhere:Nobody", "1", ()))
+    plan = tiny_plan(seeds=(0,))
+    ended = run_assignment(assignment_of(folder, plan, log=Log(("missing",))), lambda event: None)
+    assert ended.status is TrialState.DONE
+    (note,) = ended.notes
+    assert note.startswith("--log missing failed and is left out: ModuleNotFoundError")
+
+    class Answering(Pretending):
+        def wait(self, timeout_s):
+            return [replace(event, notes=(note,)) for event in super().wait(timeout_s)]
+
+    sweep = Sweep(plan, folder)
+    with pytest.warns(Note, match="--log missing failed") as told:
+        sweep.run(Answering(folder), sweep.missing(), SweepObserver())
+    assert len(sweep.done()) == len(plan.trials) == len(told) + 1  # one was done before
 
 
 LONG = {**TINY, "training": {"max_steps": 100000, "epochs": 100000, "batch_size": 32}}
