@@ -30,6 +30,7 @@ ROOMS = (
     (r"config(\..*)?", "config", 3, "bench"),
     (r"data(\..*)?", "data", 5, "lab"),
     (r"models(\..*)?", "models", 5, "lab"),
+    (r"integrations(\..*)?", "integrations", 6, "lab"),
     (r"training(\..*)?", "training", 6, "lab"),
     (r"audit(\..*)?", "audit", 7, "lab"),
     (r"show(\..*)?", "show", 7, "lab"),

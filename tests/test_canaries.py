@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from tdbench.models.build import build
-from tdbench.models.sites import RegularizedReLU, insert
+from tdbench.models.insertion import RegularizedReLU
+from tdbench.models.sites import insert
 from tdbench.regularizers.base import has_hooks
 from tdbench.training.optimizer import bare
 
@@ -23,7 +24,7 @@ VERSION = f"torch {torch.__version__}"
 
 
 def test_exchanging_the_class_of_a_relu_in_place_still_works():
-    """models/sites.py: a ReLU becomes a RegularizedReLU while it is a site; copies and pickles of the network work."""
+    """models/insertion.py: a ReLU is a RegularizedReLU while it is a site; copies and pickles of the network work."""
     network = build("resnet8", 10, 1)
     sites = insert(network, "targetdrop", ["stage1"], image_shape=(1, 32, 32))
     host = network.stage1.block1.relu

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tdbench.audit.network import Audit
     from tdbench.config import Given
-    from tdbench.models.sites import Insertion
+    from tdbench.models.insertion import Insertion
 
 __all__ = ["audit"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tdbench.audit.passage import Passage, passages
 from tdbench.audit.site import Draw, Mask
-from tdbench.models.sites import Insertion
+from tdbench.models.insertion import Insertion
 from tdbench.regularizers.base import DropMeter, Regularizer
 from tdbench.regularizers.mask import mask_of
 

@@ -17,7 +17,8 @@ from tdbench.audit.checks import Finding, Level, findings
 from tdbench.audit.measure import Observed, observe
 from tdbench.audit.site import Site, claims_of
 from tdbench.errors import ConfigError
-from tdbench.models.sites import Insertion, build_layers
+from tdbench.models.insertion import Insertion
+from tdbench.models.sites import build_layers
 from tdbench.regularizers.base import Regularizer
 
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 
 class DropMeter:
-    """Counts dropped units on the device, without host synchronisation in a step."""
+    """Counts dropped units on the device, without host synchronisation in a step; it follows a network to another."""
 
     def __init__(self, device: torch.device) -> None:
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)
 
     def add(self, num_dropped: Tensor, num_units: int) -> None:
         """Add one batch: `num_dropped` of its `num_units` units were set to zero by the layer's mask."""
+        if self.counts.device != num_dropped.device:
+            self.counts = self.counts.to(num_dropped.device)
         self.counts[0] += num_dropped
         self.counts[1] += num_units
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, FolderError
-from tdbench.models.sites import Insertion
+from tdbench.models.insertion import Insertion
 from tdbench.regularizers.base import Regularizer
 from tdbench.regularizers.mask import mask_of
 from tdbench.training.setup import Setup

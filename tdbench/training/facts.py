@@ -5,7 +5,7 @@ from collections import Counter
 from tdbench.config import RunConfig
 from tdbench.config.networks import find_network
 from tdbench.data.sources import LoadedData
-from tdbench.models.sites import Insertion
+from tdbench.models.insertion import Insertion
 from tdbench.regularizers.config import RegularizerConfig
 from tdbench.training.graph import reason_against
 from tdbench.training.hardware import Hardware

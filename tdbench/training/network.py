@@ -14,7 +14,8 @@ from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 from tdbench.models.build import build
-from tdbench.models.sites import Insertion, insert
+from tdbench.models.insertion import Insertion
+from tdbench.models.sites import insert
 from tdbench.models.tracing import evaluating, forward_once
 
 
@@ -67,8 +68,12 @@ def seed_all(seed: int) -> None:
 def seeded_insertion(model: nn.Module, config: RunConfig, image_shape: tuple[int, int, int]) -> Insertion:
     """Insert the run's regularizer into its network; this seeds torch's global generator as for a run's first step.
 
+    Nothing is counted yet.
+
     Raises:
         ConfigError: A site is unknown or unsuitable.
     """
     seed_all(derive_seed(config.seed, "regularizer"))
-    return insert(model, config.regularizer, image_shape=image_shape)
+    insertion = insert(model, config.regularizer, image_shape=image_shape)
+    insertion.meter(None)  # for the run itself to begin
+    return insertion

@@ -4,7 +4,7 @@ from tdbench.config import RunConfig
 from tdbench.data.batches import TestBatches, TrainBatches
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.models.build import check_network
-from tdbench.models.sites import Insertion
+from tdbench.models.insertion import Insertion
 from tdbench.training.hardware import activate, resolve
 from tdbench.training.network import seeded_insertion, seeded_network
 from tdbench.training.optimizer import check_optimizer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tdbench.config import RunConfig, load_config
 from tdbench.config.contents import changes, shortened
 from tdbench.errors import ConfigError, FolderError, line_of
-from tdbench.models.sites import Insertion
+from tdbench.models.insertion import Insertion
 from tdbench.store.folders import CHECKPOINT, CODE, CONFIG, RunFolder
 from tdbench.training.checkpoint import load_checkpoint, rows_of
 
