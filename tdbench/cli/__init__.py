@@ -12,6 +12,7 @@ from tdbench.cli.ablate import ablate_command
 from tdbench.cli.audit import audit_command
 from tdbench.cli.commands import Commands
 from tdbench.cli.compare import compare_command
+from tdbench.cli.completion import words_whole
 from tdbench.cli.hints import meant_by
 from tdbench.cli.list import list_command
 from tdbench.cli.output import lasting_streams
@@ -27,7 +28,6 @@ app = typer.Typer(
     name="tdbench",
     cls=Commands,
     help="Does this CNN regularizer help here, at which settings, with what certainty, and at what cost?",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(args=arguments, prog_name="tdbench", standalone_mode=False)
+        with words_whole():
+            code = app(args=arguments, prog_name="tdbench", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
     except TdbenchError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tdbench.cli import options
+from tdbench.cli import completion, options
 from tdbench.cli.starting import Start
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ Params = Annotated[
         metavar="KEY[=VALUES]",
         help="What to vary, such as block_size, regularizer, sites, augment.cutout; several make a grid.",
         rich_help_panel=_SWEEP,
+        autocompletion=completion.parameter,
     ),
 ]
 Values = Annotated[
@@ -52,7 +53,12 @@ Smallest = Annotated[
 ]
 Baseline = Annotated[
     str | None,
-    typer.Option(metavar="none|VALUE|off", help="What to compare with.  [default: none]", rich_help_panel=_SWEEP),
+    typer.Option(
+        metavar="none|VALUE|off",
+        help="What to compare with.  [default: none]",
+        rich_help_panel=_SWEEP,
+        autocompletion=completion.among(lambda: ("none", "off")),
+    ),
 ]
 Metric = Annotated[
     str | None,
@@ -60,6 +66,7 @@ Metric = Annotated[
         metavar="NAME",
         help="What the verdict is about, of the fields of result.json.  [default: test_error_pct]",
         rich_help_panel=_SWEEP,
+        autocompletion=completion.among(completion.metrics),
     ),
 ]
 Command = Annotated[
@@ -101,7 +108,14 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Run again what failed or diverged.", rich_help_panel=_TRIALS)
 ]
 ExecutorName = Annotated[
-    str, typer.Option("--executor", metavar="local|ray", help="Where trials run.", rich_help_panel=_TRIALS)
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where trials run.",
+        rich_help_panel=_TRIALS,
+        autocompletion=completion.among(completion.executors),
+    ),
 ]
 RayAddress = Annotated[
     str | None,

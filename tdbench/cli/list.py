@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tdbench.cli import options
+from tdbench.cli import completion, options
 
 RANGE_WIDTH, PROSE_WIDTH = 20, 30  # characters, the most for a range and the least for prose
 SOURCE = "source of the default"
@@ -18,6 +18,7 @@ What = Annotated[
     typer.Argument(
         metavar="[WHAT]",
         help="methods, knobs, settings, models, data or experiments; or a method, FILE.py:MyDrop too, for its knobs.",
+        autocompletion=completion.tables,
     ),
 ]
 Sources = Annotated[bool, typer.Option("--sources", help="Say where each knob's default comes from.")]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tdbench.cli import completion
 from tdbench.cli.output import stdout_for_ourselves
 from tdbench.errors import ConfigError
 from tdbench.user_code import is_user_code
@@ -21,7 +22,11 @@ ConfigFile = Annotated[
 ]
 Experiment = Annotated[
     Path | None,
-    typer.Argument(metavar="[EXPERIMENT.yaml]", help="An experiment, such as ablations/block_size.yaml, or a run."),
+    typer.Argument(
+        metavar="[EXPERIMENT.yaml]",
+        help="An experiment, such as ablations/block_size.yaml, or a run.",
+        autocompletion=completion.experiments,
+    ),
 ]
 TuneFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="A run's configuration, or another search's tune.yaml.")
@@ -32,6 +37,7 @@ Data = Annotated[
         metavar="NAME",
         help="digits, fashion_mnist, cifar10, cifar100, svhn, stl10, folder, medmnist:..., hf:..., FILE.py:make_data",
         rich_help_panel=_RUN,
+        autocompletion=completion.among(completion.data_sets),
     ),
 ]
 DataRoot = Annotated[
@@ -50,7 +56,12 @@ TrainFraction = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Network: resnet8, resnet18, ..., FILE.py:make_model", rich_help_panel=_RUN),
+    typer.Option(
+        metavar="NAME",
+        help="Network: resnet8, resnet18, ..., FILE.py:make_model",
+        rich_help_panel=_RUN,
+        autocompletion=completion.among(completion.models),
+    ),
 ]
 Regularizer = Annotated[
     str | None,
@@ -58,6 +69,7 @@ Regularizer = Annotated[
         metavar="NAME",
         help="Method: targetdrop, none, ..., FILE.py:MyDrop; show and profile take A,B",
         rich_help_panel=_RUN,
+        autocompletion=completion.listed(completion.methods),
     ),
 ]
 Sites = Annotated[
@@ -87,11 +99,29 @@ Seed = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any other field, such as block_size=3; repeatable.", rich_help_panel=_RUN
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other field, such as block_size=3; repeatable.",
+        rich_help_panel=_RUN,
+        autocompletion=completion.setting,
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE)]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MACHINE)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=_MACHINE,
+        autocompletion=completion.among(lambda: ("auto", "cpu", "cuda", "mps")),
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, fp32, bf16 or fp16.",
+        rich_help_panel=_MACHINE,
+        autocompletion=completion.among(completion.precisions),
+    ),
+]
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.", rich_help_panel=_MACHINE)
 ]
@@ -139,6 +169,7 @@ Log = Annotated[
         metavar="A,B",
         help="Log there too: wandb, mlflow, tensorboard. One that fails costs a note.",
         rich_help_panel=_OUTPUT,
+        autocompletion=completion.listed(completion.loggers),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the closing line.", rich_help_panel=_OUTPUT)]

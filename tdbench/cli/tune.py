@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tdbench.cli import options
+from tdbench.cli import completion, options
 from tdbench.cli.ablate import ExecutorName, Gpus, Jobs, PerGpu, RayAddress, RetryFailed, TrialTimeout, run_sweep
 from tdbench.cli.starting import Start
 
@@ -26,6 +26,7 @@ Params = Annotated[
         metavar="KEY[=RANGE]",
         help="What to search: drop_ratio=0.05..0.6, lr=0.01..0.3:log, block_size=1,3,5.  [default: the method's knobs]",
         rich_help_panel=_SEARCH,
+        autocompletion=completion.parameter,
     ),
 ]
 Trials = Annotated[
@@ -41,6 +42,7 @@ Sampler = Annotated[
         metavar="tpe|gp|random",
         help="How candidates are chosen, by Optuna. Nothing is pruned: a strong regularizer learns more slowly.",
         rich_help_panel=_SEARCH,
+        autocompletion=completion.among(lambda: ("tpe", "gp", "random")),
     ),
 ]
 SamplerSeed = Annotated[
