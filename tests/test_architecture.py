@@ -23,7 +23,6 @@ ROOMS = (
     (r"knobs", "knobs", 1, "bench"),
     (r"user_code(\..*)?", "user_code", 1, "bench"),
     (r"store(\..*)?", "store", 1, "bench"),
-    (r"loggers(\..*)?", "loggers", 2, "bench"),
     (r"regularizers\.(config|registry)", "declarations", 2, "bench"),
     (r"regularizers\.(METHOD)", "declarations", 2, "bench"),
     (r"regularizers(\..*)?", "regularizers", 4, "lab"),

@@ -58,7 +58,7 @@ def data_sets() -> list[str]:
 
 
 def loggers() -> list[str]:
-    from tdbench.loggers import LOGGERS
+    from tdbench.store.loggers import LOGGERS
 
     return list(LOGGERS)
 

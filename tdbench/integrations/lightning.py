@@ -1,9 +1,11 @@
 """A callback for Lightning's Trainer: the schedule follows its optimizer steps, and it logs what was dropped."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tdbench.errors import ConfigError
-from tdbench.models.insertion import Insertion
+
+if TYPE_CHECKING:
+    from tdbench.models.insertion import Insertion
 
 try:
     from lightning.pytorch import Callback
@@ -28,7 +30,7 @@ class RegularizerCallback(Callback):
         ConfigError: When training begins: the schedule is linear, and the Trainer has no end.
     """
 
-    def __init__(self, insertion: Insertion) -> None:
+    def __init__(self, insertion: "Insertion") -> None:
         self.insertion = insertion
         self._num_steps = 1.0
 

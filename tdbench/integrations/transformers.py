@@ -1,9 +1,11 @@
 """A callback for Hugging Face's Trainer: the schedule follows its optimizer steps, and it logs what was dropped."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tdbench.errors import ConfigError
-from tdbench.models.insertion import Insertion
+
+if TYPE_CHECKING:
+    from tdbench.models.insertion import Insertion
 
 try:
     from transformers import TrainerCallback
@@ -23,7 +25,7 @@ class RegularizerCallback(TrainerCallback):
         insertion: What `tdbench.insert` returned for the model, or a part of it.
     """
 
-    def __init__(self, insertion: Insertion) -> None:
+    def __init__(self, insertion: "Insertion") -> None:
         self.insertion = insertion
 
     def add_to(self, trainer: Any) -> None:

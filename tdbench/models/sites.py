@@ -65,7 +65,26 @@ def insert(
     else:
         regularizer = configured(regularizer, knobs)
     check_unwrapped(model, [])
-    wanted = named = sites if sites is not None else regularizer.sites
+    named = sites if sites is not None else regularizer.sites
+    hosts = hosts_of(model, regularizer, named, image_shape)
+    shapes = feature_shapes(model, hosts, image_shape)
+    insertion = Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes, named is not None, num_steps)
+    insertion.meter(next((one.device for one in model.parameters()), torch.device("cpu")))
+    return insertion
+
+
+def hosts_of(
+    model: nn.Module,
+    regularizer: RegularizerConfig,
+    named: Sequence[str] | None,
+    image_shape: tuple[int, int, int] | None,
+) -> dict[str, nn.Module]:
+    """Return site name to the module whose output, or for the input whose argument, it is; see `insert`.
+
+    Raises:
+        ConfigError: A site is unknown or unsuitable.
+    """
+    wanted = named
     if named is None and regularizer.placement != "feature_map":
         wanted = [INPUT] if regularizer.placement == "input" else branches(model, regularizer.name)
     paths = find_sites(model, wanted, image_shape, regularizer.groups)
@@ -82,10 +101,7 @@ def insert(
         if host in by_host:
             raise ConfigError(f"sites {by_host[host]!r} and {name!r} are the same output; choose one of them")
         by_host[host] = name
-    shapes = feature_shapes(model, hosts, image_shape)
-    insertion = Insertion(regularizer, hosts, build_layers(regularizer, shapes), shapes, named is not None, num_steps)
-    insertion.meter(next((one.device for one in model.parameters()), torch.device("cpu")))
-    return insertion
+    return hosts
 
 
 def check_containers(hosts: dict[str, nn.Module]) -> None:

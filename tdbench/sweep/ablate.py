@@ -9,10 +9,10 @@ from typing import Any, Literal, overload
 from tdbench.config.loading import Given
 from tdbench.config.trust import trusting
 from tdbench.errors import DataError, Interrupted
-from tdbench.loggers.recording import SweepLog
 from tdbench.store.assignment import Log
 from tdbench.store.files import folder_given, held, remove_unfinished
 from tdbench.store.folders import SweepFolder
+from tdbench.store.loggers.recording import SweepLog
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep
 from tdbench.sweep import lab

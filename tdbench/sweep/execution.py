@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tdbench.errors import ConfigError, unknown
-from tdbench.loggers import loggers_named
+from tdbench.store.loggers import loggers_named
 from tdbench.sweep.executors import Executor, LocalExecutor
 from tdbench.sweep.ray_executor import RayExecutor
 from tdbench.sweep.slots import Slots

@@ -10,11 +10,11 @@ from tdbench.config import Given, RunConfig, load_config
 from tdbench.config.contents import as_far_as_known, changes, differing, shortened
 from tdbench.config.tree import flatten, foreign_method, named_as_here
 from tdbench.errors import FolderError, Interrupted, RunFailed, TdbenchError, line_of
-from tdbench.loggers import loggers_named
-from tdbench.loggers.recording import RunLog
 from tdbench.store.assignment import Log
 from tdbench.store.files import folder_given
 from tdbench.store.folders import CHECKPOINT, SWEEP, RunFolder
+from tdbench.store.loggers import loggers_named
+from tdbench.store.loggers.recording import RunLog
 from tdbench.store.progress import Observer
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.training.parallel import ALONE, Processes

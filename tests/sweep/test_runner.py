@@ -10,9 +10,9 @@ from multiprocessing import get_context
 import pytest
 
 from tdbench.errors import DataError, Note
-from tdbench.loggers import LOGGERS, Package
 from tdbench.store.assignment import Log
 from tdbench.store.folders import SweepFolder
+from tdbench.store.loggers import LOGGERS, Package
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep.executors import LocalExecutor, cause_of_death

@@ -3,7 +3,7 @@
 import pytest
 
 from tdbench.store.rows import TrialState
-from tests.loggers.records import SETTINGS
+from tests.store.loggers.records import SETTINGS
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
 

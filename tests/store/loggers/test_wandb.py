@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tdbench.store.rows import TrialState
-from tests.loggers.records import SETTINGS, Offline
+from tests.store.loggers.records import SETTINGS, Offline
 
 pytest.importorskip("wandb", reason="wandb is not installed")
 
@@ -64,7 +64,7 @@ def test_a_sweep_is_a_group_and_its_verdicts_a_summary(record_sweep, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "forkpty"), reason="no terminal can be had here")
 def test_without_a_key_it_asks_for_none_on_the_terminal(tmp_path):
-    code = "from tdbench.loggers.wandb import *; started('abc', Path('.'), {}, name='x')"
+    code = "from tdbench.store.loggers.wandb import *; started('abc', Path('.'), {}, name='x')"
     taken = {"WANDB_MODE", "WANDB_API_KEY", "NETRC"}
     surroundings = {name: value for name, value in os.environ.items() if name not in taken}
     surroundings |= {"HOME": str(tmp_path), "TERM": "xterm"}

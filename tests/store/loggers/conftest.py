@@ -2,10 +2,10 @@
 
 import pytest
 
-from tdbench.loggers.recording import RunLog, SweepLog
+from tdbench.store.loggers.recording import RunLog, SweepLog
 from tdbench.store.progress import Observer
 from tdbench.store.rows import TrialState
-from tests.loggers.records import SETTINGS, SUMMARY, epoch_row, result_of
+from tests.store.loggers.records import SETTINGS, SUMMARY, epoch_row, result_of
 
 
 class Noting(Observer):

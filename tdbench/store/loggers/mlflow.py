@@ -14,8 +14,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from tdbench.loggers.base import PROJECT, LoggedRun, LoggedSweep, Logger, figures_of, point_name
 from tdbench.store.folders import SUMMARY_TABLE, SUMMARY_TEXT
+from tdbench.store.loggers.base import PROJECT, LoggedRun, LoggedSweep, Logger, figures_of, point_name
 from tdbench.store.rows import EpochRow, RunResult, SummaryRow, TrialState, columns
 
 ID, PARENT = "tdbench.id", "mlflow.parentRunId"

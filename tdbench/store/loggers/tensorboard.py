@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text.metadata import PLUGIN_NAME as TEXT
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from tdbench.loggers.base import LoggedRun, LoggedSweep, Logger, figures_of
+from tdbench.store.loggers.base import LoggedRun, LoggedSweep, Logger, figures_of
 from tdbench.store.rows import EpochRow, RunResult, SummaryRow
 
 FOLDER = "tensorboard"

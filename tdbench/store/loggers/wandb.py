@@ -10,7 +10,7 @@ from typing import Any
 
 import wandb
 
-from tdbench.loggers.base import PROJECT, LoggedRun, LoggedSweep, Logger, figures_of, point_name
+from tdbench.store.loggers.base import PROJECT, LoggedRun, LoggedSweep, Logger, figures_of, point_name
 from tdbench.store.rows import EpochRow, RunResult, SummaryRow
 
 

@@ -7,8 +7,8 @@ from queue import SimpleQueue
 from threading import Thread
 
 from tdbench.errors import line_of
-from tdbench.loggers import LOGGERS
-from tdbench.loggers.base import PATIENCE_S, Logger
+from tdbench.store.loggers import LOGGERS
+from tdbench.store.loggers.base import PATIENCE_S, Logger
 
 LOOK_EVERY_S = 0.02
 

@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 import tdbench
-from tdbench import loggers
 from tdbench.errors import ConfigError, Note
-from tdbench.loggers import LOGGERS, Package, loggers_named
-from tdbench.loggers.base import Logger, kept_id
+from tdbench.store import loggers
+from tdbench.store.loggers import LOGGERS, Package, loggers_named
+from tdbench.store.loggers.base import Logger, kept_id
 from tdbench.store.rows import TrialState
-from tests.loggers.records import Offline
+from tests.store.loggers.records import Offline
 
 HEARD = []
 
@@ -63,7 +63,7 @@ class Hanging(Failing):
 @pytest.fixture
 def fakes(monkeypatch):
     module = SimpleNamespace(Fake=Fake, Failing=Failing, Hanging=Hanging)
-    monkeypatch.setitem(sys.modules, "tdbench.loggers.fakes", module)
+    monkeypatch.setitem(sys.modules, "tdbench.store.loggers.fakes", module)
     for name in ("Fake", "Failing", "Hanging", "Missing"):
         monkeypatch.setitem(LOGGERS, name.lower(), Package(f"fakes:{name}", "1", ("pip",)))
     HEARD.clear()
@@ -126,7 +126,7 @@ def test_one_that_fails_costs_a_note_and_the_others_nothing(fakes, record, recor
 
 
 def test_one_that_does_not_answer_is_left_behind(fakes, record, tmp_path, monkeypatch):
-    monkeypatch.setattr("tdbench.loggers.guarded.PATIENCE_S", 0.1)
+    monkeypatch.setattr("tdbench.store.loggers.guarded.PATIENCE_S", 0.1)
     assert record(tmp_path, "hanging") == ["--log hanging failed and is left out: no answer for 0.1 s"]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.errors import Note
-from tdbench.loggers.base import LoggedRun, LoggedSweep, kept_id
-from tdbench.loggers.guarded import Guards
+from tdbench.store.loggers.base import LoggedRun, LoggedSweep, kept_id
+from tdbench.store.loggers.guarded import Guards
 from tdbench.store.progress import Observer, Progress
 from tdbench.store.rows import EpochRow, RunResult, SummaryRow
 
