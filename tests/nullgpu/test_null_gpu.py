@@ -1,0 +1,17 @@
+"""The checks that need a GPU's host code and no GPU, run in a process that has one that is not there."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import nullgpu
+
+CHECKS = Path(__file__).with_name("checks.py")
+
+
+@pytest.mark.skipif(nullgpu.reason_against() is not None, reason=str(nullgpu.reason_against()))
+def test_all_that_the_host_does_with_a_gpu_is_as_it_should_be():
+    # Longer tracebacks would show tensors, whose values mean nothing.
+    options = ("-n", "0", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "--durations=5")
+    done = nullgpu.run("-m", "pytest", *options, str(CHECKS))
+    assert done.returncode == 0, done.stdout + done.stderr
