@@ -4,7 +4,7 @@
 
 Counted on the null GPU of `tests/nullgpu`: torch's CUDA code, Triton and cuDNN's front end run as they are, the kernels
 do not. The phase `meter` is what belongs to no other: hits, losses, drops. A recorded step is one graph, so that its
-phases cannot be told apart; `captured` is how many launches went into it. `site` is what TargetDrop adds to a step, over
+phases cannot be told apart; `captured` is how many launches went into it. `site` is what TargetDrop adds, over
 the number of its sites. `aim` is what there should be at most, where something was set.
 """
 

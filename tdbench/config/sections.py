@@ -180,6 +180,13 @@ class TrainingConfig(Section):
     max_steps: int | None = knob(None, "stop after this many optimizer steps, the schedules scaled to it", ge=1)
     batch_size: int = knob(64, "images per optimizer step", ge=1, sweep=(32, 64, 128))
     eval_every: int = knob(1, "evaluate each so many epochs; the last one always", ge=1)
+    checkpoint_every_s: float = knob(
+        30.0,
+        "seconds between checkpoints, which are written at the end of an epoch; 0: each epoch; one is written at the "
+        "end of the run and when it is stopped in any case",
+        ge=0,
+        identity=False,
+    )
     label_smoothing: float = knob(0.0, "label smoothing", ge=0, lt=1, sweep=(0.0, 0.05, 0.1))
 
 

@@ -168,10 +168,10 @@ def run_missing(
         with held(sweep.folder.path):
             sweep.look_again()  # another process may have been at it meanwhile
             missing = sweep.missing(execution.retry_failed, execution.fresh)
-            if missing:
+            if missing and slots is not None:
                 if not sweep.plan.experiment.is_own:
                     tell("checking the data, networks and sites of the trials ...")
-                sweep.plan.check(sweep.plan.trials[digest] for digest in missing)
+                sweep.plan.check((sweep.plan.trials[digest] for digest in missing), slots)
             remove_unfinished(sweep.folder.path)
             sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
             sweep.folder.write_contents(sweep.plan.contents())
@@ -218,8 +218,8 @@ def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
         waiting, more = ([sweep.plan.trials[digest] for digest in digests] for digests in (missing, at_most))
         finished = [(sweep.plan.trials[digest], result.wall_s or 0.0) for digest, result in sweep.done().items()]
         try:
-            sweep.plan.check(waiting, [config for config, _ in finished])
-            left_s = sweep.plan.times_left_s((waiting, more), finished, len(slots.environments))
+            sweep.plan.check(waiting, slots, [config for config, _ in finished])
+            left_s = sweep.plan.times_left_s((waiting, more), finished, slots)
         except DataError as error:  # the plan stands without it
             left_s, why_unknown = (None, None), str(error)
     return outlook_of(sweep, missing, len(at_most), left_s, why_unknown)

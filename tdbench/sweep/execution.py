@@ -52,6 +52,9 @@ class Execution:
             raise ConfigError(unknown("--executor", self.executor, EXECUTORS))
         if self.ray_address is not None and self.executor != "ray":
             raise ConfigError(f"--ray-address goes with --executor ray, got {self.ray_address}")
+        if self.ray_address is not None and self.gpus is not None:
+            names = ",".join(self.gpus)
+            raise ConfigError(f"--gpus must be left out with --ray-address, since it names this machine's, got {names}")
         object.__setattr__(self, "log", loggers_named(self.log))
 
     def executor_in(self, slots: Slots) -> Executor:

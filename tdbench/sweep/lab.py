@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -97,13 +97,18 @@ def call(target: str, *arguments: Any) -> Any:
     return getattr(import_module(module), function)(*arguments)
 
 
-def ask(target: str, *arguments: Any) -> Any:
+def ask(target: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
     """Return what `module:function` returns in a process of the lab, or raise what it raises: plain data, both ways.
+
+    Args:
+        target: The function.
+        *arguments: What it is given.
+        environment: Variables of its process, such as the GPU that it sees.
 
     Raises:
         TdbenchError: The function raises it, or its process was killed.
     """
-    process, link = start_process(f"{__name__}:answer", target, *arguments)
+    process, link = start_process(f"{__name__}:answer", dict(environment or {}), target, *arguments)
     try:
         while isinstance(heard := link.recv(), Told):
             tell(heard.share, heard.what)
@@ -119,13 +124,14 @@ def ask(target: str, *arguments: Any) -> Any:
     return value
 
 
-def answer(target: str, *arguments: Any) -> None:
+def answer(environment: dict[str, str], target: str, *arguments: Any) -> None:
     """Send how far `module:function` is, and then what it returns, or raises, over the line that is the last argument.
 
     What the user's code prints meanwhile is kept out of what the command prints. An exception of a class that only this
     process may know is sent in words.
     """
     *arguments, link = arguments  # type: ignore[assignment]
+    os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     value = error = None
     try:

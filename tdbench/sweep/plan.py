@@ -95,16 +95,16 @@ class TrainingPlan(Plan):
         }
         return replace(self, trials=trials)
 
-    def check(self, waiting: Iterable[RunConfig], finished: Iterable[RunConfig] = ()) -> None:
-        check_trials(waiting, finished)
+    def check(self, waiting: Iterable[RunConfig], slots: Slots, finished: Iterable[RunConfig] = ()) -> None:
+        check_trials(waiting, slots, finished)
 
     def times_left_s(
         self,
         waiting: tuple[Sequence[RunConfig], Sequence[RunConfig]],
         finished: Sequence[tuple[RunConfig, float]],
-        num_at_once: int,
+        slots: Slots,
     ) -> tuple[float, float]:
-        return times_left_s(waiting, finished, num_at_once)
+        return times_left_s(waiting, finished, slots)
 
     def check_out(self, path: Path) -> None:
         self.base.check_out(path)

@@ -95,8 +95,8 @@ class Plan(ABC):
         """Return the same plan, its trials with so many CPU threads each; None: as they are."""
 
     @abstractmethod
-    def check(self, waiting: Iterable[Any], finished: Iterable[Any] = ()) -> None:
-        """Check that trials can run, before any does; those that are finished show it for their like.
+    def check(self, waiting: Iterable[Any], slots: Slots, finished: Iterable[Any] = ()) -> None:
+        """Check that trials can run at their places, before any does; those that are finished show it for their like.
 
         Raises:
             TdbenchError: Something is missing.
@@ -104,7 +104,7 @@ class Plan(ABC):
 
     @abstractmethod
     def times_left_s(
-        self, waiting: tuple[Sequence[Any], Sequence[Any]], finished: Sequence[tuple[Any, float]], num_at_once: int
+        self, waiting: tuple[Sequence[Any], Sequence[Any]], finished: Sequence[tuple[Any, float]], slots: Slots
     ) -> tuple[float, float]:
         """Return how long two sets of waiting trials will take, in seconds of the clock; see `preflight`.
 

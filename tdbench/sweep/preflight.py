@@ -10,13 +10,15 @@ from typing import Any
 
 from tdbench.config import RunConfig
 from tdbench.sweep import lab
+from tdbench.sweep.slots import Slots
 
 
-def check_trials(configs: Iterable[RunConfig], finished: Iterable[RunConfig] = ()) -> None:
+def check_trials(configs: Iterable[RunConfig], slots: Slots, finished: Iterable[RunConfig] = ()) -> None:
     """Load each data set, build each network with its sites, and find each device, once.
 
     Args:
         configs: The trials to come.
+        slots: Their places, at the first of which this is done.
         finished: Trials that have shown already that those which differ in their seed alone can run.
 
     Raises:
@@ -26,30 +28,38 @@ def check_trials(configs: Iterable[RunConfig], finished: Iterable[RunConfig] = (
     for config in finished:
         distinct.pop(shape_of(config, with_method=True), None)
     if distinct:
-        lab.ask("tdbench.training.ahead:check", [config.dump() for config in distinct.values()])
+        lab.ask(
+            "tdbench.training.ahead:check",
+            [config.dump() for config in distinct.values()],
+            environment=slots.environments[0],
+        )
 
 
 def times_left_s(
     waiting: tuple[Sequence[RunConfig], Sequence[RunConfig]],
     finished: Iterable[tuple[RunConfig, float]],
-    num_at_once: int,
+    slots: Slots,
 ) -> tuple[float, float]:
     """Return how long two sets of waiting trials will take, in seconds of the clock.
 
     Args:
         waiting: The trials to come at least, and at most.
         finished: Trials that are done, with their seconds; those of the same shape tell how long another takes.
-        num_at_once: How many run at the same time.
+        slots: Their places: how many run at the same time, and where another is measured.
     """
     seconds: dict[str, list[float]] = {}
     for config, wall_s in finished:
         seconds.setdefault(shape_of(config), []).append(wall_s)
     unknown = {shape: one for trials in waiting for one in trials if (shape := shape_of(one)) not in seconds}
     if unknown:
-        estimates = lab.ask("tdbench.training.ahead:estimated_s", [config.dump() for config in unknown.values()])
+        estimates = lab.ask(
+            "tdbench.training.ahead:estimated_s",
+            [config.dump() for config in unknown.values()],
+            environment=slots.environments[0],
+        )
         seconds |= {shape: [estimate] for shape, estimate in zip(unknown, estimates, strict=True)}
     takes_s = {shape: statistics.median(known) for shape, known in seconds.items()}
-    least, most = (sum(takes_s[shape_of(one)] for one in trials) / max(1, num_at_once) for trials in waiting)
+    least, most = (sum(takes_s[shape_of(one)] for one in trials) / len(slots.environments) for trials in waiting)
     return least, most
 
 

@@ -7,7 +7,7 @@ from tdbench.errors import TdbenchError
 from tdbench.store.assignment import Assignment, Event
 from tdbench.sweep import lab
 from tdbench.sweep.executors import GRACE_S
-from tdbench.sweep.slots import Slots
+from tdbench.sweep.slots import GPUS, Slots
 
 
 class RayExecutor:
@@ -24,7 +24,9 @@ class RayExecutor:
 
     def __init__(self, slots: Slots, address: str | None = None, timeout_s: float | None = None) -> None:
         needs = len(slots.environments), slots.threads or 1, slots.gpu_share, address
-        self._process, self._link = lab.start_process("tdbench.sweep.worker:drive_ray", needs, timeout_s)
+        gpus = dict.fromkeys(one[GPUS] for one in slots.environments if GPUS in one)
+        environment = {GPUS: ",".join(gpus)} if gpus and address is None else {}  # a cluster knows its own
+        self._process, self._link = lab.start_process("tdbench.sweep.worker:drive_ray", needs, timeout_s, environment)
         self._num_submitted = self._num_seen = self._num_free = 0
         self._news: list[Event] = []
         self._link.poll(None)  # the first word: there is a cluster, or why not

@@ -9,6 +9,7 @@ from tdbench.errors import ConfigError, DeviceError
 from tdbench.sweep import lab
 
 MEMORY_OF_A_TRIAL = 2 * 2**30  # bytes, with room: what `--jobs` counts on where it is not given
+GPUS = "CUDA_VISIBLE_DEVICES"
 MOST_JOBS = 8  # likewise
 
 
@@ -48,7 +49,7 @@ def plan_slots(hardware: HardwareConfig, jobs: int | None, gpus: Sequence[str] |
         strangers = [gpu for gpu in gpus or () if gpu not in visible]
         if strangers:
             raise DeviceError(f"--gpus {','.join(strangers)}: this machine has {', '.join(visible)}")
-        environments = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(per_gpu) for gpu in gpus or visible]
+        environments = [{GPUS: gpu} for _ in range(per_gpu) for gpu in gpus or visible]
         share = 1 / per_gpu
     elif device == "cpu":
         fitting = max(1, min(num_cores, MOST_JOBS, total_memory() // MEMORY_OF_A_TRIAL))
@@ -61,7 +62,7 @@ def plan_slots(hardware: HardwareConfig, jobs: int | None, gpus: Sequence[str] |
 
 def visible_gpus(count: int) -> list[str]:
     """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = os.environ.get(GPUS)
     return named.split(",") if named else [str(number) for number in range(count)]
 
 

@@ -106,11 +106,16 @@ def work(assignment: Assignment, link: Connection) -> None:
     send(run_assignment(assignment, send, should_stop=link.poll))
 
 
-def drive_ray(needs: tuple[int, int, float, str | None], timeout_s: float | None, link: Connection) -> None:
+def drive_ray(
+    needs: tuple[int, int, float, str | None], timeout_s: float | None, environment: dict[str, str], link: Connection
+) -> None:
     """Run assignments as Ray tasks, as the main function of a process; "stop" and "close" are orders too.
+
+    A Ray of this machine's own sees what `environment` says, such as some of its GPUs.
 
     It says how many assignments it has seen, how many more there is room for, and what has happened.
     """
+    os.environ.update(environment)
     try:
         tasks = RayTasks(run_assignment, *needs)
     except TdbenchError as error:

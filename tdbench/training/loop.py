@@ -15,7 +15,7 @@ from tdbench.store.rows import RunResult, TrialState
 from tdbench.training.checkpoint import load_checkpoint, restore, save_checkpoint, state_of
 from tdbench.training.environment import describe_environment
 from tdbench.training.matching import solve_match, with_knob
-from tdbench.training.parallel import Processes
+from tdbench.training.parallel import Ballot, Processes
 from tdbench.training.run import Diverged, Run
 from tdbench.training.trace import StepTrace
 from tdbench.training.train import finished_result
@@ -92,7 +92,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
             train_epoch(run, folder, observer, should_stop)
             observer.evaluating(run.progress(run.steps_of_epoch()[0]))
             row = run.end_epoch()
-            save(run, folder)
+            save(run, folder, also_soon=run.step == run.num_steps)
             observer.epoch_ended(row)
             run.check_evaluation()
         seen = run.evaluate_at_the_end()
@@ -143,8 +143,9 @@ def train_epoch(run: Run, folder: RunFolder, observer: Observer, should_stop: Ca
     earlier_s = run.epoch_s
     looks_always = run.hardware.device.type == "cpu" and run.processes.count == 1  # there a look costs nothing
     run.begin_steps()
+    ballot = Ballot(run.processes)
     for number, (images, labels) in enumerate(run.batches.epoch(run.epoch, first, last), first):
-        stop, look = run.processes.any(should_stop(), time.perf_counter() - looked >= LOOK_EVERY_S)
+        stop, look = ballot.any(should_stop(), time.perf_counter() - looked >= LOOK_EVERY_S)
         if stop:
             run.check_losses(number)
             save(run, folder)
@@ -176,12 +177,25 @@ def stopped(run: Run, folder: RunFolder) -> Interrupted:
     return Interrupted(f"{done}; {folder.path} keeps it, and the same command goes on from there")
 
 
-def save(run: Run, folder: RunFolder) -> None:
-    """Write a checkpoint, and the rows of the finished epochs."""
-    state = state_of(run)
+def save(run: Run, folder: RunFolder, also_soon: bool = True) -> None:
+    """Write a checkpoint, and the rows of the finished epochs; the time that it takes is the run's.
+
+    Args:
+        run: The run.
+        folder: Its folder.
+        also_soon: Write a checkpoint also where the last one is younger than the run is to keep it.
+    """
+    begun = time.perf_counter()
+    (is_due,) = run.processes.any(begun - run.saved >= run.config.training.checkpoint_every_s)
+    state = state_of(run) if also_soon or is_due else None
 
     def write() -> None:
-        save_checkpoint(folder / CHECKPOINT, run.digest, state)
+        if state is not None:
+            save_checkpoint(folder / CHECKPOINT, run.digest, state)
         folder.write_metrics(run.rows)
 
     run.processes.first(write)
+    now = time.perf_counter()
+    run.wall_s += now - begun
+    if state is not None:
+        run.saved = now

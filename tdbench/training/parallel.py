@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -22,6 +23,9 @@ if TYPE_CHECKING:  # at run time only several processes import torch; a single o
     from torch import nn
 
 T = TypeVar("T")
+
+MOST_STEPS = 64  # between two messages about stopping
+LONGEST_WAIT_S = 0.1  # between them, to be aimed at: how soon a signal is obeyed
 
 _PATIENCE = timedelta(seconds=5)
 _TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -49,20 +53,23 @@ class Processes:
         return do()
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return, for each flag, whether it is set in any process; cheap enough for every step."""
+        """Return, for each flag, whether it is set in any process."""
         return flags
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in order of rank."""
         return [value]
 
-    def distribute(self, model: "nn.Module", device: "torch.device", find_unused: bool) -> "nn.Module":
+    def distribute(
+        self, model: "nn.Module", device: "torch.device", find_unused: bool, unify_each_step: bool
+    ) -> "nn.Module":
         """Return the network with its gradients averaged over the processes, and the weights of process 0.
 
         Args:
             model: The network, on its device.
             device: The device of this process.
             find_unused: Whether a step may leave some weights unused.
+            unify_each_step: Whether a step may depend on the network's buffers, which each process changes by itself.
         """
         return model
 
@@ -75,6 +82,30 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+class Ballot:
+    """Flags that may be raised in any process, put together every few steps: each time costs a message or two.
+
+    All processes ask before each step, and are told the same before the same step. Alone, there is no waiting.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._most = 1 if processes.count == 1 else MOST_STEPS
+        self._every = self._left = 1
+        self._last = time.perf_counter()
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return, for each flag, whether it is set in any process; False where that is not asked before this step."""
+        self._left -= 1
+        if self._left:
+            return (False,) * len(flags)
+        took_s = time.perf_counter() - self._last
+        *found, is_late = self._processes.any(*flags, took_s > LONGEST_WAIT_S)
+        self._every = max(1, self._every // 2) if is_late else min(2 * self._every, self._most)
+        self._left, self._last = self._every, time.perf_counter()
+        return tuple(found)
 
 
 class Failure(NamedTuple):
@@ -102,10 +133,10 @@ class _Joined(Processes):
 
         store, self.rank, self.count = next(dist.rendezvous("env://"))
         self.local_rank = int(os.environ["LOCAL_RANK"])
+        self._dist, self._store = dist, dist.PrefixStore("tdbench", store)
+        _Joined.here = self  # before there are threads of gloo's, see `end`
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
-        self._dist, self._store = dist, dist.PrefixStore("tdbench", store)
-        _Joined.here = self
 
     def first(self, do: Callable[[], T]) -> T:
         answer: list[Any] = list(_attempt(do)) if self.rank == 0 else [None, None]
@@ -134,13 +165,16 @@ class _Joined(Processes):
         self._dist.all_gather_object(values, value)
         return values
 
-    def distribute(self, model: "nn.Module", device: "torch.device", find_unused: bool) -> "nn.Module":
+    def distribute(
+        self, model: "nn.Module", device: "torch.device", find_unused: bool, unify_each_step: bool
+    ) -> "nn.Module":
         from torch.nn.parallel import DistributedDataParallel
 
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=find_unused,
+            broadcast_buffers=unify_each_step,
             gradient_as_bucket_view=True,
         )
 

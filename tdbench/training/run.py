@@ -79,6 +79,7 @@ class Run:
         self.step = 0
         self.total_dropped = [0, 0]  # units dropped, units seen, in finished epochs
         self.wall_s = self.epoch_s = 0.0
+        self.saved = time.perf_counter()  # when its last checkpoint was written, or it was begun
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.num_hits = torch.zeros((), dtype=torch.int64, device=device)
         self.last_evaluation: Evaluation | None = None
@@ -115,7 +116,8 @@ class Run:
         uses_user_code = any(map(is_user_code, (self.config.model.name, self.config.regularizer.name)))
         # Where a schedule begins, its layers are not there yet, and a user's code may do anything.
         can_skip_weights = uses_user_code or self.config.regularizer.schedule != "constant"
-        self.network = self.processes.distribute(self.model, self.hardware.device, can_skip_weights)
+        # Those of the networks known here are BatchNorm's averages, which only evaluation uses.
+        self.network = self.processes.distribute(self.model, self.hardware.device, can_skip_weights, uses_user_code)
 
     def begin_steps(self) -> None:
         """Make ready for a series of training steps."""

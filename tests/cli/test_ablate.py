@@ -239,7 +239,8 @@ def test_a_folder_in_use_and_a_folder_of_a_run_are_refused(cli, copied, tmp_path
     assert "holds a run, no sweep" in outcome.err
 
 
-SWEPT = ("--train-fraction", "0.1", "--epochs", "6", "--batch-size", "32")
+SAVED = ("--set", "checkpoint_every_s=0")  # after each epoch
+SWEPT = (*SAVED, "--train-fraction", "0.1", "--epochs", "6", "--batch-size", "32")
 
 
 @pytest.mark.slow
@@ -321,7 +322,7 @@ def test_ray_runs_the_same_trials_and_a_worker_that_is_lost_changes_nothing(cli,
 @pytest.mark.slow
 def test_ctrl_c_stops_trials_on_ray_too(cli, tmp_path):
     pytest.importorskip("ray")
-    long = ("--train-fraction", "0.3", "--epochs", "400", "--batch-size", "32", "--jobs", "2", "--threads", "1")
+    long = (*SAVED, "--train-fraction", "0.3", "--epochs", "400", "--batch-size", "32", "--jobs", "2", "--threads", "1")
     process = cli.start(*TWO, *long, "--executor", "ray", "--out", tmp_path)
     cli.wait_for(lambda: list(tmp_path.glob("trials/*/checkpoint.pt")), process)
     process.send_signal(signal.SIGINT)

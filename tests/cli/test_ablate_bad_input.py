@@ -39,6 +39,10 @@ TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
         (["--param", "k", "--gpus", "0", "--device", "cpu"], "--gpus must be left out for --device cpu, got 0"),
         (["--data", "folder", "--data-root", "/nonexistent", "--param", "k"], "/nonexistent"),
         (["--set", "seed=3"], "--seeds says which seeds run"),
+        (
+            ["--executor", "ray", "--ray-address", "auto", "--gpus", "0"],
+            "--gpus must be left out with --ray-address",
+        ),
         (["--ray-address", "auto"], "--ray-address goes with --executor ray"),
         (["--param", "k", "--match", "dropped=99"], "regularizer.match must be between"),
         (["--param", "augment.crop_padding=64,4"], "augment.crop_padding must be at most 32"),

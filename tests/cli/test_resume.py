@@ -17,8 +17,18 @@ from tdbench.config import load_config
 from tdbench.training import loop
 from tdbench.training.run import Run
 
-SHORT = ("train", "--train-fraction", "0.1", "--batch-size", "16", "--epochs", "3")  # 3 epochs of 8 steps
-LONG = ("train", "--train-fraction", "0.3", "--batch-size", "8", "--epochs", "3")  # 3 epochs of 54 steps, seconds
+SAVED = ("--set", "checkpoint_every_s=0")  # after each epoch
+SHORT = ("train", *SAVED, "--train-fraction", "0.1", "--batch-size", "16", "--epochs", "3")  # 3 epochs of 8 steps
+LONG = (
+    "train",
+    *SAVED,
+    "--train-fraction",
+    "0.3",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "3",
+)  # 3 epochs of 54 steps, seconds
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix")
 
 

@@ -84,6 +84,8 @@ def test_a_signal_to_every_process_of_a_sweep_saves_its_trials(cli, tmp_path, nu
         "2",
         "--epochs",
         "40",
+        "--set",
+        "checkpoint_every_s=0",
         "--threads",
         "1",
         "--out",

@@ -18,7 +18,8 @@ import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-LONG = ("--train-fraction", "0.3", "--batch-size", "8", "--epochs", "3")  # 3 epochs of 53 or 54 steps, seconds
+SAVED = ("--set", "checkpoint_every_s=0")  # after each epoch
+LONG = (*SAVED, "--train-fraction", "0.3", "--batch-size", "8", "--epochs", "3")  # 3 epochs of 53 or 54 steps
 FILES = {"predictions.npz", ".lock", "config.yaml", "environment.json", "metrics.csv", "result.json", "checkpoint.pt"}
 
 CODE = """

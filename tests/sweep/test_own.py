@@ -22,6 +22,7 @@ from tdbench.sweep.asked import plan_sweep
 from tdbench.sweep.own.code import source_digest
 from tdbench.sweep.own.script import filled, places_in, read_of, words_of
 from tdbench.sweep.own.work import run_assignment
+from tdbench.sweep.slots import Slots
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
 SCRIPT = """\
@@ -116,7 +117,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_runs(changed, wor
 
 def test_a_program_that_is_not_there_is_told_before_the_first_trial():
     with pytest.raises(ConfigError, match="no program 'pyton'"):
-        plan_of(command="pyton train.py {p} {seed}").check([])
+        plan_of(command="pyton train.py {p} {seed}").check([], Slots([{}], 1, 0.0))
 
 
 @pytest.mark.parametrize(

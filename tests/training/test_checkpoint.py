@@ -153,6 +153,38 @@ def stopped(config, folder, num_steps):
         train(config, folder, should_stop=lambda: next(asked) >= num_steps)
 
 
+class Clock(Observer):
+    """A clock on which an epoch takes 12 s, and to write a checkpoint 1,000 s; which epochs were saved."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.saved = 0.0, []
+        monkeypatch.setattr("time.perf_counter", self.look)
+        monkeypatch.setattr("tdbench.training.loop.save_checkpoint", self.save)
+
+    def look(self):
+        self.now += 1e-6
+        return self.now
+
+    def save(self, path, digest, state):
+        self.saved.append(len(state["rows"]))
+        self.now += 1000
+        save_checkpoint(path, digest, state)
+
+    def evaluating(self, progress):
+        self.now += 12
+
+
+@pytest.mark.parametrize(("every_s", "saved"), [(30, [3, 6, 8]), (0, [*range(1, 9)]), (1e6, [8])])
+def test_checkpoints_are_as_far_apart_as_asked_and_the_last_epoch_is_saved(tmp_path, monkeypatch, every_s, saved):
+    keys = {"train_fraction": 0.1, "batch_size": 64, "epochs": 8, "threads": 1, "training.checkpoint_every_s": every_s}
+    with torch.random.fork_rng(), monkeypatch.context() as patch:
+        clock = Clock(patch)
+        result = train(load_config(keys), tmp_path, observer=clock)
+    assert clock.saved == saved
+    assert 0 <= result.wall_s - 1000 * len(saved) < 1000  # it has the time that they took
+    assert read_run(tmp_path).metrics["epoch"].tolist() == [*range(1, 9)]
+
+
 class Told(Observer):
     def started(self, facts, step, num_steps):
         self.facts = facts

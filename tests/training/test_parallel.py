@@ -11,7 +11,7 @@ import torch
 
 from tdbench.cli import main
 from tdbench.store.folders import RunFolder
-from tdbench.training.parallel import ALONE, joined
+from tdbench.training.parallel import ALONE, Ballot, Processes, joined
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")
 
@@ -97,6 +97,36 @@ def test_a_sweep_that_torchrun_starts_is_refused(monkeypatch, capsys):
     assert not Path("sweep").exists()
 
 
+class Two(Processes):
+    """One of two processes, of which the other is always of its opinion."""
+
+    count = 2
+    num_asked = 0
+
+    def any(self, *flags):
+        self.num_asked += 1
+        return flags
+
+
+@pytest.mark.parametrize(("step_s", "fewest", "most"), [(0.001, 10, 40), (1.0, 499, 500)])
+def test_whether_to_stop_is_asked_every_few_steps_and_after_each_long_one(monkeypatch, step_s, fewest, most):
+    now = iter(step_s * step for step in range(10**6))
+    monkeypatch.setattr("tdbench.training.parallel.time.perf_counter", lambda: next(now))
+    processes = Two()
+    ballot = Ballot(processes)
+    waited, longest = 0, 0
+    for _ in range(500):
+        waited = 0 if ballot.any(True) == (True,) else waited + 1
+        longest = max(longest, waited)
+    assert fewest <= processes.num_asked <= most
+    assert longest < 64
+
+
+def test_a_single_process_is_asked_before_every_step():
+    ballot = Ballot(ALONE)
+    assert [ballot.any(number == 3, True) for number in range(100)] == [(number == 3, True) for number in range(100)]
+
+
 EXCHANGE = """
 from tdbench.errors import ConfigError
 from tdbench.training.parallel import joined
@@ -165,6 +195,7 @@ def check_alike(run):
 def check(run):
     check_alike(run)
     run.distribute()
+    assert not run.network.broadcast_buffers  # evaluation unifies them
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(1, 0, 8)):
         assert len(images) == 8

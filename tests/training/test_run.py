@@ -9,7 +9,9 @@ import torch
 
 from tdbench import load_config
 from tdbench.training.checkpoint import restore, state_of
+from tdbench.training.parallel import Processes
 from tdbench.training.run import Diverged, Run
+from tests.user_files import BLOCKS, NET
 
 TINY = {"train_fraction": 0.1, "batch_size": 16, "epochs": 2, "threads": 2}
 
@@ -41,6 +43,23 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(k
     for (images, labels), (same, also) in zip(run.batches.epoch(1, 0, 3), other.batches.epoch(1, 0, 3), strict=True):
         assert torch.equal(images, same)
         assert torch.equal(labels, also)
+
+
+@pytest.mark.parametrize("is_user_s", [True, False])
+def test_buffers_that_a_step_may_depend_on_are_unified_each_step(tmp_path, is_user_s):
+    class Several(Processes):
+        def distribute(self, model, device, find_unused, unify_each_step):
+            given.append((find_unused, unify_each_step))
+            return model
+
+    given = []
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    user_s = {"model": f"{tmp_path / 'net.py'}:make_model", "regularizer": "none"}
+    run = run_of(**(user_s if is_user_s else {}))
+    run.processes = Several()
+    run.distribute()
+    assert given == [(is_user_s, is_user_s)]
 
 
 def test_another_seed_has_other_weights_and_batches():

@@ -137,7 +137,7 @@ class OwnPlan(Plan):
         trials = {digest: replace(trial, job=job) for digest, trial in self.trials.items()}
         return replace(self, job=job, trials=trials)
 
-    def check(self, waiting: Iterable[OwnTrial], finished: Iterable[OwnTrial] = ()) -> None:
+    def check(self, waiting: Iterable[OwnTrial], slots: Slots, finished: Iterable[OwnTrial] = ()) -> None:
         if self.job.words and not places_in(self.job.words[:1]):
             program = self.job.words[0]
             path = os.path.join(self.job.folder, program) if os.sep in program else program
@@ -148,11 +148,11 @@ class OwnPlan(Plan):
         self,
         waiting: tuple[Sequence[OwnTrial], Sequence[OwnTrial]],
         finished: Sequence[tuple[OwnTrial, float]],
-        num_at_once: int,
+        slots: Slots,
     ) -> tuple[float, float]:
         if not finished:
             raise DataError("no trial has run yet that would tell how long one takes")
-        takes_s = statistics.median(wall_s for _, wall_s in finished) / max(1, num_at_once)
+        takes_s = statistics.median(wall_s for _, wall_s in finished) / len(slots.environments)
         least, most = (takes_s * len(trials) for trials in waiting)
         return least, most
 

@@ -220,7 +220,7 @@ def run_search(
                 (folder / JOURNAL).unlink(missing_ok=True)
             search.reopen(fresh=execution.fresh)  # another process may have been at it meanwhile
             tell("checking the data, the network and the sites ...")
-            check_trials([plan.base, plan.baseline])
+            check_trials([plan.base, plan.baseline], slots)
             remove_unfinished(folder.path)
             folder.write_asked(plan)  # from here on the folder is this search's
             try:
