@@ -6,6 +6,7 @@ processes go from host to host through gloo, so that no GPU waits for them; only
 """
 
 import atexit
+import inspect
 import json
 import os
 import sys
@@ -170,11 +171,15 @@ class _Joined(Processes):
     ) -> "nn.Module":
         from torch.nn.parallel import DistributedDataParallel
 
+        # Newer releases of torch give the option another name, and warn of the old one.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        unifying: dict[str, Any] = {name: unify_each_step}
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=find_unused,
-            broadcast_buffers=unify_each_step,
+            **unifying,
             gradient_as_bucket_view=True,
         )
 
