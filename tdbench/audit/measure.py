@@ -207,7 +207,9 @@ def draw_mask(layer: nn.Module, x: Tensor) -> Draw:
     ranked = layer if isinstance(layer, Regularizer) else None
     with torch.no_grad():
         scores = None if ranked is None else ranked.scores(x)
-    return read(mask, x, out, scores, None if ranked is None else ranked.num_targets(x.shape[1]))
+    scores = None if scores is None else scores.cpu()
+    num_targets = None if ranked is None else ranked.num_targets(x.shape[1])
+    return read(mask.cpu(), x.cpu(), out.cpu(), scores, num_targets)  # sums in fp64, which not every device has
 
 
 def read(mask: Tensor, x: Tensor, out: Tensor, scores: Tensor | None = None, num_targets: int | None = None) -> Draw:

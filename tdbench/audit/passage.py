@@ -228,8 +228,8 @@ def ratios(trained: Tensor, evaluated: Tensor) -> tuple[float | None, float | No
     their sums.
     """
     (mean, variance), (mean_eval, variance_eval) = (
-        (x.double().transpose(0, 1).flatten(1).mean(1), x.double().transpose(0, 1).flatten(1).var(1, correction=0))
-        for x in (trained, evaluated)
+        (x.mean(1), x.var(1, correction=0))
+        for x in (one.cpu().double().transpose(0, 1).flatten(1) for one in (trained, evaluated))
     )
     square, total = float((mean_eval**2).sum()), float(variance_eval.sum())
     of_means = float((mean * mean_eval).sum()) / square if square > 0 else None

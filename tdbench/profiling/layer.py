@@ -32,6 +32,7 @@ from tdbench.profiling.timing import (
     FEWEST_TURNS,
     TURNS,
     Call,
+    host_ms,
     measuring,
     median_interval,
     paired_ratio,
@@ -69,6 +70,7 @@ LAYER_COLUMNS = (
     "floor_ratio_ci95_high",
     "plain_total_ms",
     "plain_floor_ratio",
+    "host_ms",
 )
 
 Factory = Callable[[int], nn.Module]  # channels -> layer
@@ -105,6 +107,7 @@ class LayerCost:
             layer that returns its input itself.
         peak_mem_mib, launches, host_syncs: See `Trace`; of forward and backward.
         graph_breaks: Under torch.compile.
+        host_ms: What the host takes to queue forward and backward on a GPU; None elsewhere.
     """
 
     method: str
@@ -120,6 +123,7 @@ class LayerCost:
     launches: int | None = None
     host_syncs: int | None = None
     graph_breaks: int | None = None
+    host_ms: float | None = None
 
     def figures(self) -> dict[str, Any]:
         """Return the cells of `LAYER_COLUMNS` that belong to the layer."""
@@ -147,6 +151,7 @@ class LayerCost:
             "floor_ratio_ci95_high": None if self.floor_interval is None else round(self.floor_interval[1], 4),
             "plain_total_ms": round(spread(self.plain_ms)[1], 4) if self.plain_ms else None,
             "plain_floor_ratio": None if self.plain_floor_ratio is None else round(self.plain_floor_ratio, 4),
+            "host_ms": None if self.host_ms is None else round(self.host_ms, 4),
         }
 
 
@@ -250,6 +255,7 @@ def profile_layers(
             report(0.95 + 0.05 * number / len(costs), cost.method)
             with measuring(cost.method):
                 _complete(cost, cells[cost.method], costs.get(FLOOR), inputs, device)
+                cost.host_ms = host_ms(cells[cost.method].forward_and_backward, device, seconds / 8)
     return [costs.get(method, LayerCost(method, OOM)) for method in every]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tdbench.config import RunConfig
+from tdbench.data.sources import LoadedData
 from tdbench.profiling.failing import no_figures, note_failure, without_failing
 from tdbench.profiling.layer import LAYER_COLUMNS, LayerCost, Setting, profile_layers
 from tdbench.profiling.machine import Roofline, measure_machine
@@ -39,6 +40,7 @@ class Profile:
         methods: The measured methods.
         left_out: Those that the network has no site for, with the reason.
         shapes: Feature maps of the layer table.
+        data: The data set of all runs; None: each reads it.
         layer, step: Rows of the two tables.
         machine: The machine's rates and the baseline step's share of them.
         failures: The user methods that raised while they were measured, each with its error.
@@ -50,6 +52,7 @@ class Profile:
     left_out: dict[str, str]
     shapes: list[Shape]
     hardware: Hardware
+    data: LoadedData | None = None
     layer: list[dict[str, Any]] = field(default_factory=list)
     step: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] | None = None
@@ -112,8 +115,8 @@ def measure(profile: Profile, seconds: float, report: TellProgress) -> None:
         profile.methods,
         profile.failures,
         lambda names: profile_steps(
-            partial(RepeatedStep, profile.baseline),
-            {name: partial(RepeatedStep, profile.configs[name]) for name in names},
+            partial(RepeatedStep, profile.baseline, profile.data),
+            {name: partial(RepeatedStep, profile.configs[name], profile.data) for name in names},
             profile.batch_size,
             profile.hardware.device,
             seconds,
@@ -131,7 +134,7 @@ def measure(profile: Profile, seconds: float, report: TellProgress) -> None:
 def roofline(profile: Profile, cost: StepCost) -> Roofline:
     """Measure the machine, and compare the baseline step with it."""
     machine = measure_machine(profile.hardware.device, profile.dtype, MACHINE_SECONDS)
-    step = RepeatedStep(profile.baseline)
+    step = RepeatedStep(profile.baseline, profile.data)
     step()  # the first one creates the optimizer state
     return Roofline(
         machine, count_work(step), cost.median_ms(), profile.hardware.compile, median_interval(cost.step_ms)
@@ -181,7 +184,7 @@ def find_batch_size(profile: Profile, method: str, seconds: float, search_second
     """Add a row for each batch size tried with a method; progress is the share of the time used."""
 
     def build(batch_size: int) -> RepeatedStep:
-        return RepeatedStep(with_batch(profile.configs[method], batch_size))
+        return RepeatedStep(with_batch(profile.configs[method], batch_size), profile.data)
 
     begun = time.perf_counter()
     report(0.0, f"batch {profile.batch_size}")

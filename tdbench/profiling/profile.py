@@ -103,4 +103,5 @@ def prepare(config: Given, given: Mapping[str, Any], named: list[str] | None, sh
         left_out,
         shapes or list(dict.fromkeys((baseline.training.batch_size, *site) for site in insertion.shapes.values())),
         resolve(baseline.hardware),
+        probe.data,
     )

@@ -123,7 +123,9 @@ def profile_steps(
                 step = attempt(build, device)
             if step is not None:
                 steps[name] = step
-        times = take_turns(steps, device, seconds, turns, lambda share, name: report(0.1 + 0.85 * share, name))
+        times = take_turns(
+            steps, device, seconds, turns, lambda share, name: report(0.1 + 0.85 * share, name), busy=False
+        )
         costs = []
         for number, name in enumerate([BASELINE, *(name for name in methods if name != BASELINE)]):
             report(0.95 + 0.05 * number / len(builders), name)
@@ -196,5 +198,5 @@ def _try_batch(
 ) -> StepCost:
     step = build(size)
     step()  # warm-up
-    step_ms = median_ms(step, device, seconds)
+    step_ms = median_ms(step, device, seconds, busy=False)
     return StepCost(method, size, step_ms=[step_ms], peak_mem_mib=peak_mem_mib(step, device))

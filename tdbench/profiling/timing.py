@@ -66,6 +66,8 @@ def take_turns(
     seconds: float,
     turns: int = TURNS,
     report: TellProgress = silent,
+    *,
+    busy: bool = True,
 ) -> dict[N, list[float]]:
     """Time calls in turns, for comparison.
 
@@ -78,6 +80,7 @@ def take_turns(
         seconds: Time for each call, over all its turns.
         turns: Number of turns that count.
         report: Receives the share done, before each measurement.
+        busy: See `median_ms`.
 
     Returns:
         Milliseconds by name: the median of each turn. A call that ran out of memory is left out, and removed from
@@ -94,7 +97,7 @@ def take_turns(
             report(done / total, what)
             done += 1
             with measuring(method):
-                took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1)), device)
+                took_ms = attempt(partial(median_ms, calls[name], device, seconds / (turns + 1), busy), device)
             if took_ms is None:
                 del times[name], calls[name]
             elif turn > 0:
@@ -102,10 +105,18 @@ def take_turns(
     return times
 
 
-def median_ms(call: Call, device: torch.device, seconds: float) -> float:
-    """Return the median time of a call in milliseconds, from about `seconds` of calls, at least two."""
+def median_ms(call: Call, device: torch.device, seconds: float, busy: bool = True) -> float:
+    """Return the median time of a call in milliseconds, from about `seconds` of calls, at least two.
+
+    Args:
+        call: What is timed.
+        device: Where it works.
+        seconds: How long to time it.
+        busy: Keep a GPU busy while the host queues calls, so that their time is the kernels' alone; else it is that of
+            calls in a row, as in training, and the GPU waits where the host takes longer to launch than it to compute.
+    """
     if device.type == "cuda":
-        return statistics.median(_event_times_ms(call, device, seconds))
+        return statistics.median(_event_times_ms(call, device, seconds, busy))
     timer = Timer(
         "call()",
         timer=_mps_clock if device.type == "mps" else time.perf_counter,
@@ -120,11 +131,26 @@ def _mps_clock() -> float:
     return time.perf_counter()
 
 
-def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[float]:
+def host_ms(call: Call, device: torch.device, seconds: float) -> float | None:
+    """Return the median time that the host takes to queue a call on a GPU that waits for it; None without a GPU."""
+    if device.type != "cuda":
+        return None
+    call()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < 2 or time.perf_counter() - begun < seconds:
+        torch.cuda.synchronize(device)
+        queued = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - queued))
+    return statistics.median(times)
+
+
+def _event_times_ms(call: Call, device: torch.device, seconds: float, busy: bool) -> list[float]:
     """Return the time of each of several calls, by CUDA events around it, with one host synchronisation per burst.
 
-    The GPU is kept busy while the host queues a burst of calls, so that the events time kernels, not their dispatch. A
-    call that itself synchronises is timed with its waits.
+    If the GPU is to be busy while the host queues a burst of calls, the events time kernels, not their dispatch. A call
+    that itself synchronises is timed with its waits.
     """
     call()  # it may compile, which takes seconds
     torch.cuda.synchronize(device)
@@ -144,7 +170,7 @@ def _event_times_ms(call: Call, device: torch.device, seconds: float) -> list[fl
         times += [start.elapsed_time(end) for start, end in pairwise(marks)]
         num_calls = min(50, max(1, int(QUEUED_MS / max(times[-1], 1e-3))))
         lead_s = min(queued_s / (len(marks) - 1) * num_calls, LONGEST_LEAD_S)
-        lead_cycles = int(CYCLES_PER_S * lead_s)
+        lead_cycles = int(CYCLES_PER_S * lead_s) if busy else 0
     return times
 
 

@@ -57,8 +57,9 @@ class UserLayer(Regularizer):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise TdbenchError(f"{type(self.module).__name__} must return a tensor of {tuple(x.shape)}, got {got}")
         before, after = x.detach() != 0, out.detach() != 0
-        share = (before & ~after).sum().double() / before.sum().clamp(min=1)
-        share = torch.where(before.any(), share, (~after).double().mean())  # of a map that a layer before it emptied
+        wide = torch.float32 if x.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+        share = (before & ~after).sum().to(wide) / before.sum().clamp(min=1)
+        share = torch.where(before.any(), share, (~after).to(wide).mean())  # of a map that a layer before it emptied
         return out, (share * x.numel()).round().long()
 
 

@@ -105,7 +105,7 @@ def observe_drops(
         ranked_by=ranked_by,
         has_attention=seen.scores is not None,
         is_shared=maps.shape[1] == 1 or (layer.traits is not None and layer.traits.shared),
-        dropped_pct=100 * float((seen.gain == 0).double().mean()),
+        dropped_pct=100 * float((seen.gain == 0).cpu().double().mean()),
     )
 
 

@@ -24,8 +24,9 @@ LAYER_NOTE = (
     "counts the useful bytes, a map read and written forward and again backward. Peak memory is what forward and "
     "backward hold beyond their input. Off CUDA, launches are the operators that touch memory, and syncs the values "
     "read back. `plain ×` is the ratio where freed memory goes back to the system, as it does unless a program sees to "
-    "it: then every large map is faulted in again, and that costs the floor as much as any layer. `unsteady` marks a "
-    "ratio whose 95 % interval is wider than a quarter of it."
+    "it: then every large map is faulted in again, and that costs the floor as much as any layer. `host ms` is what "
+    "the host takes to launch it all on a GPU. `unsteady` marks a ratio whose 95 % interval is wider than a quarter of "
+    "it."
 )
 
 
@@ -64,6 +65,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
             "syncs": _number(row, "host_syncs", "{}"),
             "graph breaks": _number(row, "graph_breaks", "{}"),
         }
+        | ({"host ms": _number(row, "host_ms", "{:,.3f}")} if any(row.get("host_ms") for row in rows) else {})
         for row in rows
     ]
 

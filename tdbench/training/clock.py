@@ -9,11 +9,11 @@ import torch
 WARMUP_STEPS = 5  # of each start: compilation, kernel choice, cold caches
 RECENT_STEPS = 50
 
-_Mark = float | torch.cuda.Event
+_Mark = float | torch.cuda.Event | torch.mps.Event
 
 
 class StepClock:
-    """Collects the duration of steps: by the host's clock on a CPU, by CUDA events on a GPU.
+    """Collects the duration of steps: by the host's clock on a CPU, by events on a GPU.
 
     A step waits for its batch from the end of the step before: meanwhile a GPU waits for the host, or copies or makes
     the batch; on a CPU the host makes it itself.
@@ -24,7 +24,7 @@ class StepClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_cuda = device.type == "cuda"
+        self._event = {"cuda": torch.cuda.Event, "mps": torch.mps.Event}.get(device.type)
         self._steps: list[tuple[_Mark, _Mark, _Mark]] = []  # end of the step before, batch ready, end
         self._warmup: list[tuple[float, float]] = []
         self._epoch_start = 0
@@ -38,6 +38,10 @@ class StepClock:
         self._epoch_start = len(self.steps_s)
         self._end = self._mark()
 
+    def forget(self) -> None:
+        """Let go of the marks so far, of which nobody wants to know."""
+        self._steps = []
+
     def batch_ready(self) -> None:
         """Mark that a step has its batch."""
         self._ready = self._mark()
@@ -49,9 +53,9 @@ class StepClock:
         self._end = end
 
     def _mark(self) -> _Mark:
-        if not self._on_cuda:
+        if self._event is None:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = self._event(enable_timing=True)
         event.record()
         return event
 
@@ -96,6 +100,6 @@ class StepClock:
 
 
 def _seconds(start: _Mark, end: _Mark) -> float:
-    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
-        return start.elapsed_time(end) / 1e3
-    return float(end) - float(start)  # type: ignore[arg-type]
+    if isinstance(start, float):
+        return end - start  # type: ignore[operator]
+    return start.elapsed_time(end) / 1e3  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from itertools import islice
 import torch
 
 from tdbench.config import RunConfig
+from tdbench.data.sources import LoadedData
 from tdbench.training.average import tensors_of
 from tdbench.training.run import Run
 
@@ -16,16 +17,20 @@ class RepeatedStep:
 
     The batch size is free: the images are repeated where the data set has fewer. Schedules stand at their full
     strength and the learning rate at next to nothing, so that all steps are alike.
+
+    Args:
+        config: The run.
+        data: Its data set, where that is loaded already.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, data: LoadedData | None = None) -> None:
         batch_size = config.training.batch_size
         regularizer = config.regularizer.model_copy(update={"schedule": "constant"})
         training = config.training.model_copy(update={"batch_size": 1})
         lr = None if config.optimizer.lr is None else 1e-6  # null: the user's own optimizer has it
         optimizer = config.optimizer.model_copy(update={"lr": lr})
         update = {"regularizer": regularizer, "training": training, "optimizer": optimizer}
-        self.run = Run(config.model_copy(update=update))
+        self.run = Run(config.model_copy(update=update), data=data)
         singles = islice(self.run.batches.epoch(1, 0, len(self.run.batches)), min(batch_size, MOST_DISTINCT))
         images, labels = (torch.cat(parts) for parts in zip(*singles, strict=True))
         chosen = torch.arange(batch_size, device=images.device) % len(images)
@@ -36,6 +41,7 @@ class RepeatedStep:
     def __call__(self) -> None:
         """Do one step."""
         self.run.train_step(self.images, self.labels, 0)
+        self.run.clock.forget()
 
     def eager(self) -> None:
         """Do one step kernel by kernel, as it is before it is recorded."""

@@ -11,6 +11,7 @@ import torch
 
 from tdbench.config import HardwareConfig
 from tdbench.config.settings import configs_of
+from tdbench.data.sources import load_data
 from tdbench.errors import ConfigError
 from tdbench.profiling import measuring
 from tdbench.profiling.folder import default_folder
@@ -18,9 +19,11 @@ from tdbench.profiling.measuring import Profile, measure_batch_sizes
 from tdbench.profiling.profile import prepare
 from tdbench.regularizers.registry import method_names
 from tdbench.regularizers.spatial_dropout.layer import SpatialDropout
+from tdbench.training import setup
 from tdbench.training.hardware import resolve
 from tdbench.training.repeat import RepeatedStep
 
+LOADED = []  # what the profile of `finished` read
 LAYER_COLUMNS = (
     "method,shape,dtype,memory_format,device,forward_ms,backward_ms,total_ms,p20_ms,p80_ms,floor_ratio,gb_per_s,"
     "peak_mem_mib,launches,host_syncs"
@@ -47,9 +50,14 @@ def finished(cli, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(measuring, "MACHINE_SECONDS", 0.01)
+        patch.setattr(setup, "load_data", lambda *given: LOADED.append(given) or load_data(*given))
         done = cli("profile", "--regularizer", "targetdrop,spatial_dropout", *TINY, "--precision", "fp32")
     (folder,) = (place / "runs").iterdir()
     return done, folder
+
+
+def test_the_data_are_read_once_whatever_the_number_of_methods(finished):
+    assert len(LOADED) == 1
 
 
 def test_profile_ends_with_exit_code_0_and_says_nothing_on_stderr(finished):
@@ -71,7 +79,9 @@ def test_the_columns_are_the_promised_ones_and_what_is_more_stands_after_them(fi
         assert header.startswith(columns + ",")
     assert header.endswith(",n,status")
     header = (folder / "profile_layer.csv").read_text().split("\n")[0]
-    assert header.endswith(",n,status,floor_ratio_ci95_low,floor_ratio_ci95_high,plain_total_ms,plain_floor_ratio")
+    assert header.endswith(
+        ",n,status,floor_ratio_ci95_low,floor_ratio_ci95_high,plain_total_ms,plain_floor_ratio,host_ms"
+    )
     for row in table(folder, "layer"):
         low, ratio, high = (float(row[f"floor_ratio{end}"]) for end in ("_ci95_low", "", "_ci95_high"))
         assert low <= ratio <= high

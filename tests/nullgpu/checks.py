@@ -3,13 +3,27 @@
 Not collected by itself: `test_null_gpu.py` runs it in a process that has the null GPU.
 """
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.launches import AIMS, NETWORKS, STEP_AIMS, counted
 from tdbench import load_config
-from tdbench.regularizers.registry import method_names
+from tdbench.audit import measure
+from tdbench.audit.passage import ratios
+from tdbench.cli import main
+from tdbench.profiling.layer import Setting, profile_layers
+from tdbench.profiling.tables import layer_table
+from tdbench.profiling.timing import host_ms, median_ms
+from tdbench.regularizers.registry import find_method, method_names
+from tdbench.show import drops
+from tdbench.training.repeat import RepeatedStep
 from tdbench.training.run import Run
+from tdbench.training.setup import Setup
 from tests import nullgpu
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*NaN")]
@@ -64,3 +78,69 @@ def test_the_steps_of_every_method_are_recorded(name):
     steps(run, 0, 6)
     assert run.graph.outcome == "recorded"
     assert steps(run, 6, 7).graphs == 1
+
+
+def test_calls_are_timed_on_a_busy_gpu_and_steps_as_they_follow_one_another(monkeypatch):
+    x, device, leads = torch.zeros(8, device="cuda"), torch.device("cuda", 0), []
+    monkeypatch.setattr(torch.cuda, "_sleep", leads.append)
+    assert median_ms(lambda: x + 1, device, 0.01, busy=False) > 0
+    assert leads == []
+    assert median_ms(lambda: x + 1, device, 0.01) > 0
+    assert max(leads) > 0
+
+
+def test_what_the_host_takes_to_launch_a_call_is_its_own_time():
+    now = iter(range(1000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: next(now))
+        assert host_ms(lambda: None, torch.device("cuda", 0), 10) == 1e3
+
+
+def test_a_repeated_step_keeps_no_events():
+    step = RepeatedStep(load_config(overrides={"device": "cuda", "batch_size": 16}))
+    step()
+    before = nullgpu.counts().events
+    for _ in range(10):
+        step()
+    assert nullgpu.counts().events == before
+
+
+def test_the_profile_of_a_layer_on_a_gpu_tells_the_host_s_time():
+    setting = Setting(torch.device("cuda", 0))
+    costs = profile_layers({"dropout": find_method("dropout")().build}, (4, 8, 8, 8), setting, 0.02, turns=1)
+    figures = [cost.figures() for cost in costs]
+    assert [row["method"] for row in figures] == ["floor", "dropout"]
+    assert all(0 < row["host_ms"] < 1000 for row in figures)
+    assert "host ms" in layer_table(figures)[0]
+
+
+class NoFp64(TorchDispatchMode):
+    """A GPU without double precision, as Apple's are."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        if any(tensor.is_cuda and tensor.dtype == torch.float64 for tensor in tensors):
+            raise TypeError("the device has no fp64")
+        return out
+
+
+def test_masks_are_measured_and_shown_on_a_device_without_fp64(monkeypatch):
+    for module in (measure, drops):
+        monkeypatch.setattr(module, "mask_of", lambda layer, x: (torch.ones_like(x), x))
+    config = load_config(overrides={"device": "cuda", "regularizer": "dropout", "precision": "fp32"})
+    setup = Setup(config)
+    images, _ = next(setup.train_batches().epoch(1, 0, 1))
+    with NoFp64():
+        assert measure.draw_mask(torch.nn.Identity(), images).num_units == images.numel()
+        assert len(ratios(images, images)) == 2
+        assert drops.observe_drops(setup, config, images, 4).maps.shape[0] == 4
+
+
+def test_a_run_with_kernels_of_triton_warns_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--device", "cuda", "--max-steps", "6", "--set", "evaluate.bn_batches=0", "--quiet"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main([*command, "--out", "run"]) == 0
+    assert Path("run/result.json").exists()

@@ -174,13 +174,14 @@ DOES_NOTHING(cudaEventQuery) DOES_NOTHING(cudaThreadExchangeStreamCaptureMode)
 static int status_of(void* stream) {
   return stream && stream == capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
 }
-API int cudaStreamBeginCapture(void* stream, int) { capturing = stream; return 0; }
+static std::atomic<unsigned long long> captures;
+API int cudaStreamBeginCapture(void* stream, int) { capturing = stream; captures++; return 0; }
 API int cudaStreamEndCapture(void*, void** graph) { capturing = nullptr; *graph = handle(); return 0; }
 API int cudaStreamIsCapturing(void* stream, int* status) { *status = status_of(stream); return 0; }
 API int cuStreamIsCapturing(void* stream, int* status) { *status = status_of(stream); return 0; }
 API int cudaStreamGetCaptureInfo(void* stream, int* status, unsigned long long* id, ...) {
   *status = status_of(stream);
-  if (id) *id = *status ? 1 : 0;
+  if (id) *id = *status ? captures.load() : 0;
   return 0;
 }
 API int cudaGraphGetNodes(void*, void*, size_t* count) { *count = counts[CAPTURED]; return 0; }

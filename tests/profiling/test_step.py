@@ -42,7 +42,7 @@ class GreedyStep(Step):
 def _time_is_what_a_step_returns(monkeypatch):
     monkeypatch.setattr(Step, "num_calls", 0)
     for module in (timing, step_module):
-        monkeypatch.setattr(module, "median_ms", lambda call, device, seconds: call())
+        monkeypatch.setattr(module, "median_ms", lambda call, device, seconds, busy: call())
 
 
 def profile(methods, baseline=Step, batch_size=64):

@@ -25,7 +25,7 @@ def called(monkeypatch):
     """Let a call return its own time, and note the order of the calls."""
     order = []
 
-    def median_ms(call, device, seconds):
+    def median_ms(call, device, seconds, busy):
         took_ms = call()
         order.append(call.__name__)
         return took_ms

@@ -36,6 +36,35 @@ def fake_time(monkeypatch):
     return FakeTime(monkeypatch)
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_on_a_gpu_its_events_tell_the_time_and_nothing_is_kept_that_nobody_asks_for(device, monkeypatch):
+    class Event:
+        now = 0
+
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            Event.now += 1
+            self.at = Event.now
+
+        def elapsed_time(self, end):
+            return 1e3 * (end.at - self.at)
+
+    monkeypatch.setattr(getattr(torch, device), "Event", Event)
+    clock = StepClock(torch.device(device))
+    for is_wanted in (False, True):
+        clock.start()
+        for _ in range(WARMUP_STEPS + 3):
+            clock.batch_ready()
+            clock.tick()
+        if not is_wanted:
+            clock.forget()
+        clock.collect()
+    assert clock.steps_s == [2.0] * 3
+    assert clock.waits_s == [1.0] * 3
+
+
 def test_warm_up_steps_do_not_count(clock, fake_time):
     fake_time.run(clock, [9.0] * WARMUP_STEPS + [1.0, 2.0, 3.0])
     clock.collect()
