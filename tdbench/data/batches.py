@@ -31,13 +31,11 @@ class _Draw:
     hole_row: Tensor  # (N,) int64, centre of Cutout's hole
     hole_col: Tensor
 
-    def batch(self, number: int, size: int, device: torch.device | None = None) -> "_Draw":
+    def batch(self, number: int, size: int) -> "_Draw":
         part = slice(number * size, (number + 1) * size)
-        return _Draw(*(getattr(self, field.name)[part] for field in fields(self))).to(device)
+        return _Draw(*(getattr(self, field.name)[part] for field in fields(self)))
 
-    def to(self, device: torch.device | None) -> "_Draw":
-        if device is None:
-            return self
+    def to(self, device: torch.device) -> "_Draw":
         choices = [getattr(self, field.name) for field in fields(self)]
         if device.type == "cuda":  # from pinned memory, a copy does not wait for the GPU to finish what it has
             choices = [choice.pin_memory() for choice in choices]
@@ -56,6 +54,16 @@ def cut_holes(images: Tensor, rows: Tensor, cols: Tensor, size: int) -> Tensor:
         covered.append((offsets >= 0) & (offsets < size))
     hole = (covered[0][:, :, None] & covered[1][:, None, :]).unsqueeze(1)
     return torch.where(hole, 0.0, images)  # of their memory format; masked_fill gives NCHW
+
+
+def copied(pixels: Tensor, beside: torch.cuda.Stream) -> Tensor:
+    """Return a batch on a GPU, which gets it while it does what it was given before; the host does not wait for it."""
+    with torch.cuda.stream(beside):
+        there = pixels.pin_memory().to(beside.device, non_blocking=True)
+    work = torch.cuda.current_stream(beside.device)
+    work.wait_stream(beside)
+    there.record_stream(work)  # until when its memory must not serve the next batch
+    return there
 
 
 class _Images:
@@ -79,8 +87,9 @@ class _Images:
     def stream(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Yield uint8 batches of a set that is not resident."""
         assert isinstance(self.pixels, StreamedImages)
+        beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         for pixels in self.pixels.select(order.tolist()).batches(self.num_workers, batch_size):
-            yield pixels.to(self.device)
+            yield pixels.to(self.device) if beside is None else copied(pixels, beside)
 
 
 class TrainBatches:
@@ -147,17 +156,17 @@ class TrainBatches:
         """
         draw = self._draw(epoch)
         device = self._images.device
+        rest = draw.order[first * self.batch_size : last * self.batch_size]
+        draw = draw.to(device)
         if self._crops is not None:
-            draw = draw.to(device)
             for number in range(first, last):
                 part = draw.batch(number * self.num_shares + self.share, self.share_size)
                 yield self._batch(self._crops, part.order, part, epoch, number)
             return
-        rest = draw.order[first * self.batch_size : last * self.batch_size]
         rest = rest.view(-1, self.num_shares, self.share_size)[:, self.share].flatten()
         samples = torch.arange(self.share_size, device=device)
         for number, pixels in enumerate(self._images.stream(rest, self.share_size), first):
-            part = draw.batch(number * self.num_shares + self.share, self.share_size, device)
+            part = draw.batch(number * self.num_shares + self.share, self.share_size)
             yield self._batch(self._all_crops(pixels), samples, part, epoch, number)
 
     def _draw(self, epoch: int) -> _Draw:

@@ -62,7 +62,7 @@ class Run:
         self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
         if self.hardware.compile:
-            self.model.compile()
+            self.model.compile(dynamic=False)  # training and test batches are of one size each
         self.network = self.model
         self.graph = graph_of(self.learn, config, self.hardware, processes.count)
         self.optimizer = make_optimizer(self.model, config.optimizer, device, self.graph is not None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -70,6 +71,24 @@ def test_no_step_waits_for_the_gpu_or_reads_from_the_host(name):
             torch.cuda.set_sync_debug_mode("default")
         spent = nullgpu.counts() - before
         assert (spent.copies_in, spent.copies_out, spent.syncs) == (0, 0, 0)
+
+
+def test_a_batch_of_images_that_are_not_held_on_the_gpu_is_one_copy_and_no_wait(tmp_path):
+    for number in range(64):
+        path = tmp_path / ["train", "test"][number % 2] / "ab"[number % 3 % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(path)
+    keys = {"data": "folder", "data_root": tmp_path, "resident_mib": 0, "train_fraction": 1, "batch_size": 8}
+    batches = run_of(**keys).batches.epoch(1, 0, 4)
+    next(batches)
+    before = nullgpu.counts()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        list(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    spent = nullgpu.counts() - before
+    assert (spent.copies_in, spent.copies_out, spent.syncs) == (3, 0, 0)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -45,6 +45,28 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(k
         assert torch.equal(labels, also)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_is_compiled_for_the_sizes_of_its_batches(monkeypatch):
+    def compile_with(backend, module, **options):
+        return original(module, backend=backend, **options)
+
+    def note(graph, inputs):
+        sizes.append({x.shape[0] for x in inputs if isinstance(x, torch.Tensor) and x.dim() == 4 and x.shape[2] > 3})
+        are_fixed.append(not any(isinstance(x, torch.SymInt) for x in inputs))
+        return graph.forward
+
+    sizes, are_fixed, original = [], [], torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compile_with(note, module, **options))
+    torch._dynamo.reset()
+    run = run_of(compile=True, regularizer="none")
+    train(run, 0, 2)
+    run.evaluate()
+    train(run, 2, 4)
+    run.evaluate()
+    assert all(are_fixed)
+    assert [size for size in sizes if size] == [{16}, {run.test_batches.batch_size}]
+
+
 @pytest.mark.parametrize("is_user_s", [True, False])
 def test_buffers_that_a_step_may_depend_on_are_unified_each_step(tmp_path, is_user_s):
     class Several(Processes):
