@@ -60,6 +60,9 @@ class Regularizer(nn.Module):
         traits: What the method claims about its mask; None: nothing.
         full_rate: Full value of the knob that a rising schedule raises from 0; 1 where the method names none.
         strength: Current factor of the schedule, in [0, 1].
+        strength_on_gpu: The same as a tensor on the GPU (0-dim, fp64), which a recorded step reads anew each time it is
+            done; None: `strength` serves. Only for a layer that `rises_on_gpu`.
+        rises_on_gpu: `drop` reads `live_rate`, and nothing else that a schedule changes.
         counts_exactly: The number of dropped units that `drop` returns is exact, not an estimate.
     """
 
@@ -67,6 +70,8 @@ class Regularizer(nn.Module):
     meter: DropMeter | None = None
     full_rate: float = 1.0
     strength: float = 1.0
+    strength_on_gpu: Tensor | None = None
+    rises_on_gpu: bool = False
     counts_exactly: bool = True
 
     @property
@@ -74,11 +79,16 @@ class Regularizer(nn.Module):
         """`full_rate` times `strength`; at 0 the layer is the identity, and `drop` is not called."""
         return self.full_rate * self.strength
 
+    @property
+    def live_rate(self) -> float | Tensor:
+        """`rate`; where the strength is a tensor, the same number as one (0-dim, fp64), unknown to the host."""
+        return self.rate if self.strength_on_gpu is None else self.full_rate * self.strength_on_gpu
+
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` itself in evaluation mode, the regularized feature map in training mode."""
         if not self.training:
             return x
-        is_off = self.rate == 0 or x.numel() == 0
+        is_off = (self.strength_on_gpu is None and self.rate == 0) or x.numel() == 0
         out, num_dropped = self.untouched(x) if is_off else self.drop(x)
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())
@@ -136,7 +146,7 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
+def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float | Tensor) -> Tensor:
     """Return a boolean mask (1 = keep) on the device of `x`, each entry False with probability `rate`."""
     return torch.rand(shape, device=x.device) >= rate
 

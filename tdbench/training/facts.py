@@ -26,16 +26,16 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
         "device": hardware.name(),
         "precision": f"{hardware.precision}, {config.hardware.memory_format}"
         + (", compiled" if hardware.compile else "")
-        + recording(config, hardware, num_processes),
+        + recording(config, hardware, num_processes, insertion.rises_on_gpu()),
         "threads": str(hardware.threads),
     } | ({"processes": f"{num_processes}, which share every batch of {batch_size}"} if num_processes > 1 else {})
 
 
-def recording(config: RunConfig, hardware: Hardware, num_processes: int) -> str:
+def recording(config: RunConfig, hardware: Hardware, num_processes: int, rises_on_gpu: bool = False) -> str:
     """Return whether the steps on a GPU run as CUDA graphs, and why not, in words."""
     if hardware.device.type != "cuda" or config.hardware.graph == "never":
         return ""
-    reason = reason_against(config, hardware, num_processes)
+    reason = reason_against(config, hardware, num_processes, rises_on_gpu)
     return ", each step a CUDA graph" if reason is None else f", no CUDA graph ({reason})"
 
 

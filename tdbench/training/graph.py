@@ -6,6 +6,7 @@ nothing in the step may wait for the GPU, or depend on what the host knows at th
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +21,23 @@ EAGER_STEPS = 4  # before it is recorded: kernels are chosen and compiled, and w
 Learn = Callable[[Tensor, Tensor], Tensor]  # (images, labels) -> loss; all that a step does on the device
 
 
-def reason_against(config: RunConfig, hardware: Hardware, num_processes: int) -> str | None:
-    """Return why the steps of a run cannot be recorded; None where they may be."""
+def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, rises_on_gpu: bool = False) -> str | None:
+    """Return why the steps of a run cannot be recorded; None where they may be.
+
+    Args:
+        config: The run.
+        hardware: What it computes on.
+        num_processes: Those that train it.
+        rises_on_gpu: Its layers read a strength that rises on the GPU.
+    """
     if hardware.device.type != "cuda":
         return f"device {hardware.device.type} has no graphs"
     if num_processes > 1:
         return "several processes train the network"
     if hardware.precision == "fp16":
         return "fp16 scales its loss on the host"
-    if config.regularizer.schedule != "constant":
-        return "the regularizer's strength rises"
+    if config.regularizer.schedule != "constant" and not rises_on_gpu:
+        return "the regularizer's strength rises on the host"
     if not config.optimizer.can_be_recorded and not is_user_code(config.optimizer.name):
         return f"{config.optimizer.name} computes on the host"
     if config.own_code().keys() - {"data.name"}:
@@ -104,14 +112,23 @@ class StepGraph:
         return graph
 
 
-def graph_of(learn: Learn, config: RunConfig, hardware: Hardware, num_processes: int) -> StepGraph | None:
+def graph_of(learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int, **rest: Any) -> StepGraph | None:
     """Return what records the steps of a run, or None where they run as they are.
+
+    Args:
+        learn: The step.
+        config: The run.
+        hardware: What it computes on.
+        num_steps: Those of the whole run.
+        **rest: What else `reason_against` takes.
 
     Raises:
         ConfigError: They have to be recorded, and cannot be.
     """
     wanted = config.hardware.graph
-    reason = reason_against(config, hardware, num_processes)
+    reason = reason_against(config, hardware, **rest)
+    if reason is None and wanted == "always" and num_steps <= EAGER_STEPS:
+        reason = f"a step is recorded after {EAGER_STEPS} others, and the run has {num_steps}"
     if wanted == "always" and reason is not None:
         raise ConfigError(f"hardware.graph must not be always here: {reason}")
     return None if wanted == "never" or reason is not None else StepGraph(learn, wanted == "always")

@@ -61,17 +61,26 @@ class Run:
         self.test_batches = setup.test_batches(share) if config.data.test else None
         self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
+        if device.type == "cuda":
+            self.insertion.keep_strength_on(device)
         if self.hardware.compile:
             self.model.compile(dynamic=False)  # training and test batches are of one size each
         self.network = self.model
-        self.graph = graph_of(self.learn, config, self.hardware, processes.count)
+        self.steps_per_epoch = len(self.batches)
+        self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
+        self.graph = graph_of(
+            self.learn,
+            config,
+            self.hardware,
+            self.num_steps,
+            num_processes=processes.count,
+            rises_on_gpu=self.insertion.rises_on_gpu(),
+        )
         self.optimizer = make_optimizer(self.model, config.optimizer, device, self.graph is not None)
         keeps_rates = self.graph is not None or (device.type == "cuda" and config.optimizer.name == "sgd")
         self.rates = LearningRates(self.optimizer, device if keeps_rates else None)
         self.average = averaged(self.model, config.optimizer.ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
-        self.steps_per_epoch = len(self.batches)
-        self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
         self.schedule = Schedule(config.schedule, self.num_steps, self.steps_per_epoch)
         self.rate_at(self.num_steps - 1)  # which a schedule may refuse
         self.clock = StepClock(device)

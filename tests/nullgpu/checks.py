@@ -17,6 +17,7 @@ from tdbench import load_config
 from tdbench.audit import measure
 from tdbench.audit.passage import ratios
 from tdbench.cli import main
+from tdbench.errors import ConfigError
 from tdbench.profiling.layer import Setting, profile_layers
 from tdbench.profiling.tables import layer_table
 from tdbench.profiling.timing import host_ms, median_ms
@@ -73,6 +74,24 @@ def test_no_step_waits_for_the_gpu_or_reads_from_the_host(name):
         assert (spent.copies_in, spent.copies_out, spent.syncs) == (0, 0, 0)
 
 
+def test_a_strength_that_rises_in_a_recorded_step_is_set_before_each():
+    run = run_of(regularizer="dropblock", **{"hardware.graph": "always"})
+    (first, *others), set_to = run.insertion.layers.values(), []
+    assert all(layer.strength_on_gpu is first.strength_on_gpu for layer in others)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "fill_", lambda tensor, value: set_to.append((tensor.dtype, value)))
+        steps(run, 0, 6)
+    rising = [value for dtype, value in set_to if dtype == torch.float64]
+    assert rising == [step / run.num_steps for step in range(6)]
+    assert run.graph.outcome == "recorded"
+
+
+def test_a_step_that_must_be_recorded_in_a_run_that_is_too_short_for_it_is_refused():
+    with pytest.raises(ConfigError, match="a step is recorded after 4 others, and the run has 4"):
+        run_of(max_steps=4, **{"hardware.graph": "always"})
+    assert run_of(max_steps=4).graph.outcome == "too few steps"
+
+
 def test_a_batch_of_images_that_are_not_held_on_the_gpu_is_one_copy_and_no_wait(tmp_path):
     for number in range(64):
         path = tmp_path / ["train", "test"][number % 2] / "ab"[number % 3 % 2] / f"{number}.png"
@@ -92,8 +111,8 @@ def test_a_batch_of_images_that_are_not_held_on_the_gpu_is_one_copy_and_no_wait(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_steps_of_every_method_are_recorded(name):
-    run = run_of(regularizer=name, **{"regularizer.schedule": "constant", "hardware.graph": "always"})
+def test_the_steps_of_every_method_are_recorded_with_its_own_schedule_too(name):
+    run = run_of(regularizer=name, **{"hardware.graph": "always"})
     steps(run, 0, 6)
     assert run.graph.outcome == "recorded"
     assert steps(run, 6, 7).graphs == 1

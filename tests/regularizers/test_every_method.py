@@ -1,6 +1,7 @@
 """What holds for every method, whatever it drops."""
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -62,6 +63,27 @@ def test_every_method_that_can_drop_nothing_is_asked_to():
 def test_zero_strength_is_the_identity_bit_for_bit(name):
     x = feature_map()
     assert torch.equal(layer_of(name, **ZERO[name])(x), x)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.37, 1.0])
+@pytest.mark.parametrize("name", [name for name in METHODS if layer_of(name).rises_on_gpu])
+def test_a_strength_that_is_a_tensor_gives_the_mask_of_the_same_number(name, strength, monkeypatch):
+    # In the form that a GPU uses, for which alone there is such a tensor.
+    monkeypatch.setattr(import_module(f"tdbench.regularizers.{name}.layer"), "is_followed", lambda: True, raising=False)
+    maps = []
+    for on_gpu in (False, True):
+        layer = layer_of(name)
+        layer.strength = 0.8 if on_gpu else strength
+        layer.strength_on_gpu = torch.tensor(strength, dtype=torch.float64) if on_gpu else None
+        torch.manual_seed(3)
+        maps.append(layer(x := feature_map((16, 8, 9, 7))))
+    assert torch.equal(*maps)
+    assert strength == 0 or not torch.equal(maps[0], x)
+
+
+def test_the_methods_whose_own_strength_rises_can_let_it_rise_on_a_gpu():
+    rising = {name for name in METHODS if find_method(name)().schedule == "linear"}
+    assert rising == {name for name in METHODS if layer_of(name).rises_on_gpu}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -19,6 +19,7 @@ class AttentionDrop(Regularizer):
     """
 
     traits = Traits("units")
+    rises_on_gpu = True
 
     def __init__(self, p: float = 0.1, threshold: float = 0.8, block_size: int = 5) -> None:
         super().__init__()
@@ -29,9 +30,11 @@ class AttentionDrop(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) with attended blocks damped, and the number of units damped to zero."""
-        dense = x.device.type != "cpu" or is_followed()
-        mask_of = dense_mask if dense else sparse_mask
-        mask = mask_of(x.detach(), self.rate / self.block_size**2, self.threshold, self.block_size)
+        size = self.block_size
+        if x.device.type != "cpu" or is_followed():
+            mask = dense_mask(x.detach(), self.live_rate / size**2, self.threshold, size)
+        else:
+            mask = sparse_mask(x.detach(), self.rate / size**2, self.threshold, size)
         scale = mask.numel() / mask.sum().clamp(min=1)
         num_damped_to_zero = mask.numel() - mask.count_nonzero()
         return x * mask.mul_(scale).to(x.dtype), num_damped_to_zero
@@ -40,7 +43,7 @@ class AttentionDrop(Regularizer):
         return self.block_size
 
 
-def dense_mask(x: Tensor, rate: float, threshold: float, block_size: int) -> Tensor:
+def dense_mask(x: Tensor, rate: float | Tensor, threshold: float, block_size: int) -> Tensor:
     """Return the mask (N, C, H, W) in fp32: 1 - A in the blocks around the picked candidates, 1 elsewhere."""
     low, high = x.amin(dim=1, keepdim=True).float(), x.amax(dim=1, keepdim=True).float()
     attention = attention_of(x, low, high)

@@ -18,6 +18,7 @@ class CorrDrop(Regularizer):
     """
 
     traits = Traits("blocks", shared=True)
+    rises_on_gpu = True
 
     def __init__(self, p: float = 0.2, block_size: int = 5) -> None:
         super().__init__()
@@ -39,7 +40,8 @@ class CorrDrop(Regularizer):
         # A map of one cell has no others to correlate with; softmax would always protect it, and disable the layer.
         protected = (torch.rand_like(scores) < scores.softmax(dim=1)) & (num_cells > 1)
         share = (~protected).float().mean().clamp(min=torch.finfo(torch.float32).tiny)  # of the batch
-        rate = self.rate * cell_rate(height, width, down, across) / share
+        rate = self.live_rate * cell_rate(height, width, down, across)
+        rate = (rate.float() if isinstance(rate, Tensor) else rate) / share
         dropped = (~protected & (torch.rand_like(scores) < rate)).view(num_samples, 1, down.number, across.number)
         spread = F.interpolate(dropped.float(), scale_factor=(down.size, across.size), mode="nearest") > 0
         whole = spread[:, :, down.first : down.first + height, across.first : across.first + width]

@@ -26,14 +26,20 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
     check_rate("p", p)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
+    return _drop(x, p, block_size)
+
+
+def _drop(x: Tensor, p: float | Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Do as `drop_block2d`, without its checks; on a GPU, p may be a tensor (0-dim)."""
     height, width = x.shape[2:]
     tall, wide = min(block_size, height), min(block_size, width)
     rows, cols = height - tall + 1, width - wide + 1  # where a block's first unit may lie
-    rate = min(1.0, p / (tall * wide) * (height * width) / (rows * cols))
+    rate = p / (tall * wide) * (height * width) / (rows * cols)
+    rate = rate.clamp(max=1.0) if isinstance(rate, Tensor) else min(1.0, rate)
     if x.device.type != "cpu" or is_followed():
         return _drop_dense(x, rate, (tall, wide), (rows, cols))
     # On a CPU the few seeds are drawn one by one, and only the units of their blocks are written.
-    seeds = bernoulli_positions(x.shape[0] * x.shape[1] * rows * cols, rate)
+    seeds = bernoulli_positions(x.shape[0] * x.shape[1] * rows * cols, float(rate))
     strides = torch.empty_like(x, device="meta").stride()  # dense, and in the memory format of x
     planes, places = seeds.div(rows * cols, rounding_mode="floor"), seeds.remainder(rows * cols)
     first = (
@@ -49,7 +55,9 @@ def drop_block2d(x: Tensor, p: float = 0.1, block_size: int = 7) -> tuple[Tensor
     return zero_and_scale(x, scale, positions, strides), num_dropped
 
 
-def _drop_dense(x: Tensor, rate: float, block: tuple[int, int], room: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _drop_dense(
+    x: Tensor, rate: float | Tensor, block: tuple[int, int], room: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Do the same with a dense mask, for other devices and for torch.compile."""
     seeds = (torch.rand(*x.shape[:2], *room, device=x.device) < rate).to(x.dtype)
     border = (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1)
@@ -68,6 +76,7 @@ class DropBlock(Regularizer):
     """
 
     traits = Traits("blocks", blind=True)
+    rises_on_gpu = True
 
     def __init__(self, p: float = 0.1, block_size: int = 7) -> None:
         super().__init__()
@@ -77,7 +86,7 @@ class DropBlock(Regularizer):
         self.full_rate, self.block_size = p, block_size
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return drop_block2d(x, self.rate, self.block_size)
+        return _drop(x, self.live_rate, self.block_size)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         return self.full_rate
