@@ -6,12 +6,14 @@ Dropout and Batch Normalization by Variance Shift", CVPR 2019, arXiv 1801.05134)
 training images, with the layer off and the trained weights, tell this share of a difference from the method's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from tdbench.training.parallel import Processes
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -45,6 +47,19 @@ def averaging(model: nn.Module) -> Iterator[list[_BatchNorm]]:
                     buffer.copy_(value)
 
 
-def statistics_of(norms: list[_BatchNorm]) -> list[Tensor]:
-    """Return the running means and variances, of which several processes have a set each."""
-    return [buffer for one in norms for buffer in (one.running_mean, one.running_var) if buffer is not None]
+@contextmanager
+def re_estimated(model: nn.Module, passes: Iterable[object], processes: Processes) -> Iterator[None]:
+    """Have the network in evaluation, with the statistics of the batches that pass it as `passes` is gone through.
+
+    Several processes unify theirs. Afterwards everything is as it was.
+    """
+    with averaging(model) as norms:
+        for _ in passes:
+            pass
+        statistics = [buffer for one in norms for buffer in (one.running_mean, one.running_var) if buffer is not None]
+        shares = processes.gather([one.cpu() for one in statistics])
+        for own, *of_all in zip(statistics, *shares, strict=True):
+            own.copy_(torch.stack(of_all).mean(0))
+        for one in norms:
+            one.eval()
+        yield

@@ -6,7 +6,6 @@ nothing in the step may wait for the GPU, or depend on what the host knows at th
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +111,9 @@ class StepGraph:
         return graph
 
 
-def graph_of(learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int, **rest: Any) -> StepGraph | None:
+def graph_of(
+    learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int, num_processes: int, rises_on_gpu: bool
+) -> StepGraph | None:
     """Return what records the steps of a run, or None where they run as they are.
 
     Args:
@@ -120,13 +121,14 @@ def graph_of(learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int
         config: The run.
         hardware: What it computes on.
         num_steps: Those of the whole run.
-        **rest: What else `reason_against` takes.
+        num_processes: Those that train it.
+        rises_on_gpu: Its layers read a strength that rises on the GPU.
 
     Raises:
         ConfigError: They have to be recorded, and cannot be.
     """
     wanted = config.hardware.graph
-    reason = reason_against(config, hardware, **rest)
+    reason = reason_against(config, hardware, num_processes, rises_on_gpu)
     if reason is None and wanted == "always" and num_steps <= EAGER_STEPS:
         reason = f"a step is recorded after {EAGER_STEPS} others, and the run has {num_steps}"
     if wanted == "always" and reason is not None:

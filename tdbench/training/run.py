@@ -7,7 +7,7 @@ torch's global generator serves the regularizer alone, and runs of one seed diff
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from tdbench.errors import TdbenchError
 from tdbench.store.progress import Progress
 from tdbench.store.rows import EpochRow, RunResult, TrialState
 from tdbench.training.average import averaged
-from tdbench.training.batchnorm import averaging, batch_norms, statistics_of
+from tdbench.training.batchnorm import batch_norms, re_estimated
 from tdbench.training.clock import StepClock
 from tdbench.training.evaluation import Evaluation, error_pct, evaluate
 from tdbench.training.facts import facts_of
@@ -68,14 +68,8 @@ class Run:
         self.network = self.model
         self.steps_per_epoch = len(self.batches)
         self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
-        self.graph = graph_of(
-            self.learn,
-            config,
-            self.hardware,
-            self.num_steps,
-            num_processes=processes.count,
-            rises_on_gpu=self.insertion.rises_on_gpu(),
-        )
+        on_gpu = self.insertion.rises_on_gpu()
+        self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, on_gpu)
         self.optimizer = make_optimizer(self.model, config.optimizer, device, self.graph is not None)
         keeps_rates = self.graph is not None or (device.type == "cuda" and config.optimizer.name == "sgd")
         self.rates = LearningRates(self.optimizer, device if keeps_rates else None)
@@ -191,7 +185,6 @@ class Run:
 
     def progress(self, num_done: int) -> Progress:
         """Return where the run is, `num_done` steps into its epoch."""
-        num_images = num_done * self.config.training.batch_size
         tested = self.tested()
         self.hardware.synchronize()
         self.clock.collect()
@@ -203,7 +196,7 @@ class Run:
             num_steps=self.num_steps,
             batch_size=self.config.training.batch_size,
             train_loss=float(losses.mean()),
-            train_error_pct=error_pct(num_hits, num_images),
+            train_error_pct=error_pct(num_hits, num_done * self.config.training.batch_size),
             test_error_pct=tested[-1] if tested else None,
             train_img_per_s=self.img_per_s(self.clock.recent_median_s()) or 0.0,
         )
@@ -249,17 +242,15 @@ class Run:
         if not num_batches or not batch_norms(self.model) or self.test_batches is None:
             return
         begun = time.perf_counter()
-        with averaging(self.model) as norms:
+
+        def passes() -> Iterator[None]:
             for images, _ in self.batches.epoch(0, 0, num_batches):  # an order and crops that no epoch has had
                 check()
                 with self.hardware.autocast():
                     self.model.forward(images)  # not the compiled one, which would be compiled anew for this
-            statistics = statistics_of(norms)
-            shares = self.processes.gather([one.cpu() for one in statistics])
-            for own, *of_all in zip(statistics, *shares, strict=True):
-                own.copy_(torch.stack(of_all).mean(0))
-            for one in norms:
-                one.eval()
+                yield
+
+        with re_estimated(self.model, passes(), self.processes):
             seen = self.evaluate()
             self.test_error_pct_bn = None if seen is None else seen.error_pct
         self.wall_s += time.perf_counter() - begun

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tdbench.profiling.tables import layer_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +20,6 @@ from tdbench.audit.passage import ratios
 from tdbench.cli import main
 from tdbench.errors import ConfigError
 from tdbench.profiling.layer import Setting, profile_layers
-from tdbench.profiling.tables import layer_table
 from tdbench.profiling.timing import host_ms, median_ms
 from tdbench.regularizers.registry import find_method, method_names
 from tdbench.show import drops
