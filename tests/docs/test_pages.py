@@ -16,19 +16,8 @@ from tdbench.store.rows import columns
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {
-    *(
-        "index",
-        "statistics",
-        "methods",
-        "your-code",
-        "clusters",
-        "files",
-        "reproducing",
-        "performance",
-        "recipes",
-        "design",
-    ),
-    "contributing",
+    *("index", "statistics", "methods", "data", "your-code", "recipes", "loops", "clusters", "files", "reproducing"),
+    *("performance", "design", "contributing"),
 }
 
 spec = importlib.util.spec_from_file_location("write_pages", DOCS / "write_pages.py")
