@@ -28,7 +28,7 @@ class Package:
 
 LOGGERS = {
     "tensorboard": Package("tensorboard:TensorBoard", "2.16.2", ("tensorboard",)),
-    "wandb": Package("wandb:Wandb", "0.19", ("wandb",)),
+    "wandb": Package("wandb:Wandb", "0.24.2", ("wandb",)),
     "mlflow": Package("mlflow:MLflow", "2.9", ("mlflow", "mlflow-skinny")),
 }
 

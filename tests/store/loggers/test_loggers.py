@@ -85,7 +85,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(log):
     ("found", "words"),
     [
         (None, '--log wandb needs wandb, which is not installed: pip install -U "tdbench[wandb]"'),
-        ("0.18.7", '--log wandb needs wandb 0.19 or newer, got 0.18.7: pip install -U "tdbench[wandb]"'),
+        ("0.24.1", '--log wandb needs wandb 0.24.2 or newer, got 0.24.1: pip install -U "tdbench[wandb]"'),
         ("0.9.30.dev1", "got 0.9.30.dev1"),
     ],
 )
