@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tdbench.cli import main
 from tdbench.config import RunConfig
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "docker", "cd")  # that are not ours to check
 WORK = {  # what each command does once all that the user wrote has been checked
+    "--install-completion": ("typer.completion.install",),
     "ablate": ("tdbench.cli.ablate.run_sweep", "tdbench.sweep.ablate.look_ahead"),
     "audit": ("tdbench.audit.command.audit_run",),
     "compare": ("tdbench.sweep.compare.compare",),
@@ -67,7 +69,7 @@ def files(page: Path) -> dict[str, str]:
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], str | None]:
     """Return what starts a command and stops it where its work begins; it returns the complaint, or None."""
 
-    def leave(what: object, where: object = None, *_: object, **__: object) -> None:
+    def leave(what: object = None, where: object = None, *_: object, **__: object) -> None:
         """Leave what a later command of the page goes on from."""
         if isinstance(what, RunConfig) and isinstance(where, Path):
             where.mkdir(parents=True, exist_ok=True)
@@ -92,6 +94,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[s
         return None if code == 0 and is_over else f"exit code {code}: {said.getvalue()[-500:]}"
 
     (tmp_path / "train.py").write_text("# a script of the user's\n")
+    (tmp_path / "net.py").write_text(files(ROOT / "docs" / "your-code.md")["net.py"])
+    for name in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / "1.png")
     monkeypatch.chdir(tmp_path)
     return start
 
@@ -108,7 +114,7 @@ def wrong_with(words: list[str], start: Callable[[list[str]], str | None]) -> st
         return f"no extra {unknown}" if unknown else None
     if words[0] in ("bash", "python"):
         script = f"{words[2].replace('.', '/')}.py" if words[1] == "-m" else words[1]
-        return None if (ROOT / script).is_file() else f"no file {script}"
+        return None if (ROOT / script).is_file() or Path(script).is_file() else f"no file {script}"
     return None if words[0] in TOOLS else f"unknown program {words[0]}"
 
 
