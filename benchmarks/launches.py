@@ -70,7 +70,8 @@ class Phases:
         """Do one step of a run."""
         parts = [(run.model, "forward", "forward"), (torch.nn.functional, "cross_entropy", "forward")]
         parts += [(torch.Tensor, "backward", "backward"), (DropMeter, "add", "meter")]
-        parts += [(run.optimizer, name, "optimizer") for name in ("step", "zero_grad", "set_rate")]
+        parts += [(run.optimizer, "step", "optimizer"), (run.optimizer, "zero_grad", "optimizer")]
+        parts += [(run.rates, "set", "optimizer")]
         with ExitStack() as until_end:
             for owner, name, phase in parts:
                 until_end.enter_context(patch.object(owner, name, self.within(phase, getattr(owner, name))))

@@ -57,7 +57,6 @@ class Insertion:
         self.num_steps, self._num_done = num_steps, 0
         self._hosts = hosts
         self._handles: list[Any] = []
-        self._strength_on_gpu: Tensor | None = None
         for name, host in hosts.items():
             host.add_module(CHILD, layers[name])
             self._handles += [
@@ -103,22 +102,8 @@ class Insertion:
 
     def set_progress(self, progress: float) -> None:
         """Set the layers' strength for the share of the training steps that is done, in [0, 1]."""
-        strength = self.regularizer.strength_at(progress)
         for layer in self.layers.values():
-            layer.strength = strength
-        if self._strength_on_gpu is not None:
-            self._strength_on_gpu.fill_(strength)
-
-    def rises_on_gpu(self) -> bool:
-        """Return whether all layers can read a rising strength on their GPU, so that a step can be recorded."""
-        return all(layer.rises_on_gpu for layer in self.layers.values())
-
-    def keep_strength_on(self, device: torch.device) -> None:
-        """Have the layers read a rising strength on their GPU, where they can."""
-        if self.regularizer.schedule != "constant" and self.rises_on_gpu():
-            self._strength_on_gpu = torch.ones((), dtype=torch.float64, device=device)
-            for layer in self.layers.values():
-                layer.strength_on_gpu = self._strength_on_gpu
+            layer.set_strength(self.regularizer.strength_at(progress))
 
     def step(self, done: int | None = None) -> None:
         """Let the schedule advance by an optimizer step; to be called after each of them.

@@ -79,6 +79,12 @@ class Regularizer(nn.Module):
         """`full_rate` times `strength`; at 0 the layer is the identity, and `drop` is not called."""
         return self.full_rate * self.strength
 
+    def set_strength(self, strength: float) -> None:
+        """Set the factor of the schedule."""
+        self.strength = strength
+        if self.strength_on_gpu is not None:
+            self.strength_on_gpu.fill_(strength)
+
     @property
     def live_rate(self) -> float | Tensor:
         """`rate`; where the strength is a tensor, the same number as one (0-dim, fp64), unknown to the host."""

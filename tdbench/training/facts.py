@@ -7,7 +7,7 @@ from tdbench.config.networks import find_network
 from tdbench.data.sources import LoadedData
 from tdbench.models.insertion import Insertion
 from tdbench.regularizers.config import RegularizerConfig
-from tdbench.training.graph import reason_against
+from tdbench.training.graph import reason_against, rises_on_gpu
 from tdbench.training.hardware import Hardware
 from tdbench.training.setup import Setup
 from tdbench.user_code import short_name
@@ -26,16 +26,16 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
         "device": hardware.name(),
         "precision": f"{hardware.precision}, {config.hardware.memory_format}"
         + (", compiled" if hardware.compile else "")
-        + recording(config, hardware, num_processes, insertion.rises_on_gpu()),
+        + recording(config, hardware, num_processes, rises_on_gpu(insertion)),
         "threads": str(hardware.threads),
     } | ({"processes": f"{num_processes}, which share every batch of {batch_size}"} if num_processes > 1 else {})
 
 
-def recording(config: RunConfig, hardware: Hardware, num_processes: int, rises_on_gpu: bool = False) -> str:
+def recording(config: RunConfig, hardware: Hardware, num_processes: int, can_rise: bool = False) -> str:
     """Return whether the steps on a GPU run as CUDA graphs, and why not, in words."""
     if hardware.device.type != "cuda" or config.hardware.graph == "never":
         return ""
-    reason = reason_against(config, hardware, num_processes, rises_on_gpu)
+    reason = reason_against(config, hardware, num_processes, can_rise)
     return ", each step a CUDA graph" if reason is None else f", no CUDA graph ({reason})"
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tdbench.config import RunConfig
 from tdbench.errors import ConfigError, line_of
+from tdbench.models.insertion import Insertion
 from tdbench.training.hardware import Hardware
 from tdbench.user_code import is_user_code
 
@@ -20,14 +21,14 @@ EAGER_STEPS = 4  # before it is recorded: kernels are chosen and compiled, and w
 Learn = Callable[[Tensor, Tensor], Tensor]  # (images, labels) -> loss; all that a step does on the device
 
 
-def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, rises_on_gpu: bool = False) -> str | None:
+def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, can_rise: bool = False) -> str | None:
     """Return why the steps of a run cannot be recorded; None where they may be.
 
     Args:
         config: The run.
         hardware: What it computes on.
         num_processes: Those that train it.
-        rises_on_gpu: Its layers read a strength that rises on the GPU.
+        can_rise: Its layers can read a rising strength on the GPU.
     """
     if hardware.device.type != "cuda":
         return f"device {hardware.device.type} has no graphs"
@@ -35,13 +36,25 @@ def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, ri
         return "several processes train the network"
     if hardware.precision == "fp16":
         return "fp16 scales its loss on the host"
-    if config.regularizer.schedule != "constant" and not rises_on_gpu:
+    if config.regularizer.schedule != "constant" and not can_rise:
         return "the regularizer's strength rises on the host"
     if not config.optimizer.can_be_recorded and not is_user_code(config.optimizer.name):
         return f"{config.optimizer.name} computes on the host"
     if config.own_code().keys() - {"data.name"}:
         return "the user's code may decide on the host"
     return None
+
+
+def rises_on_gpu(insertion: Insertion) -> bool:
+    """Return whether all layers can read a rising strength on their GPU."""
+    return all(layer.rises_on_gpu for layer in insertion.layers.values())
+
+
+def keep_strength_on_gpu(insertion: Insertion, device: torch.device) -> None:
+    """Have the layers read a rising strength on their device, if that is a GPU that records steps, and they can."""
+    if device.type == "cuda" and insertion.regularizer.schedule != "constant" and rises_on_gpu(insertion):
+        for layer in insertion.layers.values():
+            layer.strength_on_gpu = torch.ones((), dtype=torch.float64, device=device)
 
 
 class StepGraph:
@@ -112,7 +125,7 @@ class StepGraph:
 
 
 def graph_of(
-    learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int, num_processes: int, rises_on_gpu: bool
+    learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int, num_processes: int, can_rise: bool
 ) -> StepGraph | None:
     """Return what records the steps of a run, or None where they run as they are.
 
@@ -122,13 +135,13 @@ def graph_of(
         hardware: What it computes on.
         num_steps: Those of the whole run.
         num_processes: Those that train it.
-        rises_on_gpu: Its layers read a strength that rises on the GPU.
+        can_rise: Its layers can read a rising strength on the GPU.
 
     Raises:
         ConfigError: They have to be recorded, and cannot be.
     """
     wanted = config.hardware.graph
-    reason = reason_against(config, hardware, num_processes, rises_on_gpu)
+    reason = reason_against(config, hardware, num_processes, can_rise)
     if reason is None and wanted == "always" and num_steps <= EAGER_STEPS:
         reason = f"a step is recorded after {EAGER_STEPS} others, and the run has {num_steps}"
     if wanted == "always" and reason is not None:

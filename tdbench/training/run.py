@@ -27,7 +27,7 @@ from tdbench.training.batchnorm import batch_norms, re_estimated
 from tdbench.training.clock import StepClock
 from tdbench.training.evaluation import Evaluation, error_pct, evaluate
 from tdbench.training.facts import facts_of
-from tdbench.training.graph import graph_of
+from tdbench.training.graph import graph_of, keep_strength_on_gpu, rises_on_gpu
 from tdbench.training.optimizer import LearningRates, make_optimizer
 from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.schedule import Schedule, num_steps_of
@@ -61,15 +61,14 @@ class Run:
         self.test_batches = setup.test_batches(share) if config.data.test else None
         self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
-        if device.type == "cuda":
-            self.insertion.keep_strength_on(device)
+        keep_strength_on_gpu(self.insertion, device)
         if self.hardware.compile:
             self.model.compile(dynamic=False)  # training and test batches are of one size each
         self.network = self.model
         self.steps_per_epoch = len(self.batches)
         self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
-        on_gpu = self.insertion.rises_on_gpu()
-        self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, on_gpu)
+        can_rise = rises_on_gpu(self.insertion)
+        self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, can_rise)
         self.optimizer = make_optimizer(self.model, config.optimizer, device, self.graph is not None)
         keeps_rates = self.graph is not None or (device.type == "cuda" and config.optimizer.name == "sgd")
         self.rates = LearningRates(self.optimizer, device if keeps_rates else None)

@@ -19,7 +19,7 @@ def test_a_plain_run_on_a_gpu_is_recorded():
     assert reason_against(load_config(), GPU, 1) is None
     assert recording(load_config(), GPU, 1) == ", each step a CUDA graph"
     assert recording(load_config(overrides={"hardware.graph": "never"}), GPU, 1) == ""
-    assert reason_against(load_config(overrides={"regularizer": "dropblock"}), GPU, 1, rises_on_gpu=True) is None
+    assert reason_against(load_config(overrides={"regularizer": "dropblock"}), GPU, 1, can_rise=True) is None
 
 
 @pytest.mark.parametrize(
