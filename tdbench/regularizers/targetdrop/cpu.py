@@ -5,6 +5,9 @@ again. This one works on a sample while it is in the cache, in both memory forma
 applies that in the same pass, so that the ReLU's output is never written. The samples are split among threads, so a
 batch smaller than their number leaves some idle. The autograd functions are written in torch's older style, since
 binding arguments in the newer one takes longer than all the rest of their Python.
+
+torch.compile gets operators of their own, which have the shapes of their results and their gradients registered, so
+that they stay in its graph as they are. In an eager call these would take the time of a small map once more.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -13,9 +16,9 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.library import Library
+from torch.library import Library, register_autograd, register_fake
 
-from tdbench.regularizers.masking import memory_format_of
+from tdbench.regularizers.masking import is_followed, memory_format_of
 from tdbench.regularizers.targetdrop import Rescale
 from tdbench.regularizers.targetdrop import _cpu as cpp
 from tdbench.regularizers.targetdrop.fused import CPU_DTYPES
@@ -44,40 +47,60 @@ def target_drop(
         num_targets, radius, rescale: K; (k - 1) / 2; a `Rescale`.
         relu: `x` is the map before its ReLU.
     """
-    return _Forward.apply(x, scores, weights, num_targets, radius, rescale, relu)
+    attention = [None if tensor is None else in_fp32(tensor) for tensor in (scores, *(weights or (None, None)))]
+    apply = _operators.forward_in_graph if is_followed() else _Forward.apply
+    out, _, _, num_dropped = apply(x, *attention, num_targets, radius, rescale, relu)
+    return out, num_dropped
 
 
 class _Forward(torch.autograd.Function):
-    """The dropped map, and the number of units dropped."""
+    """The dropped map, the windows' centres, λ, and the number of units dropped."""
 
     @staticmethod
-    def forward(ctx, x, scores, weights, num_targets, radius, rescale, relu):
-        attention = [None if tensor is None else in_fp32(tensor) for tensor in (scores, *(weights or (None, None)))]
-        out, centres, scale, num_dropped = _operators.forward(x, *attention, num_targets, radius, rescale, relu)
-        ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(x), radius, relu
-        ctx.mark_non_differentiable(num_dropped)
-        ctx.save_for_backward(out if relu else centres, scale)
-        return out, num_dropped
+    def forward(ctx, *inputs):
+        results = _operators.forward(*inputs)
+        _keep_of_forward(ctx, inputs, results)
+        return results
 
     @staticmethod
-    def backward(ctx, grad, _):
-        grad = grad.contiguous(memory_format=ctx.memory_format)
-        return _Backward.apply(grad, *ctx.saved_tensors, ctx.radius, ctx.relu), *(None,) * 6
+    def backward(ctx, grad, *_):
+        return _gradient(ctx, grad, _Backward.apply), *(None,) * 7
 
 
 class _Backward(torch.autograd.Function):
     """The gradient, dropped like the map; linear and its own adjoint. With `relu`, `mask` is the dropped relu(x)."""
 
     @staticmethod
-    def forward(ctx, grad, mask, scale, radius, relu):
-        ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(grad), radius, relu
-        ctx.save_for_backward(mask, scale)
-        return _operators.backward(grad, mask, scale, radius, relu)
+    def forward(ctx, *inputs):
+        _keep_of_backward(ctx, inputs, None)
+        return _operators.backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
-        grad = grad.contiguous(memory_format=ctx.memory_format)
-        return _Backward.apply(grad, *ctx.saved_tensors, ctx.radius, ctx.relu), *(None,) * 4
+        return _gradient(ctx, grad, _Backward.apply), *(None,) * 4
+
+
+def _keep_of_forward(ctx, inputs, output):
+    x, *_, radius, _, relu = inputs
+    out, *others = output
+    ctx.mark_non_differentiable(*others)
+    ctx.set_materialize_grads(False)
+    centres, scale, _ = others
+    _keep(ctx, x, out if relu else centres, scale, radius, relu)
+
+
+def _keep_of_backward(ctx, inputs, output):
+    _keep(ctx, *inputs)
+
+
+def _keep(ctx, x, mask, scale, radius, relu):
+    ctx.memory_format, ctx.radius, ctx.relu = memory_format_of(x), radius, relu
+    ctx.save_for_backward(mask, scale)
+
+
+def _gradient(ctx, grad, backward):
+    grad = grad.contiguous(memory_format=ctx.memory_format)
+    return backward(grad, *ctx.saved_tensors, ctx.radius, ctx.relu)
 
 
 def _forward(x, scores, fc1, fc2, num_targets, radius, rescale, relu):
@@ -90,12 +113,16 @@ def _forward(x, scores, fc1, fc2, num_targets, radius, rescale, relu):
         ("W1", fc1, (hidden, num_channels)),
         ("W2", fc2, (num_channels, hidden)),
     )
-    centres = x.new_empty(x.shape[:2], dtype=torch.int32)  # -1: no window
-    scale = x.new_empty(x.shape[:2], dtype=torch.float32)  # λ
-    results = torch.empty_like(x), centres, scale, x.new_empty((), dtype=torch.int64)
+    results = _empty_results(x)
     knobs = num_targets, radius, hidden, RESCALES.index(rescale), torch.get_num_threads()
     cpp.forward(*form_of(x), relu, *knobs, *map(address_of, (x, scores, fc1, fc2, *results)))
     return results
+
+
+def _empty_results(x):
+    """Return the dropped map, the windows' centres (-1: none), λ and the number of units dropped, to be written."""
+    per_channel = x.new_empty(x.shape[:2], dtype=torch.int32), x.new_empty(x.shape[:2], dtype=torch.float32)
+    return torch.empty_like(x), *per_channel, x.new_empty((), dtype=torch.int64)
 
 
 def _backward(grad, mask, scale, radius, relu):
@@ -134,13 +161,28 @@ def address_of(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-# Registered as operators, so that profilers and dispatch modes see them.
+# Registered as operators, so that profilers and dispatch modes see them; and again with their gradients, for compilers.
 _library = Library("tdbench_cpu", "DEF")
-_library.define(
-    "forward(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, int num_targets, int radius, str rescale, bool relu)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define("backward(Tensor grad, Tensor mask, Tensor scale, int radius, bool relu) -> Tensor")
-_library.impl("forward", _forward, "CPU")
-_library.impl("backward", _backward, "CPU")
 _operators = torch.ops.tdbench_cpu
+for _kind in ("", "_in_graph"):
+    _library.define(
+        f"forward{_kind}(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, SymInt num_targets, SymInt radius,"
+        " str rescale, bool relu) -> (Tensor, Tensor, Tensor, Tensor)"
+    )
+    _library.define(f"backward{_kind}(Tensor grad, Tensor mask, Tensor scale, SymInt radius, bool relu) -> Tensor")
+    _library.impl(f"forward{_kind}", _forward, "CPU")
+    _library.impl(f"backward{_kind}", _backward, "CPU")
+register_fake("tdbench_cpu::forward_in_graph", lambda x, *_: _empty_results(x), lib=_library)
+register_fake("tdbench_cpu::backward_in_graph", lambda grad, *_: torch.empty_like(grad), lib=_library)
+register_autograd(
+    "tdbench_cpu::forward_in_graph",
+    lambda ctx, grad, *_: (_gradient(ctx, grad, _operators.backward_in_graph), *(None,) * 7),
+    setup_context=_keep_of_forward,
+    lib=_library,
+)
+register_autograd(
+    "tdbench_cpu::backward_in_graph",
+    lambda ctx, grad: (_gradient(ctx, grad, _operators.backward_in_graph), *(None,) * 4),
+    setup_context=_keep_of_backward,
+    lib=_library,
+)

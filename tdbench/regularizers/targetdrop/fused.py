@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tdbench.regularizers.kernels import imports, modules_named, runs_cpp
+from tdbench.regularizers.kernels import constant_in_graphs, imports, modules_named, runs_cpp
 from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.targetdrop import Region, Rescale
 from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite, share_of
@@ -49,7 +49,7 @@ def fused_form(x: Tensor, is_deterministic: bool) -> Form | None:
             supports nothing else.
     """
     is_dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    if not is_dense or (is_followed() and not torch.compiler.is_compiling()):  # torch.compile takes Triton's kernels
+    if not is_dense or (is_followed() and not torch.compiler.is_compiling()):  # torch.compile takes all kernels
         return None
     num_channels, num_positions = x.shape[1], x.shape[2] * x.shape[3]
     if x.device.type == "cuda":
@@ -60,22 +60,18 @@ def fused_form(x: Tensor, is_deterministic: bool) -> Form | None:
             and num_channels * num_positions < 2**31  # offsets within a sample have 32 bits
         )
         return by_triton if fits and runs_triton(x.device) else None
-    # Compilers, tracers and tensor subclasses can only follow torch operators: they get the plain form.
-    followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter)
+    # Tracers and tensor subclasses can only follow torch's own operators: they get the plain form.
+    followed = torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter)
     fits = x.device.type == "cpu" and x.dtype in CPU_DTYPES and num_positions < 2**31
     return by_cpp if fits and is_deterministic and not followed and runs_cpp() else None
 
 
+@constant_in_graphs
 def runs_triton(device: torch.device) -> bool:
     """Return whether Triton is installed, supports this GPU, and is not switched off by TDBENCH_TRITON=0."""
     if os.environ.get("TDBENCH_TRITON") == "0" or torch.cuda.get_device_capability(device) < (7, 0):
         return False
     return all(imports(name) for name in modules_named("gpu"))
-
-
-# What torch.compiler.assume_constant_result does; calling it would import the whole compiler, seconds and 160 MiB, and
-# most commands compile nothing.
-runs_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def by_cpp(

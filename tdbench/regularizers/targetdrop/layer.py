@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.regularizers.base import Regularizer, Traits, has_hooks
-from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.targetdrop import Attention, Region, Rescale
 from tdbench.regularizers.targetdrop.fused import Knobs, fused_form
 from tdbench.regularizers.targetdrop.targets import (
@@ -174,7 +173,8 @@ class TargetDrop2d(Regularizer):
         drop_ratio = self.drop_ratio * self.strength
         acts = self.training and drop_ratio > 0 and not has_hooks(self)  # hooks must get relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
-        fuses = acts and fits and not (self._is_trained() or is_followed())
+        compiler_fuses = torch.compiler.is_compiling() and x.device.type != "cpu"  # the ReLU with what is around it
+        fuses = acts and fits and not (self._is_trained() or compiler_fuses)
         fused = self._drop_by_kernels(x, drop_ratio, relu=True) if fuses else None
         if fused is None:
             return super().after_relu(x)
