@@ -42,8 +42,10 @@ from tdbench.sweep.values import parse_seeds, parse_values
 from tdbench.training.checkpoint import seal_of
 
 TINY = ["--train-fraction", "0.1", "--batch-size", "32", "--threads", "1"]
-TRAIN = ["train", *TINY, "--epochs", "3", "--quiet", "--out", "run"]
-SWEEP = ["ablate", "--param", "block_size=3,5", "--seeds", "2", *TINY, "--epochs", "2", "--quiet", "--out", "sweep"]
+SAVED = ["--set", "checkpoint_every_s=0"]  # after each epoch
+TRAIN = ["train", *TINY, *SAVED, "--epochs", "3", "--quiet", "--out", "run"]
+SWEEP = ["ablate", "--param", "block_size=3,5", "--seeds", "2", *TINY, *SAVED, "--epochs", "2"]
+SWEEP += ["--quiet", "--out", "sweep"]
 TIMINGS = {"train_img_per_s", "epoch_s", "wall_s", "peak_mem_mib", "data_wait_pct"}
 LONGEST_S, LONGEST_LINE = 120.0, 1200
 MOST_CALLS = 6
