@@ -195,6 +195,8 @@ def call(*arguments: str) -> str:
         (call("train", "--set", "blok_size=3"), LIBRARIES),
         (call("train", "--regularizer", "targetdrp"), LIBRARIES),
         (call("train", "--model", "resnet9"), LIBRARIES),
+        (call("train", "--set", "model.pretrained=true"), LIBRARIES),
+        (call("train", "--set", "model.weights=none.pt", "--out", "run"), LIBRARIES),
         (call("train", "--data", "digit"), LIBRARIES),
         (call("train", "--log", "wandp"), f"{LIBRARIES} wandb mlflow"),
         (call("audit", "--set", "blok_size=3"), LIBRARIES),

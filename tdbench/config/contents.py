@@ -1,4 +1,4 @@
-"""What decides a run's figures beside its settings: the files of its data set, and the user's own code.
+"""What decides a run's figures beside its settings: the files of its data set and of its weights, the user's own code.
 
 A run's digest holds both, so that a run on other images, or with other code, is another run; and the run folder keeps
 their parts by name, so that it can be said what has changed.
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.config.data_sets import find_data_set
+from tdbench.config.fingerprints import fingerprint, remembered
+from tdbench.errors import ConfigError
 from tdbench.user_code import expanded
 
 
@@ -50,13 +52,28 @@ def data_parts(name: str, root: Path) -> Parts | None:
     return None if parts is None else Parts(parts)
 
 
+@cache
+def weights_parts(path: Path) -> Parts:
+    """Return the size and a digest of a file of weights, looked at once likewise.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return Parts(remembered(path, [str(path)], lambda: {"model.weights": fingerprint(str(path))}))
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise ConfigError(f"model.weights {path} {reason}") from error
+
+
 _held: ContextVar[bool] = ContextVar("held", default=False)
 
 
 def look_anew() -> None:
-    """Forget what data sets held; each call from Python starts so, unless `one_look` lasts."""
+    """Forget what data sets and weights held; each call from Python starts so, unless `one_look` lasts."""
     if not _held.get():
         data_parts.cache_clear()
+        weights_parts.cache_clear()
 
 
 @contextmanager

@@ -73,6 +73,12 @@ def remembered(root: Path, paths: Sequence[str], work_out: Callable[[], dict[str
     return told
 
 
+def fingerprint(path: str) -> str:
+    """Return the size of a file, and a digest of all its bytes."""
+    size, digest = bytes_digest(path, is_whole=True).split()
+    return f"{int(size):,} bytes ({digest[:12]})"
+
+
 def bytes_digest(path: str, is_whole: bool) -> str:
     """Return the size of a file and a digest of its bytes, or of its two ends."""
     with open_file(path) as file:

@@ -64,6 +64,7 @@ NETWORKS: dict[str, Network] = {
 }
 
 PATTERNS = ("wrn_D_K", "torchvision:NAME", "timm:NAME", "FILE.py:NAME")  # families of networks, besides NETWORKS
+PUBLISHED = ("torchvision:", "timm:")  # libraries that publish weights
 
 
 def find_network(name: str) -> Network:

@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from tdbench.config.data_sets import RESIZED, find_data_set, full_name
-from tdbench.config.networks import find_network
+from tdbench.config.networks import PUBLISHED, find_network
 from tdbench.errors import OutOfRange
 from tdbench.knobs import Section, knob
-from tdbench.user_code import absolute, expanded
+from tdbench.user_code import absolute, expanded, short_name
 
 
 class DataConfig(Section):
@@ -165,12 +165,59 @@ class ModelConfig(Section):
     name: str = knob(
         "resnet8", "network, or the user's own: file.py:make_model", sweep=("resnet8", "resnet14", "resnet20")
     )
+    pretrained: bool = knob(
+        False, "begin with the weights that torchvision or timm publish, and with their image size and normalisation"
+    )
+    weights: Path | None = knob(
+        None, "file of weights to begin with, of safetensors or torch.save; null: they are drawn"
+    )
+    input_size: int | None = knob(
+        None,
+        "side in pixels to which each batch is resized for the network; null: as the images are, or what published "
+        "weights were made with",
+        ge=8,
+        le=4096,
+    )
+    mean: tuple[float, ...] | None = knob(
+        None,
+        "of each channel, in [0, 1], by which images are normalised; null: the training images' own, or what published "
+        "weights were made with",
+    )
+    std: tuple[float, ...] | None = knob(None, "deviation of each channel, likewise")
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, value: str) -> str:
         find_network(value)
         return absolute(value)
+
+    @field_validator("weights")
+    @classmethod
+    def _same_from_everywhere(cls, value: Path | None) -> Path | None:
+        return None if value is None else Path(os.path.abspath(expanded(value)))
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not all(deviation > 0 for deviation in value):
+            raise OutOfRange("numbers greater than 0", list(value))
+        return value
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> "ModelConfig":
+        if self.pretrained and not self.name.startswith(PUBLISHED):
+            raise ValueError(
+                f"model.pretrained must be false for {short_name(self.name)}: only torchvision:NAME and timm:NAME have "
+                "published weights; model.weights takes a file"
+            )
+        if self.pretrained and self.weights is not None:
+            raise ValueError("model.weights must be null where model.pretrained is true; leave one out")
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError(
+                f"model.mean and model.std must have as many values, got {len(self.mean or ())} and "
+                f"{len(self.std or ())}"
+            )
+        return self
 
 
 class TrainingConfig(Section):

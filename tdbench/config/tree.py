@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator
 from pydantic.fields import FieldInfo
 
-from tdbench.config.contents import Contents, Parts, data_parts, digest_of
+from tdbench.config.contents import Contents, Parts, data_parts, digest_of, weights_parts
 from tdbench.config.data_sets import find_data_set
 from tdbench.config.optimization import OptimizerConfig, ScheduleConfig
 from tdbench.config.sections import (
@@ -75,11 +75,13 @@ class RunConfig(Section):
         told: dict[str, Any] = {name: revision for name, revision in revisions.items() if revision > 1}
         if self.regularizer.sites is None and self.regularizer.groups != RegularizerConfig.groups:
             told["regularizer.sites (default)"] = self.regularizer.groups
-        named = {key: short_name(name) for key, name in self.own_code().items()}  # wherever its file lies
+        named = {key: short_name(name) for key, name in self.own_code().items()}  # wherever the file lies
+        if self.model.weights is not None:
+            named["model.weights"] = self.model.weights.name
         return {key: values[key] for key in values if key in kept} | named | told
 
     def contents(self, running: bool = False) -> Contents:
-        """Return what the settings mean: a data set that may change, where it is there, and the user's own code.
+        """Return what the settings mean: a data set that may change, where it is there, weights, the user's own code.
 
         Args:
             running: Of code, what this process has imported; otherwise what lies there now.
@@ -88,7 +90,9 @@ class RunConfig(Section):
             ConfigError: A file of the user's cannot be read.
         """
         look = running_code if running else code_of
-        code = {key: look(name).parts for key, name in self.own_code().items()}
+        code: dict[str, Mapping[str, str]] = {key: look(name).parts for key, name in self.own_code().items()}
+        if self.model.weights is not None:
+            code["model.weights"] = weights_parts(self.model.weights)
         data = data_parts(self.data.name, self.data.root)
         return code if data is None else code | {"data": data}
 

@@ -73,6 +73,7 @@ class _Images:
         self, images: ImageSet, data: LoadedData, config: RunConfig, device: torch.device, layout: torch.memory_format
     ) -> None:
         self.device, self.layout, self.num_workers = device, layout, config.data.num_workers
+        self.input_size = data.input_shape[1:]
         mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
         std = torch.tensor(data.std, device=device).view(1, -1, 1, 1)
         self._scale, self._shift = 1 / (255 * std), -mean / std
@@ -83,6 +84,12 @@ class _Images:
         """Map uint8 (B, C, H, W) to fp32 of mean 0 and deviation 1 per channel, in the run's memory format."""
         batch = pixels.to(torch.float32, memory_format=self.layout)
         return torch.addcmul(self._shift, batch, self._scale)
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Return normalised images in the size that the network takes, antialiased; themselves where they have it."""
+        if images.shape[2:] == self.input_size:
+            return images
+        return F.interpolate(images, self.input_size, mode="bilinear", antialias=True)
 
     def stream(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Yield uint8 batches of a set that is not resident."""
@@ -193,7 +200,8 @@ class TrainBatches:
         images = self._augmentation.images(images, epoch, first)
         if self.hole_size:
             images = cut_holes(images, draw.hole_row, draw.hole_col, self.hole_size)
-        return self._augmentation.mixed(images, self._images.labels[draw.order], epoch, number)
+        images, labels = self._augmentation.mixed(images, self._images.labels[draw.order], epoch, number)
+        return self._images.resized(images), labels
 
 
 class TestBatches:
@@ -235,4 +243,4 @@ class TestBatches:
         else:
             pixels = images.stream(self._order.flatten(), self.batch_size)
         for part, batch, num_counted in zip(order, pixels, self._num_counted, strict=True):
-            yield images.normalise(batch), images.labels[part], num_counted
+            yield images.resized(images.normalise(batch)), images.labels[part], num_counted

@@ -34,6 +34,13 @@ class LoadedData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     valid: ImageSet | None = None  # held out of the training images
+    input_size: int | None = None  # side in pixels to which batches are resized for the network; None: they are not
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image as the network gets it."""
+        num_channels, height, width = self.image_shape
+        return num_channels, self.input_size or height, self.input_size or width
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -30,6 +30,8 @@ def check_network(name: str) -> None:
 def build(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
     """Return the network `name` with fresh weights, drawn from torch's global generator.
 
+    What begins with other weights, is built by `weights.build_begun`.
+
     Raises:
         ConfigError: There is no such network; the nearest name is given.
     """

@@ -1,4 +1,4 @@
-"""Image classifiers of torchvision and timm, with fresh weights.
+"""Image classifiers of torchvision and timm, with fresh weights or those that the library publishes.
 
 They declare no sites; `sites.py` finds them by a trace, which also shows whether they accept the image size.
 """
@@ -34,8 +34,8 @@ def check_torchvision(name: str) -> None:
         )
 
 
-def build_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Return torchvision's `name`; its first convolution is replaced where `in_channels` is not 3.
+def build_torchvision(name: str, num_classes: int, in_channels: int, **more: Any) -> nn.Module:
+    """Return torchvision's `name`, fresh; its first convolution is replaced where `in_channels` is not 3.
 
     Raises:
         ConfigError: There is no such classifier.
@@ -43,7 +43,7 @@ def build_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Modul
     import torchvision.models
 
     check_torchvision(name)
-    options = _TORCHVISION_OPTIONS.get(name, {})
+    options = {**_TORCHVISION_OPTIONS.get(name, {}), **more}
     network = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     if in_channels != 3:
         replace_first_convolution(network, in_channels)
@@ -82,15 +82,15 @@ def check_timm(name: str) -> None:
         )
 
 
-def build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Return timm's `name`, with fresh weights.
+def build_timm(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
+    """Return timm's `name`, with fresh weights or the published ones, which timm fits to these numbers.
 
     Raises:
         ConfigError: timm is not installed, has no such network, or cannot build it for these numbers.
     """
     check_timm(name)
     try:
-        return _timm().create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+        return _timm().create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{num_classes} classes and {in_channels} input channels ({error})"
         raise ConfigError(f"timm:{name} cannot be built with {reason}") from error

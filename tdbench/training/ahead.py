@@ -13,6 +13,7 @@ from tdbench.regularizers.config import Declaration, declaration_of
 from tdbench.regularizers.registry import find_method
 from tdbench.regularizers.user import configure
 from tdbench.training.hardware import find_device, num_gpus
+from tdbench.training.inputs import images_for
 from tdbench.training.matching import solve_match
 from tdbench.training.optimizer import LearningRates, check_optimizer, make_optimizer
 from tdbench.training.run import Run
@@ -34,9 +35,10 @@ def check(trees: list[dict[str, Any]]) -> None:
         check_network(config.model.name)  # a misspelt name should not wait for the data
     loaded: dict[str, LoadedData] = {}
     for config in configs:
-        key = config.data.model_dump_json()
+        images = images_for(config)
+        key = images.model_dump_json()
         if key not in loaded:
-            loaded[key] = load_data(config.data, config.seed)
+            loaded[key] = load_data(images, config.seed)
         setup = Setup(solve_match(config, loaded[key]), loaded[key])
         steps_per_epoch = len(setup.train_batches())
         setup.insert().check_blocks()

@@ -17,10 +17,12 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
     config, hardware, data = setup.config, setup.hardware, setup.data
     network = f"{short_name(config.model.name)} ({find_network(config.model.name).title})"
     shape, batch_size = "×".join(map(str, data.image_shape)), config.training.batch_size
+    begun = {} if setup.begun is None else {"weights": str(setup.begun)}
     return {
         "model": f"{network}, {setup.num_parameters():,} parameters",
+        **begun,
         "data": f"{short_name(config.data.name)}, {len(data.train):,} train and {tested(data)} test images, {shape}, "
-        f"{data.num_classes} classes{split(data)}{left_out(data)}",
+        f"{data.num_classes} classes{split(data)}{left_out(data)}{taken(config, data)}",
         "regularizer": describe_regularizer(config.regularizer),
         "sites": ", ".join(f"{site} {'×'.join(map(str, size))}" for site, size in insertion.shapes.items()),
         "device": hardware.name(),
@@ -53,6 +55,15 @@ def left_out(data: LoadedData) -> str:
     """Return which files beside the images of a folder do not count, in words; nothing where all do."""
     counts = Counter(data.train.left_out) + Counter(data.test.left_out)
     return f"; left out: {', '.join(f'{count} {why}' for why, count in counts.items())}" if counts else ""
+
+
+def taken(config: RunConfig, data: LoadedData) -> str:
+    """Return how the images are made ready for the network, in words; nothing where that is their own matter."""
+    model = config.model
+    if not (model.pretrained or model.mean or model.input_size):
+        return ""
+    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (data.mean, data.std))
+    return f"; resized to {'×'.join(map(str, data.input_shape[1:]))}, mean {mean}, deviation {std}"
 
 
 def describe_regularizer(regularizer: RegularizerConfig) -> str:

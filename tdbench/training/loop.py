@@ -122,6 +122,7 @@ def execute(run: Run, folder: RunFolder, observer: Observer, should_stop: Callab
 def write_beginning(run: Run, folder: RunFolder) -> dict[str, Any]:
     """Write what is known before the first step; return the environment."""
     environment = describe_environment(run.hardware, run.processes, run.config.own_code().values())
+    environment["weights"] = run.facts.get("weights")
     folder.write_config(run.config.dump())
     folder.write_contents(run.contents, run.config.running_texts())
     folder.write_environment(environment)

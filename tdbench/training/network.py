@@ -15,21 +15,31 @@ from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 from tdbench.models.build import build
 from tdbench.models.insertion import Insertion
+from tdbench.models.published import build_published
 from tdbench.models.sites import insert
 from tdbench.models.tracing import evaluating, forward_once
+from tdbench.models.transfer import Begun, load_file
 
 
-def seeded_network(config: RunConfig, data: LoadedData) -> nn.Module:
-    """Return the run's network with its initial weights, on the CPU.
+def seeded_network(config: RunConfig, data: LoadedData) -> tuple[nn.Module, Begun | None]:
+    """Return the run's network with its initial weights, on the CPU, and what it begins with; None: all is drawn.
 
     Raises:
-        ConfigError: The network is unknown or cannot be built, or the user's network does not fit the data.
+        ConfigError: The network is unknown or cannot be built, the user's network does not fit the data, or weights
+            cannot be had or are those of another network.
     """
     seed_all(derive_seed(config.seed, "weights"))
-    network = build(config.model.name, data.num_classes, data.image_shape[0])
-    if ":" in config.model.name:  # not one of ours
-        check_scores(network, config.model.name, data)
-    return network
+    model, num_classes, in_channels = config.model, data.num_classes, data.image_shape[0]
+    begun = None
+    if model.pretrained:
+        network, begun = build_published(model.name, num_classes, in_channels)
+    else:
+        network = build(model.name, num_classes, in_channels)
+    if ":" in model.name:  # not one of ours
+        check_scores(network, model.name, data)
+    if model.weights is not None:
+        begun = load_file(network, model.weights, num_classes)
+    return network, begun
 
 
 def check_scores(network: nn.Module, name: str, data: LoadedData) -> None:
@@ -39,7 +49,7 @@ def check_scores(network: nn.Module, name: str, data: LoadedData) -> None:
         ConfigError: It does not.
     """
     with evaluating(network), torch.no_grad():
-        scores = forward_once(network, data.image_shape)  # which gives lazy modules their shapes, in the network itself
+        scores = forward_once(network, data.input_shape)  # which gives lazy modules their shapes, in the network itself
     shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < data.num_classes:
         raise ConfigError(
@@ -47,7 +57,7 @@ def check_scores(network: nn.Module, name: str, data: LoadedData) -> None:
             f"image, got {shape}"
         )
     with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():  # what it raises, training will tell
-        trained = copy.deepcopy(network).train()(torch.zeros(2, *data.image_shape))
+        trained = copy.deepcopy(network).train()(torch.zeros(2, *data.input_shape))
         if not isinstance(trained, Tensor):
             shape = (
                 f"{type(trained).__name__} of {len(trained)}" if isinstance(trained, Sized) else type(trained).__name__

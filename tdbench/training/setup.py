@@ -6,6 +6,7 @@ from tdbench.data.sources import LoadedData, load_data
 from tdbench.models.build import check_network
 from tdbench.models.insertion import Insertion
 from tdbench.training.hardware import activate, resolve
+from tdbench.training.inputs import as_taken, images_for
 from tdbench.training.network import seeded_insertion, seeded_network
 from tdbench.training.optimizer import check_optimizer
 
@@ -29,9 +30,9 @@ class Setup:
         check_network(config.model.name)  # a misspelt name should not wait for the data
         check_optimizer(config.optimizer)
         self.hardware = resolve(config.hardware, local_rank)
-        self.data = data or load_data(config.data, config.seed)
+        self.data = as_taken(config.model, data or load_data(images_for(config), config.seed))
         activate(self.hardware, config.hardware.deterministic)
-        self.model = seeded_network(config, self.data)
+        self.model, self.begun = seeded_network(config, self.data)
         self._move()
 
     def insert(self, config: RunConfig | None = None) -> Insertion:
@@ -42,7 +43,7 @@ class Setup:
         Raises:
             ConfigError: A site is unknown or unsuitable.
         """
-        insertion = seeded_insertion(self.model, config or self.config, self.data.image_shape)
+        insertion = seeded_insertion(self.model, config or self.config, self.data.input_shape)
         self._move()
         return insertion
 

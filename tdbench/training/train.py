@@ -69,6 +69,7 @@ def train(
     finished = processes.first(lambda: finished_result(folder, config, fresh))
     if finished is not None:
         return finished
+    config.contents()  # what cannot be read is told at once
     before_loading()
     from tdbench.training.loop import run_to_end
 

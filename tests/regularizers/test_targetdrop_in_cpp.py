@@ -278,8 +278,7 @@ def network(memory_format) -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cpp")
-@in_each_format
-@in_each_dtype
+@pytest.mark.parametrize(("memory_format", "dtype"), [("channels_last", torch.float32), ("nchw", torch.bfloat16)])
 def test_a_compiled_network_calls_it_forward_and_backward_and_is_the_eager_one(memory_format, dtype):
     torch.compiler.reset()
     model = network(memory_format)

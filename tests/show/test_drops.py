@@ -42,7 +42,7 @@ def observe(config, data, images, model=None):
 def test_the_marked_units_are_those_that_the_layer_zeroes_in_a_plain_training_forward(method, data, images):
     config = config_of(method, seed=3)
     drops = observe(config, data, images)
-    model = seeded_network(config, data)
+    model, _ = seeded_network(config, data)
     insertion = seeded_insertion(model, config, data.image_shape)
     insertion.meter(torch.device("cpu"))
     calls = []
@@ -99,7 +99,7 @@ def test_a_method_is_looked_at_where_it_belongs(method, site, data, images):
 
 def test_the_layers_come_out_again(data, images):
     config = config_of("targetdrop")
-    model = seeded_network(config, data)
+    model, _ = seeded_network(config, data)
     names = [name for name, _ in model.named_modules()]
     drops = observe(config, data, images, model)
     assert [name for name, _ in model.named_modules()] == names
@@ -116,7 +116,7 @@ def test_maps_of_one_pixel_are_refused(data, images):
 
 def test_a_network_that_diverged_has_nothing_to_see(data, images):
     config = config_of("targetdrop")
-    model = seeded_network(config, data)
+    model, _ = seeded_network(config, data)
     with torch.no_grad():
         model.stem[0].weight.fill_(torch.nan)
     with pytest.raises(FolderError, match="stage1 are not finite"):
