@@ -90,6 +90,10 @@ class FolderError(TdbenchError):
     exit_code = 2
 
 
+class InUse(FolderError):
+    """Another process is at work in the folder."""
+
+
 class WriteError(FolderError):
     """A file cannot be written, for want of room or permission; nothing is wrong with what was to be written."""
 

@@ -111,7 +111,7 @@ ExecutorName = Annotated[
     str,
     typer.Option(
         "--executor",
-        metavar="local|ray",
+        metavar="local|ray|slurm",
         help="Where trials run.",
         rich_help_panel=_TRIALS,
         autocompletion=completion.among(completion.executors),
@@ -120,6 +120,15 @@ ExecutorName = Annotated[
 RayAddress = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="Ray cluster, such as auto; none: a local one.", rich_help_panel=_TRIALS),
+]
+SlurmOptions = Annotated[
+    str | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE,...",
+        help="What each Slurm job asks for: partition, time, memory, gpus, cpus, account, qos, constraint.",
+        rich_help_panel=_TRIALS,
+    ),
 ]
 
 
@@ -146,6 +155,7 @@ def ablate_command(
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
     log: options.Log = None,
+    slurm: SlurmOptions = None,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -160,7 +170,7 @@ def ablate_command(
     from tdbench.sweep.asked import own_of, plan_sweep
 
     start = Start()
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm)
 
     def announce() -> None:
         start.announce("torch", quiet or json)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tdbench.cli import completion, options
-from tdbench.cli.ablate import ExecutorName, Gpus, Jobs, PerGpu, RayAddress, RetryFailed, TrialTimeout, run_sweep
+from tdbench.cli.ablate import (
+    ExecutorName,
+    Gpus,
+    Jobs,
+    PerGpu,
+    RayAddress,
+    RetryFailed,
+    SlurmOptions,
+    TrialTimeout,
+    run_sweep,
+)
 from tdbench.cli.starting import Start
 
 if TYPE_CHECKING:
@@ -98,6 +108,7 @@ def tune_command(
     fresh: options.Fresh = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
+    slurm: SlurmOptions = None,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -111,7 +122,7 @@ def tune_command(
     from tdbench.sweep.tune.command import open_search, plan_search
 
     start = Start()
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, slurm=slurm)
     flags = {
         "trials": trials,
         "search_seeds": search_seeds,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from tdbench.errors import FolderError, WriteError, plain
+from tdbench.errors import FolderError, InUse, WriteError, plain
 
 LOCK = ".lock"
 _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
@@ -142,7 +142,7 @@ def held(folder: Path, patience_s: float = 0) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError):
         raise no_folder(folder) from None
     except Timeout:
-        raise FolderError(f"{folder} is in use by another process; wait for it or take another --out") from None
+        raise InUse(f"{folder} is in use by another process; wait for it or take another --out") from None
     except OSError as error:
         raise WriteError(f"cannot write to {folder}: {error.strerror or error}; take another --out") from error
     try:

@@ -1,7 +1,7 @@
 """`ablate`: a sweep from what is asked for to its tables. Nothing here, or in this process, knows torch."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -76,6 +76,7 @@ def ablate(
     executor: str = "local",
     ray_address: str | None = None,
     log: str | Sequence[str] | None = None,
+    slurm: str | Mapping[str, Any] | None = None,
     dry_run: bool = False,
     trust: bool = False,
     command: str | None = None,
@@ -93,13 +94,12 @@ def ablate(
             `(values, seed, out)` to its figures, a number or a table of them.
         param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
         values: VALUES as text, for each KEY of `param` that has none.
-        seeds: `"3..20"`: a first look at 3 seeds, and more of them for each value that is not decided, up to 20; or how
-            many, or which. None: what the experiment says, else `3..10`.
+        seeds: `"3..20"`: 3, and up to 20 for a value that is undecided; how many; or which. None: as asked, or `3..10`.
         baseline: `none`, a swept value, or `off`.
         metric: What the verdicts are about, of the fields of `result.json` such as `test_error_pct` and `test_loss`.
         smallest: The smallest difference that matters, in per cent points; a value within it is `equivalent`.
         out: The sweep folder; None: one of its own under `runs/`.
-        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log: See `Execution`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm: See `Execution`.
         dry_run: Run nothing; return the `Outlook`.
         trust: Let code run that a YAML file names and the arguments do not.
         command, read, higher_is_better: A script of your own as the trials: see `own.script`.
@@ -108,7 +108,7 @@ def ablate(
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm)
     own = own_of(command, read, higher_is_better)
     with lab.stand_ins(), trusting([param, values, settings], trust):
         plan = plan_sweep(config, param, values, seeds, baseline, settings, metric, smallest, own=own)

@@ -29,7 +29,7 @@ from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.keys import ARM, METHOD, column, default_sweep, resolve_param, shown
 from tdbench.sweep.points import Plan, Point, baseline_names, declared, found_baseline, seed_by_seed
 from tdbench.sweep.preflight import check_trials, times_left_s
-from tdbench.sweep.slots import Slots, plan_slots
+from tdbench.sweep.slots import Slots
 from tdbench.sweep.values import MOST_TRIALS
 from tdbench.user_code import short_name
 
@@ -80,7 +80,7 @@ class TrainingPlan(Plan):
 
     def slots(self, execution: Execution) -> Slots:
         lab.start()
-        return plan_slots(self.base.hardware, execution.jobs, execution.gpus, execution.per_gpu)
+        return execution.slots(self.base.hardware)
 
     def with_threads(self, threads: int | None) -> "TrainingPlan":
         if threads is None:

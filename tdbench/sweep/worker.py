@@ -18,7 +18,7 @@ import tdbench.training.ahead
 import tdbench.training.loop  # noqa: F401
 from tdbench.config import RunConfig
 from tdbench.config.contents import one_look
-from tdbench.errors import Damaged, Interrupted, RunFailed, TdbenchError, WriteError, is_full_disk
+from tdbench.errors import Damaged, Interrupted, InUse, RunFailed, TdbenchError, WriteError, is_full_disk
 from tdbench.store.assignment import Assignment, Ended, Event, Progressed, late
 from tdbench.store.folders import LOG
 from tdbench.store.progress import Observer, Progress
@@ -79,6 +79,8 @@ def train_trial(assignment: Assignment, observer: Observer, should_stop: Callabl
                 result = begin(fresh=True)
     except Interrupted:
         return Ended(assignment.digest, TrialState.WAITING)
+    except InUse as error:  # what another process makes of it stands there then
+        return Ended(assignment.digest, TrialState.KILLED, str(error))
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide the reason
             traceback.print_exception((error.__cause__ or error) if isinstance(error, TdbenchError) else error)

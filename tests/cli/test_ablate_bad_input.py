@@ -33,7 +33,15 @@ TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
         (["--param", "k=3", "--values", "5"], "leave --values out"),
         (["--param", "k=3,65"], "block_size must be at most 32 for maps at stage1 (32×32), stage2 (16×16), got 65"),
         (["--param", "k", "--baseline", "33"], "unknown baseline '33'"),
-        (["--param", "k", "--executor", "slurm"], "unknown --executor 'slurm' (known: local, ray)"),
+        (
+            ["--param", "k", "--executor", "slrm"],
+            "unknown --executor 'slrm'; did you mean slurm? (known: local, ray, slurm)",
+        ),
+        (["--param", "k", "--slurm", "time=5"], "--slurm goes with --executor slurm"),
+        (
+            ["--param", "k", "--executor", "slurm", "--slurm", "tim=5"],
+            "unknown --slurm option 'tim'; did you mean time",
+        ),
         (["--param", "k", "--log", "wandp"], "unknown --log 'wandp'; did you mean wandb?"),
         (["--param", "k", "--device", "cuda"], "no CUDA GPU here"),
         (["--param", "k", "--gpus", "0", "--device", "cpu"], "--gpus must be left out for --device cpu, got 0"),

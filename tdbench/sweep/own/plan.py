@@ -126,6 +126,8 @@ class OwnPlan(Plan):
             )
         lab.without_torch()
         lab.start()
+        if execution.executor == "slurm":
+            return execution.slots(HardwareConfig(device="cpu"))
         if execution.gpus is not None:
             places = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(execution.per_gpu) for gpu in execution.gpus]
             share = plan_slots(HardwareConfig(device="cpu"), len(places), None, 1)

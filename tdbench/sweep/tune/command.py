@@ -23,7 +23,7 @@ from tdbench.sweep.asked import QUICK
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.preflight import check_trials
 from tdbench.sweep.runner import Sweep, Tables
-from tdbench.sweep.slots import Slots, plan_slots
+from tdbench.sweep.slots import Slots
 from tdbench.sweep.tune.asked import Asked, TunePlan, asked_of, plan_tune
 from tdbench.sweep.tune.confirming import check_design, confirmation
 from tdbench.sweep.tune.folder import JOURNAL, TUNE_TEXT, TuneFolder, check_same
@@ -95,6 +95,7 @@ def tune(
     fresh: bool = False,
     executor: str = "local",
     ray_address: str | None = None,
+    slurm: str | Mapping[str, Any] | None = None,
     trust: bool = False,
     **settings: Any,
 ) -> TuneRecord:
@@ -113,14 +114,14 @@ def tune(
         confirm: How many of the best candidates are confirmed beside the default; 0: none is.
         confirm_seeds: The design of the confirmation: `5..20`.
         out: The folder; None: one of its own under `runs/`.
-        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address: See `Execution`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, slurm: See `Execution`.
         trust: Let code run that a YAML file names and the arguments do not.
         **settings: Keys of the run as flags and `--set` take them.
 
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, slurm=slurm)
     flags: dict[str, Any] = {"trials": trials, "search_seeds": search_seeds, "sampler": sampler, "confirm": confirm}
     flags |= {"sampler_seed": sampler_seed, "budget": budget, "confirm_seeds": confirm_seeds}
     with lab.stand_ins(), trusting([param, settings], trust):
@@ -255,7 +256,7 @@ def finish(search: Search) -> None:
 def slots_for(search: Search, execution: Execution) -> Slots:
     """Return the places for the trials, which get their share of the threads; the lab's server is started."""
     lab.start()
-    slots = plan_slots(search.plan.base.hardware, execution.jobs, execution.gpus, execution.per_gpu)
+    slots = execution.slots(search.plan.base.hardware)
     search.use_threads(slots.threads)
     return slots
 
