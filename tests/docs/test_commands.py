@@ -94,6 +94,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[s
         return None if code == 0 and is_over else f"exit code {code}: {said.getvalue()[-500:]}"
 
     (tmp_path / "train.py").write_text("# a script of the user's\n")
+    (tmp_path / "begun.safetensors").write_bytes(bytes(8))
     (tmp_path / "net.py").write_text(files(ROOT / "docs" / "your-code.md")["net.py"])
     for name in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
         (tmp_path / "photos" / name).mkdir(parents=True)
