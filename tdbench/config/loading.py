@@ -68,8 +68,10 @@ def resolve_key(key: str, method: type[RegularizerConfig]) -> str:
     section, _, last = name.rpartition(".")
     short = [full for full, field in keys.items() if answers(full, field, last)]
     short = [full for full in short if not section or full.rpartition(".")[0] == section]
-    if len(short) == 1:
-        return short[0]
+    own = [full for full in short if full.rpartition(".")[2] not in RegularizerConfig.model_fields]
+    own = [full for full in own if full.startswith("regularizer.")]
+    if len(short) == 1 or len(own) == 1:  # a method's own knobs come first: no other section takes a name from them
+        return (own or short)[0]
     if short:
         raise ConfigError(f"key {key!r} is ambiguous: it may be {' or '.join(short)}")
     if section in OPEN and last.isidentifier():  # a knob of torch's; whether there is one, its name tells

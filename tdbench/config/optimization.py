@@ -91,6 +91,8 @@ def of_kind(key: str, value: Any, default: Any) -> Any:
     Raises:
         ValueError: It is not.
     """
+    if default is REQUIRED:  # of a schedule, all of which are numbers
+        default = 0.0
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
         try:
@@ -115,6 +117,7 @@ _UNSUITABLE = {  # of torch.optim
     "lbfgs": "it computes the loss of a step several times",
     "muon": "it takes matrices only, and a convolution has four dimensions",
     "sparseadam": "it takes sparse gradients only",
+    "rprop": "it takes the learning rate of its first step alone, and the signs of whole data sets' gradients",
 }
 _OWN = ("lr", "momentum", "nesterov", "weight_decay")  # of which each optimizer has defaults of its own
 
@@ -204,7 +207,13 @@ class OptimizerConfig(OpenSection):
 
     def uses(self) -> dict[str, str | None]:
         own = [key for key in _OWN if getattr(self, key) is not None]
-        return super().uses() | {key: None if self.takes(key) else self.refusal(key) for key in own}
+        idle = "must be left at true, got false: there is no weight decay to leave out"
+        decays = not self.decay_norms_and_biases and not is_user_code(self.name) and not self.weight_decay
+        return (
+            super().uses()
+            | {key: None if self.takes(key) else self.refusal(key) for key in own}
+            | ({"decay_norms_and_biases": idle} if decays else {})
+        )
 
     def takes(self, key: str) -> bool:
         if self.name == "sgd" and key in _OWN:  # known without a look at torch
@@ -222,6 +231,8 @@ _NOT_ALONE = {  # of torch.optim.lr_scheduler
     "MultiStepLR": "schedule.name=milestones does that, with schedule.milestones and schedule.factor",
     "ConstantLR": "it is of use within another schedule only; ours is schedule.name=constant",
     "LRScheduler": "it is the base of the others",
+    "CyclicLR": "it sets rates of its own, whatever optimizer.lr is",
+    "OneCycleLR": "it sets rates of its own, whatever optimizer.lr is; schedule.name=cosine rises and falls too",
 }
 
 

@@ -78,6 +78,10 @@ class RunConfig(Section):
         named = {key: short_name(name) for key, name in self.own_code().items()}  # wherever the file lies
         if self.model.weights is not None:
             named["model.weights"] = self.model.weights.name
+        if is_user_code(self.data.name):  # which is given its root, and may read there what it likes
+            named["data.root"] = str(self.data.root)
+        if self.data.name.startswith("hf:") and Path(self.data.name.removeprefix("hf:")).is_absolute():
+            named["data.name"] = f"hf:{Path(self.data.name).name}"  # a folder, known by its contents
         return {key: values[key] for key in values if key in kept} | named | told
 
     def contents(self, running: bool = False) -> Contents:

@@ -1,8 +1,9 @@
 """Image folders decoded once: uint8 pixels in a file that every run maps into memory.
 
-A cache is a folder with `images.npy`, the pixels (N, 3, image_size, image_size) in the order of the listing, and
-`index.json`: what they were made of, and which images are broken. The one is written after the other, each whole or not
-at all, by one process at a time, so that a reader meets both or builds them anew.
+A cache is a folder with `images-KEY.npy`, the pixels (N, 3, image_size, image_size) in the order of the listing, and
+`index.json`: what they were made of, the key, and which images are broken. The one is written after the other, each
+whole or not at all, by one process at a time. The pixels bear their key in their name, so that an index never meets
+others than its own.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tdbench.errors import FolderError, WriteError
 from tdbench.store.files import held, read_file, remove_unfinished, to_json, write_atomically, writing_whole
 from tdbench.store.progress import tell
 
-PIXELS, INDEX = "images.npy", "index.json"
+PIXELS, INDEX = "images-{}.npy", "index.json"
 FORM = 1  # of a cache: it rises when the same files are decoded or kept in another way
 TELL_EVERY_S = 0.1
 
@@ -65,7 +66,7 @@ def open_cache(cache: Path, key: str, images: FolderImages) -> Decoded | None:
         index = json.loads(read_file(cache / INDEX))
         if index["key"] != key:
             return None
-        pixels = map_pixels(cache)
+        pixels = map_pixels(cache, key)
         if pixels.shape != shape_of(images) or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
             return None
         return Decoded(pixels, {int(number): str(why) for number, why in index["broken"].items()})
@@ -73,13 +74,13 @@ def open_cache(cache: Path, key: str, images: FolderImages) -> Decoded | None:
         return None
 
 
-def map_pixels(cache: Path) -> Tensor:
-    """Return the pixels of a cache, mapped into memory; what is changed there does not reach the file.
+def map_pixels(cache: Path, key: str) -> Tensor:
+    """Return the pixels of a cache with this key, mapped into memory; what is changed there does not reach the file.
 
     Raises:
         OSError, ValueError, TypeError: The file is not there, is cut short, or is no array that torch knows.
     """
-    return torch.from_numpy(np.lib.format.open_memmap(cache / PIXELS, mode="c"))
+    return torch.from_numpy(np.lib.format.open_memmap(cache / PIXELS.format(key), mode="c"))
 
 
 def build_cache(cache: Path, key_now: Callable[[], str], images: FolderImages) -> Decoded:
@@ -101,13 +102,18 @@ def build_cache(cache: Path, key_now: Callable[[], str], images: FolderImages) -
         if found := open_cache(cache, key, images):
             return found
         remove_unfinished(cache)  # what a builder that was killed has left
-        with writing_whole(cache / PIXELS) as file:
+        with writing_whole(cache / PIXELS.format(key)) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape_of(images)}
             np.lib.format.write_array_header_1_0(file, header)
             broken = decode(images, lambda number, image: file.write(image.numpy().tobytes()))
         if key_now() == key:  # else the next run finds what has become of the files
             write_atomically(cache / INDEX, to_json({"key": key, "broken": broken}).encode())
-        return Decoded(map_pixels(cache), broken)
+        pixels = map_pixels(cache, key)
+        for other in cache.glob(PIXELS.format("*")):
+            if other.name != PIXELS.format(key):
+                with suppress(OSError):  # a run that is mapping it may hinder that
+                    other.unlink()
+        return Decoded(pixels, broken)
 
 
 def hold(cache: Path, until_end: ExitStack) -> None:

@@ -94,7 +94,7 @@ class Regularizer(nn.Module):
         """Return `x` itself in evaluation mode, the regularized feature map in training mode."""
         if not self.training:
             return x
-        is_off = (self.strength_on_gpu is None and self.rate == 0) or x.numel() == 0
+        is_off = self.rate == 0 or x.numel() == 0  # a step is recorded when a strength that rises has left 0
         out, num_dropped = self.untouched(x) if is_off else self.drop(x)
         if self.meter is not None:
             self.meter.add(num_dropped, x.numel())

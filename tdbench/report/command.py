@@ -18,7 +18,7 @@ from tdbench.report.sections import sections_of
 from tdbench.report.sources import RunSource, SweepSource
 from tdbench.report.words import Section, commands_of, environment_lines
 from tdbench.store.files import as_text, make_folder, open_file, write_atomically
-from tdbench.store.folders import RunFolder
+from tdbench.store.folders import RESULT, TRIALS, RunFolder
 
 OURS = '<meta name="generator" content="tdbench report">'
 READING = (
@@ -55,7 +55,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     check_ours(page, tables)
     parts = parts_of(sources)
     if not parts:
-        raise TdbenchError(f"{'; '.join(sources.notes)}; so that there is nothing to report")
+        raise TdbenchError(f"{'; '.join(sources.notes)}; there is nothing to report")
     names = [part.name for part in parts]
     title = " and ".join(names if len(names) < 3 else [names[0], f"{len(names) - 1} more"])
     write_atomically(page, render(title, parts, sources.notes).encode())
@@ -79,8 +79,11 @@ def parts_of(sources: Sources) -> list[Part]:
     for sweep in sources.sweeps:
         if sweep.done:
             parts.append(Part(sweep.name, anchor_of(sweep.name, parts), list(sections_of(sweep))))
+            sources.notes.extend(f"{sweep.path}: {what}" for what in sweep.contradictions())
         else:
-            sources.notes.append(f"{sweep.path}: no trial has finished")
+            has_results = any((sweep.path / TRIALS).glob(f"*/{RESULT}"))
+            why = "its tables are missing; its own command writes them anew" if has_results else "no trial has finished"
+            sources.notes.append(f"{sweep.path}: {why}")
     for run in sources.runs:
         parts.append(Part(f"Run {run.path.name}", anchor_of(f"run {run.path.name}", parts), sections_of_run(run)))
     for profile in sources.profiles:
@@ -149,6 +152,8 @@ def check_ours(page: Path, tables: Path) -> None:
     """
     if not page.name or page.is_dir():
         raise FolderError(f"--out {page} is a folder; name a file, such as {page / 'report.html'}")
+    if page.suffix not in (".html", ".htm"):
+        raise FolderError(f"--out must end in .html, since a report is a page, got {page}")
     if not page.exists():
         if tables.is_file() or (tables.is_dir() and any(tables.iterdir())):
             raise FolderError(f"{tables}, where the tables go, holds something already; take another --out")

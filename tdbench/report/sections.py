@@ -5,6 +5,7 @@ import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tdbench.report.charts import Bar, forest, heat_map
 from tdbench.report.of_runs import learning_curves, per_class
@@ -24,7 +25,7 @@ from tdbench.report.words import (
     shown,
 )
 from tdbench.store.folders import SWEEP
-from tdbench.store.rows import SECONDARY, TrialState
+from tdbench.store.rows import MORE_IS_BETTER, SECONDARY, TrialState
 
 
 def sections_of(sweep: SweepSource) -> Iterator[Section]:
@@ -115,7 +116,12 @@ def figures(sweep: SweepSource) -> Section:
                 row["verdict"],
             ]
         )
-    caption = f"{sweep.name}: {sweep.metric}, {n_of(sweep.summary)}; differences in {sweep.unit}, negative is less."
+    better = "more" if MORE_IS_BETTER.get(sweep.metric) else "less"
+    metric = sweep.metric.replace("_pct", " %").replace("_", " ")
+    caption = (
+        f"{sweep.name}: {metric}, {n_of(sweep.summary)}; paired differences in {sweep.unit}, of which {better} is "
+        "better; p by Holm over the values."
+    )
     return Section("All figures", tables=[Table("summary", caption, [*headings, "verdict"], rows, sweep.summary)])
 
 
@@ -179,6 +185,13 @@ def cost(sweep: SweepSource) -> Section | None:
         if not any(t <= time_us and e <= error and (t, e) != (time_us, error) for t, e, _ in points.values())
     ]
     words = [f"The Pareto front, than which nothing is both faster and better in the mean: {', '.join(front)}."]
+    times = [[1e6 / speed for speed in sweep.by_seed(row, "train_img_per_s").values()] for row in sweep.summary]
+    ranges = sorted((min(of_value), max(of_value)) for of_value in times if of_value)
+    if any(later[0] <= earlier[1] for earlier, later in pairwise(ranges)):
+        words = [
+            "Between runs of one value the time varies as much as between values, since trials share a machine: "
+            "nothing is said of what is faster. tdbench profile measures that, in turns."
+        ]
     caption = f"{n_of(sweep.summary)}; bars: 95 % intervals of the means."
     picture = scatter(
         points,

@@ -1,8 +1,9 @@
 """A sweep, a run and a profile as a report sees them: their rows, and what follows from these."""
 
 import math
+import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,6 +124,21 @@ class SweepSource:
         ours, theirs = self.by_seed(row, name), {} if baseline is None else self.by_seed(baseline, name)
         shared = [seed for seed in ours if seed in theirs][: int(row["n"] or 0)]
         return {seed: ours[seed] - theirs[seed] for seed in shared}
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield in words which figures of the summary are not those of its trials, as where one was edited by hand."""
+        for row in self.summary:
+            pairs, mean = [*self.pairs(row).values()], [*self.by_seed(row, self.column).values()]
+            told = {"delta_vs_baseline": pairs, self.own[0]: mean if len(mean) == int(row["n"] or 0) else []}
+            for name, figures in told.items():
+                figure = number(row.get(name))
+                if not figures or math.isnan(figure):
+                    continue
+                if not math.isclose(statistics.fmean(figures), figure, rel_tol=1e-6, abs_tol=1e-6):
+                    yield (
+                        f"summary.csv says {name} {figure:g} of {self.label(row)}, and trials.csv gives "
+                        f"{statistics.fmean(figures):g}"
+                    )
 
     @property
     def column(self) -> str:

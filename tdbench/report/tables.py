@@ -13,6 +13,7 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
     sign: f"\\{sign}" for sign in "&%$#_{}"
 }
 _MATHS = {"−": "$-$", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$", "—": "---", "γ": r"$\gamma$", "ρ": r"$\rho$"}
+_MATHS |= {"×": r"$\times$", "–": "--", "α": r"$\alpha$", "µ": r"$\mu$"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Table:
         columns = "".join("l" if is_text else "r" for is_text in self.text_columns())
         body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
         return (
-            f"\\begin{{table}}\n\\caption{{{latex_text(self.caption)}}}\n\\begin{{tabular}}{{{columns}}}\n{body}\n"
+            "% \\usepackage{booktabs}\n"
+            f"\\begin{{table}}\n\\caption{{{latex_text(self.caption)}}}\n\\label{{tab:{self.name}}}\n\\begin{{tabular}}{{{columns}}}\n{body}\n"
             "\\end{tabular}\n\\end{table}\n"
         )
 

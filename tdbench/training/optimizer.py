@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tdbench.config import OptimizerConfig
 from tdbench.errors import ConfigError, line_of, nearest
-from tdbench.user_code import is_user_code, load_object, reason_of
+from tdbench.user_code import is_user_code, load_object, reason_of, short_name
 
 _BARE = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # on CPUs and on CUDA; of others torch takes foreach
@@ -57,7 +57,8 @@ def make_optimizer(
         raise ConfigError(
             f"optimizer.name {config.name} refuses its knobs: {line_of(error, with_type=False)}"
         ) from error
-    if config.name == "sgd" and config.momentum:  # fused SGD fails where one weight's first gradient comes late
+    # Fused SGD fails where one weight's first gradient comes late; a first one is not dampened, as a zero would be.
+    if config.name == "sgd" and config.momentum and not config.knobs().get("dampening"):
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -85,6 +86,11 @@ def check_optimizer(config: OptimizerConfig) -> None:
     if not callable(factory):
         raise ConfigError(f"{config.name} must be a function that makes an optimizer, got {type(factory).__name__}")
     parameters = inspect.signature(factory).parameters
+    if not config.decay_norms_and_biases and next(iter(parameters), None) == "model":
+        raise ConfigError(
+            f"optimizer.decay_norms_and_biases must be true for {short_name(config.name)}, which is given the network "
+            "and makes groups of its own, got false"
+        )
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return
     for key in config.arguments():

@@ -4,7 +4,7 @@ from itertools import islice
 
 import torch
 
-from tdbench.config import RunConfig
+from tdbench.config import RunConfig, ScheduleConfig
 from tdbench.data.sources import LoadedData
 from tdbench.training.average import tensors_of
 from tdbench.training.run import Run
@@ -29,7 +29,8 @@ class RepeatedStep:
         training = config.training.model_copy(update={"batch_size": 1})
         lr = None if config.optimizer.lr is None else 1e-6  # null: the user's own optimizer has it
         optimizer = config.optimizer.model_copy(update={"lr": lr})
-        update = {"regularizer": regularizer, "training": training, "optimizer": optimizer}
+        schedule = ScheduleConfig(name="constant", warmup_epochs=0)  # torch's may be made for a number of steps
+        update = {"regularizer": regularizer, "training": training, "optimizer": optimizer, "schedule": schedule}
         self.run = Run(config.model_copy(update=update), data=data)
         singles = islice(self.run.batches.epoch(1, 0, len(self.run.batches)), min(batch_size, MOST_DISTINCT))
         images, labels = (torch.cat(parts) for parts in zip(*singles, strict=True))

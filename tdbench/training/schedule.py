@@ -74,4 +74,9 @@ class Schedule:
         except (ArithmeticError, TypeError, ValueError) as error:
             reason = line_of(error, with_type=False)
             raise ConfigError(f"schedule.name {self._config.name} refuses its knobs: {reason}") from error
+        if bad := [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]:
+            raise ConfigError(
+                f"schedule.name {self._config.name} must give learning rates of at least 0, got {bad[0]:g} after "
+                f"{rates.index(bad[0]) * self._steps_per_stage + self._warmup} steps"
+            )
         return [float(rate) for rate in rates]

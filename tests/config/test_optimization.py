@@ -14,7 +14,7 @@ from tdbench.config.torch_signatures import REQUIRED, optimizers, schedules
 from tdbench.errors import ConfigError
 from tdbench.sweep.asked import plan_sweep
 
-SUITABLE = ["sgd", "adamw", "adam", "rmsprop", "nadam", "radam", "adamax", "adagrad", "adadelta", "asgd", "rprop"]
+SUITABLE = ["sgd", "adamw", "adam", "rmsprop", "nadam", "radam", "adamax", "adagrad", "adadelta", "asgd"]
 
 
 def classes_of(module, base):
@@ -84,6 +84,12 @@ def test_knobs_are_further_keys_of_the_section_in_yaml_flags_and_digest(tmp_path
         ({"schedule.name": "cosin"}, "unknown schedule 'cosin'; did you mean cosine"),
         ({"schedule.name": "ExponentialLR"}, "schedule.gamma must be given where schedule.name is ExponentialLR"),
         ({"schedule.name": "StepLR", "schedule.step_size": 3, "schedule.gama": 0.5}, "did you mean schedule.gamma"),
+        (
+            {"schedule.name": "StepLR", "schedule.step_size": "abc"},
+            "schedule.step_size must be a finite number, got 'abc'",
+        ),
+        ({"schedule.name": "OneCycleLR"}, "it sets rates of its own, whatever optimizer.lr is"),
+        ({"optimizer.name": "rprop"}, "it takes the learning rate of its first step alone"),
         ({"schedule.name": "ReduceLROnPlateau"}, "schedule.name must not be ReduceLROnPlateau: it follows a measured"),
         ({"schedule.gamma": 0.5}, "schedule.gamma must be left out: cosine has no such knob"),
         ({"schedule.per": "step"}, "schedule.per must be left at epoch, got step: cosine goes on with each step"),

@@ -25,6 +25,20 @@ from tdbench.store.progress import telling
 from tdbench.training.facts import left_out
 from tests.data.folders import write_folder
 
+
+def pixels_in(place: Path) -> Path:
+    """Return the file of a cache's pixels."""
+    (path,) = place.glob("images-*.npy")
+    return path
+
+
+def raising(kind: type[BaseException]) -> Any:
+    def call(*_: object) -> None:
+        raise kind
+
+    return call
+
+
 PLACE = Path(".tdbench", "train-8-8")
 
 
@@ -73,7 +87,7 @@ def test_each_size_has_a_cache_of_its_own_and_the_place_may_be_another(tmp_path:
         load(root, **fields, cache=tmp_path / "kept")
     assert len(decoded) == 3 * 14
     assert not (root / ".tdbench").exists()
-    assert len([*(tmp_path / "kept").glob("root-*/*/images.npy")]) == 6
+    assert len([*(tmp_path / "kept").glob("root-*/*/images-*.npy")]) == 6
 
 
 def change_a_pixel(root: Path) -> None:
@@ -107,23 +121,38 @@ def test_a_changed_folder_is_decoded_anew(change: str, tmp_path: Path) -> None:
     assert torch.equal(after, pixels(load(tmp_path, cache=tmp_path / "elsewhere")))
 
 
+def test_a_second_decoding_that_is_killed_never_gives_its_pixels_for_those_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_folder(tmp_path) / "train" / "ant" / "0.png"
+    content, at, before = path.read_bytes(), path.stat(), pixels(load(tmp_path))
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "write_atomically", raising(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load(tmp_path)
+    path.write_bytes(content)
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert torch.equal(pixels(load(tmp_path)), before)
+
+
 def other_array(shape: tuple[int, ...], dtype: Any = np.uint8) -> Any:
-    return lambda place: np.save(place / "images.npy", np.zeros(shape, dtype))
+    return lambda place: np.save(pixels_in(place), np.zeros(shape, dtype))
 
 
 DAMAGES = {
-    "pixels cut short": lambda place: cut(place / "images.npy", -1),
-    "pixels without a header": lambda place: cut(place / "images.npy", 20),
-    "empty pixels": lambda place: cut(place / "images.npy", 0),
-    "no pixels": lambda place: (place / "images.npy").unlink(),
-    "foreign pixels": lambda place: (place / "images.npy").write_bytes(b"something else " * 200),
+    "pixels cut short": lambda place: cut(pixels_in(place), -1),
+    "pixels without a header": lambda place: cut(pixels_in(place), 20),
+    "empty pixels": lambda place: cut(pixels_in(place), 0),
+    "no pixels": lambda place: pixels_in(place).unlink(),
+    "foreign pixels": lambda place: pixels_in(place).write_bytes(b"something else " * 200),
     "pixels of another shape": other_array((10, 3, 8, 9)),
     "fewer pixels": other_array((9, 3, 8, 8)),
     "pixels of another type": other_array((10, 3, 8, 8), np.float32),
     "pixels in another order": lambda place: np.save(
-        place / "images.npy", np.asfortranarray(np.zeros((10, 3, 8, 8), np.uint8))
+        pixels_in(place), np.asfortranarray(np.zeros((10, 3, 8, 8), np.uint8))
     ),
-    "objects": lambda place: np.save(place / "images.npy", np.array([{}], dtype=object), allow_pickle=True),
+    "objects": lambda place: np.save(pixels_in(place), np.array([{}], dtype=object), allow_pickle=True),
     "no index": lambda place: (place / "index.json").unlink(),
     "index cut short": lambda place: cut(place / "index.json", -3),
     "foreign index": lambda place: (place / "index.json").write_text("[1, 2]"),

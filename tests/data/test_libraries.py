@@ -1,5 +1,6 @@
 """MedMNIST and Hugging Face's datasets, on small files in their own formats."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ def test_a_saved_data_set_is_read_and_its_content_is_part_of_the_run(
             return RunConfig(data=DataConfig(name=f"hf:{saved}")).digest()
 
     before = digest()
+    shutil.copytree(saved, saved.parent / "elsewhere" / "saved")
+    assert RunConfig(data=DataConfig(name="hf:elsewhere/saved")).digest() == before
     (saved / "train" / "more.arrow").write_text("more")
     assert digest() != before
 

@@ -196,6 +196,8 @@ def test_a_run_on_the_user_s_data_keeps_their_code_and_another_content_is_anothe
     assert set(folder.read_contents() or {}) == {"data.name"}
     assert (folder / "user_code.zip").exists()
     assert tdbench.train(None, "run", regularizer="none", **settings) == result
+    with pytest.raises(TdbenchError, match=r"data\.root"):
+        tdbench.train(None, "run", regularizer="none", **{**settings, "data_root": "others"})
     Path("neighbour.py").write_text("NUM_CLASSES = 1 + 1\n")
     with pytest.raises(TdbenchError, match=r"neighbour\.py is .* there and"):
         tdbench.train(None, "run", regularizer="none", **settings)

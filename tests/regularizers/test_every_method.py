@@ -81,6 +81,17 @@ def test_a_strength_that_is_a_tensor_gives_the_mask_of_the_same_number(name, str
     assert strength == 0 or not torch.equal(maps[0], x)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if layer_of(name).rises_on_gpu])
+def test_a_strength_of_0_draws_nothing_on_a_gpu_either(name):
+    layer = layer_of(name)
+    layer.strength_on_gpu = torch.ones((), dtype=torch.float64)
+    layer.set_strength(0.0)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert torch.equal(layer(x := feature_map()), x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_methods_whose_own_strength_rises_can_let_it_rise_on_a_gpu():
     rising = {name for name in METHODS if find_method(name)().schedule == "linear"}
     assert rising == {name for name in METHODS if layer_of(name).rises_on_gpu}

@@ -79,6 +79,24 @@ def test_the_tables_are_the_sweeps_own_figures(tmp_path):
     assert "| 0.5" in (tables / "summary.md").read_text()
 
 
+def test_a_figure_that_was_edited_by_hand_is_told(tmp_path):
+    sweep = copied(FASHION, tmp_path, summary_csv=lambda text: text.replace("1.67777777", "1.07777777"))
+    assert "says delta_vs_baseline 1.07" in text_of(page_of(sweep, tmp_path=tmp_path))
+    assert "says delta_vs_baseline" not in text_of(page_of(FASHION, tmp_path=tmp_path))
+
+
+def test_where_the_times_of_runs_overlap_nothing_is_called_faster(tmp_path):
+    def unsteady(text):
+        header, *rows = csv.reader(text.splitlines())
+        for number, row in enumerate(rows):
+            row[header.index("train_img_per_s")] = str(100 + 50 * (number % 3))
+        return "\n".join(map(",".join, [header, *rows]))
+
+    page = text_of(page_of(copied(FASHION, tmp_path, trials_csv=unsteady), tmp_path=tmp_path))
+    assert "The Pareto front" not in page
+    assert "nothing is said of what is faster" in page
+
+
 def test_several_sweeps_have_a_part_each_and_are_not_pooled(tmp_path):
     text = page_of(FASHION, RESULTS / "block_size_fashion_mnist", tmp_path=tmp_path)
     assert text.count('<section class="part"') == 3, "two sweeps, and how to read them"

@@ -60,6 +60,15 @@ def test_every_optimizer_does_what_a_loop_with_torch_s_own_does(name):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
 
 
+def test_a_dampened_momentum_is_torch_s():
+    knobs = {"lr": 0.05, "momentum": 0.9, "dampening": 0.5, "nesterov": False, "weight_decay": 0.0}
+    run = run_of(**PLAIN, **{f"optimizer.{key}": value for key, value in knobs.items()})
+    network = by_hand(run, lambda network: torch.optim.SGD(network.parameters(), **knobs), 2)
+    train(run, 0, 2)
+    for ours, theirs in zip(run.model.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
 def test_gradients_are_cut_to_a_norm():
     run = run_of(**PLAIN, **{"nesterov": False, "momentum": 0.0, "weight_decay": 0.0, "optimizer.clip_norm": 0.05})
     network = by_hand(run, lambda network: torch.optim.SGD(network.parameters(), lr=0.1), 3, clip_norm=0.05)
@@ -240,6 +249,7 @@ def test_the_user_s_own_optimizer_may_take_the_weights_alone():
     [
         ("mine.py:make_optimiser", {}, "unknown name 'make_optimiser'; did you mean make_optimizer"),
         ("mine.py:make_optimizer", {"optimizer.epss": 1}, "optimizer.epss must be left out: .* did you mean eps"),
+        ("mine.py:make_optimizer", {"optimizer.decay_norms_and_biases": False}, "makes groups of its own, got false"),
         ("mine.py:wrong", {}, r"must return a torch\.optim\.Optimizer, got list"),
         ("mine.py:broken", {}, r"cannot be made: RuntimeError: no luck \(mine\.py, line 12\)"),
         ("mine.py:not_callable", {}, "must be a function that makes an optimizer, got int"),
