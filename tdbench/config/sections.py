@@ -178,12 +178,12 @@ class ModelConfig(Section):
         ge=8,
         le=4096,
     )
-    mean: tuple[float, ...] | None = knob(
+    input_mean: tuple[float, ...] | None = knob(
         None,
         "of each channel, in [0, 1], by which images are normalised; null: the training images' own, or what published "
         "weights were made with",
     )
-    std: tuple[float, ...] | None = knob(None, "deviation of each channel, likewise")
+    input_std: tuple[float, ...] | None = knob(None, "deviation of each channel, likewise")
 
     @field_validator("name")
     @classmethod
@@ -196,7 +196,7 @@ class ModelConfig(Section):
     def _same_from_everywhere(cls, value: Path | None) -> Path | None:
         return None if value is None else Path(os.path.abspath(expanded(value)))
 
-    @field_validator("std")
+    @field_validator("input_std")
     @classmethod
     def _divides(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if value is not None and not all(deviation > 0 for deviation in value):
@@ -212,10 +212,10 @@ class ModelConfig(Section):
             )
         if self.pretrained and self.weights is not None:
             raise ValueError("model.weights must be null where model.pretrained is true; leave one out")
-        if len(self.mean or ()) != len(self.std or ()):
+        num_means, num_deviations = (len(values or ()) for values in (self.input_mean, self.input_std))
+        if num_means != num_deviations:
             raise ValueError(
-                f"model.mean and model.std must have as many values, got {len(self.mean or ())} and "
-                f"{len(self.std or ())}"
+                f"model.input_mean and model.input_std must have as many values, got {num_means} and {num_deviations}"
             )
         return self
 

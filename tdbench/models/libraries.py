@@ -1,4 +1,4 @@
-"""Image classifiers of torchvision and timm, with fresh weights or those that the library publishes.
+"""Image classifiers of torchvision and timm, with fresh weights; `published.py` has those that they publish.
 
 They declare no sites; `sites.py` finds them by a trace, which also shows whether they accept the image size.
 """
@@ -82,15 +82,15 @@ def check_timm(name: str) -> None:
         )
 
 
-def build_timm(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
-    """Return timm's `name`, with fresh weights or the published ones, which timm fits to these numbers.
+def build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    """Return timm's `name`, with fresh weights.
 
     Raises:
         ConfigError: timm is not installed, has no such network, or cannot build it for these numbers.
     """
     check_timm(name)
     try:
-        return _timm().create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+        return _timm().create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{num_classes} classes and {in_channels} input channels ({error})"
         raise ConfigError(f"timm:{name} cannot be built with {reason}") from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tdbench.errors import ConfigError, line_of
-from tdbench.models.libraries import build_timm, build_torchvision, check_timm, check_torchvision
+from tdbench.models.libraries import build_torchvision, check_timm, check_torchvision
 from tdbench.models.transfer import Begun, transfer
 
 # Their files hold auxiliary classifiers too, which are left out here. Both were trained with another normalisation, to
@@ -74,12 +74,14 @@ def _build_torchvision(name: str, num_classes: int, in_channels: int) -> tuple[n
 
 
 def _build_timm(name: str, num_classes: int, in_channels: int) -> tuple[nn.Module, Begun]:
+    import timm
+
     made_with = _timm_weights(name)
     source = made_with.hf_hub_id or made_with.url
     missing = f"they are not in Hugging Face's cache, and cannot be downloaded from {source}"
     with _obtaining(f"timm:{name}", missing), _silent("huggingface_hub"):
-        network = build_timm(name, num_classes, in_channels, pretrained=True)
-    heads: Any = network.get_classifier()  # type: ignore[operator]
+        network: Any = timm.create_model(name, pretrained=True, num_classes=num_classes, in_chans=in_channels)
+    heads: Any = network.get_classifier()
     replaced = {id(one) for head in (heads if isinstance(heads, tuple) else (heads,)) for one in head.parameters()}
     keys = [key for key, weight in network.named_parameters() if id(weight) in replaced]
     drawn = keys if num_classes != made_with.num_classes else []

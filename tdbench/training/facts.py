@@ -60,7 +60,7 @@ def left_out(data: LoadedData) -> str:
 def taken(config: RunConfig, data: LoadedData) -> str:
     """Return how the images are made ready for the network, in words; nothing where that is their own matter."""
     model = config.model
-    if not (model.pretrained or model.mean or model.input_size):
+    if not (model.pretrained or model.input_mean or model.input_size):
         return ""
     mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (data.mean, data.std))
     return f"; resized to {'×'.join(map(str, data.input_shape[1:]))}, mean {mean}, deviation {std}"

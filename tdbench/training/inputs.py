@@ -18,7 +18,9 @@ def input_of(model: ModelConfig) -> Input:
         ConfigError: There are no published weights.
     """
     published = published_input(model.name) if model.pretrained else Input()
-    return Input(model.input_size or published.size, model.mean or published.mean, model.std or published.std)
+    return Input(
+        model.input_size or published.size, model.input_mean or published.mean, model.input_std or published.std
+    )
 
 
 def images_for(config: RunConfig) -> DataConfig:
@@ -44,11 +46,12 @@ def as_taken(model: ModelConfig, data: LoadedData) -> LoadedData:
     """
     size, mean, std = input_of(model)
     num_channels = data.image_shape[0]
-    if model.mean is not None and len(model.mean) != num_channels:
+    if model.input_mean is not None and len(model.input_mean) != num_channels:
         raise ConfigError(
-            f"model.mean must have a value for each of the {num_channels} channels of the images, got {len(model.mean)}"
+            f"model.input_mean must have a value for each of the {num_channels} channels of the images, got "
+            f"{len(model.input_mean)}"
         )
-    if mean is not None and std is not None and model.mean is None and num_channels != len(mean):
+    if mean is not None and std is not None and model.input_mean is None and num_channels != len(mean):
         mean, std = (None, None) if num_channels != 1 else ((sum(mean) / len(mean),), (sum(std) / len(std),))
     if mean is not None and std is not None:
         data = replace(data, mean=mean, std=std)

@@ -77,7 +77,7 @@ def test_a_network_of_torchvision_begins_with_what_it_publishes(cli, tmp_path, m
     assert "published as squeezenet1_1-b8a52dc0.pth, 50 of 52 keys; drawn anew: classifier.1.weight" in done.out
     assert "resized to 64×64, mean 0.449, deviation 0.226" in done.out
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]
-    assert (kept["pretrained"], kept["input_size"], kept["mean"]) == (True, 64, None)
+    assert (kept["pretrained"], kept["input_size"], kept["input_mean"]) == (True, 64, None)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_network_of_torchvision_begins_with_what_it_publishes(cli, tmp_path, m
             ["model.name=torchvision:resnet18", "model.pretrained=true", "model.weights=w.pt"],
             "model.weights must be null where model.pretrained is true",
         ),
-        (["model.mean=[0.5]"], "model.mean and model.std must have as many values, got 1 and 0"),
-        (["model.mean=[0.5]", "model.std=[0]"], r"model.std must be numbers greater than 0, got \[0.0\]"),
+        (["input_mean=[0.5]"], "model.input_mean and model.input_std must have as many values, got 1 and 0"),
+        (["input_mean=[0.5]", "input_std=[0]"], r"model.input_std must be numbers greater than 0, got \[0.0\]"),
         (["model.input_size=4"], "model.input_size must be between 8 and 4096, got 4"),
     ],
 )

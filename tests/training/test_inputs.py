@@ -44,7 +44,7 @@ def test_batches_are_resized_after_all_else_for_training_and_testing():
 
 
 def test_images_are_normalised_by_what_is_asked():
-    setup = Setup(config_of(mean=(0.25,), std=(0.5,)))
+    setup = Setup(config_of(input_mean=(0.25,), input_std=(0.5,)))
     images, *_ = next(iter(setup.test_batches()))
     pixels = setup.data.test.images[: len(images)].float() / 255
     torch.testing.assert_close(images, (pixels - 0.25) / 0.5)
@@ -54,7 +54,7 @@ def test_images_are_normalised_by_what_is_asked():
 def test_published_weights_bring_their_own_and_what_is_asked_goes_first():
     model = {"name": "torchvision:resnet18", "pretrained": True}
     assert input_of(config_of(**model).model) == (224, IMAGENET["mean"], IMAGENET["std"])
-    assert input_of(config_of(**model, input_size=64, mean=[0.5], std=[0.2]).model) == (64, (0.5,), (0.2,))
+    assert input_of(config_of(**model, input_size=64, input_mean=[0.5], input_std=[0.2]).model) == (64, (0.5,), (0.2,))
 
 
 def test_grey_images_take_the_mean_of_the_colours():
@@ -65,9 +65,9 @@ def test_grey_images_take_the_mean_of_the_colours():
 
 
 def test_a_normalisation_for_other_channels_is_refused():
-    config = config_of(mean=(0.5, 0.5, 0.5), std=(1, 1, 1))
+    config = config_of(input_mean=(0.5, 0.5, 0.5), input_std=(1, 1, 1))
     with pytest.raises(
-        ConfigError, match=r"model.mean must have a value for each of the 1 channels of the images, got 3"
+        ConfigError, match=r"model.input_mean must have a value for each of the 1 channels of the images, got 3"
     ):
         as_taken(config.model, digits(config))
 
