@@ -23,7 +23,7 @@ def rows_of(folder):
 
 @pytest.mark.parametrize(("sweep", "value", "told"), ROWS, ids=lambda text: text[:20])
 def test_a_row_of_a_table_is_that_of_the_sweep(sweep, value, told):
-    folder = ROOT / "ablations" / "results" / f"{sweep}_fashion_mnist"
+    folder = ROOT / "ablations" / "results" / (sweep if "_openclipart" in sweep else f"{sweep}_fashion_mnist")
     (row,) = [row for row in rows_of(folder) if next(iter(row.values())) == value]
     interval = f"({figure(row['delta_ci95_low'])} to {figure(row['delta_ci95_high'])})"
     difference = figure(row["delta_vs_baseline"])
@@ -35,6 +35,15 @@ def test_a_row_of_a_table_is_that_of_the_sweep(sweep, value, told):
         figure(row["dropped_pct"], ".2f"),
         row["verdict"].partition(" (")[0],
     ]
+
+
+def test_the_loss_on_clip_art_is_that_of_the_sweep():
+    (row,) = [
+        row for row in rows_of(ROOT / "ablations/results/methods_openclipart") if row["regularizer"] == "dropblock"
+    ]
+    loss, low, high = (f"{-float(row[f'delta_test_loss{end}']):.2f}" for end in ("", "_ci95_high", "_ci95_low"))
+    assert f"lower by {loss} (95 % interval {low} to {high}, n = {row['n']})" in " ".join(README.split())
+    assert row["n"] == "4"
 
 
 def test_what_is_said_of_all_sweeps_together_is_so():

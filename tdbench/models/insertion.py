@@ -102,8 +102,10 @@ class Insertion:
 
     def set_progress(self, progress: float) -> None:
         """Set the layers' strength for the share of the training steps that is done, in [0, 1]."""
+        strength = self.regularizer.strength_at(progress)
         for layer in self.layers.values():
-            layer.set_strength(self.regularizer.strength_at(progress))
+            if isinstance(layer, Regularizer):
+                layer.set_strength(strength)
 
     def step(self, done: int | None = None) -> None:
         """Let the schedule advance by an optimizer step; to be called after each of them.

@@ -180,7 +180,9 @@ def test_a_damaged_checkpoint_is_refused(cli, tmp_path, run):
     assert "--fresh" not in message
 
 
-def test_more_images_than_there_are_is_refused_and_the_default_takes_what_there_is(cli, shown, tmp_path):
+def test_more_images_than_there_are_is_refused_and_the_default_takes_what_there_is(
+    cli, shown, tmp_path, tmp_path_factory
+):
     for part in ("train", "test"):
         for label, colour in (("a", (200, 0, 0)), ("b", (0, 90, 200))):
             folder = tmp_path / "images" / part / label
@@ -189,6 +191,7 @@ def test_more_images_than_there_are_is_refused_and_the_default_takes_what_there_
             Image.new("RGB", (32, 32), colour).save(folder / "1.png")
         (tmp_path / "images" / part / "b" / "1.png").unlink()
     folder = ("--data", "folder", "--data-root", "images", "--regularizer", "dropout,cutout", "--set", "batch_size=2")
+    folder += ("--cache", tmp_path_factory.mktemp("decoded"))
     message = complain(cli, tmp_path, *folder, "--images", "4")
     assert "--images must be at most 3, the number of test images, got 4" in message
     done = cli("show", "--json", *folder)

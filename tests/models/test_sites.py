@@ -328,6 +328,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow  # it imports torch's compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 def test_a_network_that_is_compiled_already_is_refused(network, wrap):
