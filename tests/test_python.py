@@ -52,6 +52,7 @@ def test_train_returns_what_the_command_writes_and_read_run_reads_it(tmp_path):
     assert tdbench.train("python/config.yaml", "python") == result  # finished: told from its folder
 
 
+@pytest.mark.slow
 def test_a_finished_run_and_sweep_leave_no_figure_empty():
     tdbench.train(out="run", regularizer="dropblock", **TINY | {"max_steps": 10})
     run = tdbench.read_run("run")
@@ -74,6 +75,7 @@ def test_train_takes_a_configuration_a_tree_and_a_file():
     assert len({(end.digest, end.test_error_pct) for end in ends}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tree",
     [
@@ -117,6 +119,7 @@ def test_train_writes_a_trace_by_the_flag_s_name(tmp_path):
     assert list((tmp_path / "traced").glob("*.json*"))
 
 
+@pytest.mark.slow
 def test_the_documentation_s_own_method_runs_in_every_way(tmp_path, capsys):
     page = (Path(tdbench.__file__).parents[1] / "docs" / "your-code.md").read_text()
     (code,) = re.findall(r"```python\n(# mine\.py\n.*?)```", page, re.DOTALL)
@@ -129,6 +132,7 @@ def test_the_documentation_s_own_method_runs_in_every_way(tmp_path, capsys):
     assert [row["std"] for row in outlook.rows] == ["none", 0.05, 0.1, 0.2]
 
 
+@pytest.mark.slow
 def test_ablate_returns_the_sweep_with_its_tables():
     sweep = tdbench.ablate(param={"block_size": [3, 5]}, seeds=2, out="sweep", jobs=1, **TINY)
     assert list(sweep.summary["block_size"]) == ["none", "3", "5"]
@@ -238,6 +242,7 @@ def test_a_configuration_without_its_layer_says_what_it_must_give():
         tdbench.insert(build("resnet8", 10, 1), WithoutALayer, "stage1", image_shape=(1, 32, 32))
 
 
+@pytest.mark.slow
 def test_a_configuration_in_a_file_is_a_method_of_every_command(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import tdbench\n"

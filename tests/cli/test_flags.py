@@ -73,6 +73,7 @@ def test_the_threads_of_an_audit_can_be_chosen(cli, monkeypatch):
     assert 3 in chosen
 
 
+@pytest.mark.slow
 def test_a_sweep_can_be_started_over(cli, tmp_path):
     command = ("ablate", "--param", "k=3", "--seeds", "1", *cli.tiny, "--jobs", "1", "--out", tmp_path / "sweep")
     assert cli(*command).code == 0

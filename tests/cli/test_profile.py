@@ -185,6 +185,7 @@ def test_a_profile_interrupted_before_its_first_table_leaves_an_older_one_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["profile_step.csv"]
 
 
+@pytest.mark.slow
 def test_find_batch_size_doubles_until_memory_ends_and_says_which_size_fits(cli, tmp_path, monkeypatch):
     class Limited(RepeatedStep):
         def __call__(self):

@@ -131,6 +131,7 @@ def test_a_second_signal_stops_at_once_and_what_was_saved_stays(cli, whole, tmp_
     assert cli.outcome(tmp_path / "run") == cli.outcome(whole)
 
 
+@pytest.mark.slow
 @POSIX
 def test_processes_that_signals_stop_in_mid_epoch_end_with_130_and_are_resumed(cli, long_whole, tmp_path):
     numbers = (signal.SIGINT, signal.SIGTERM)

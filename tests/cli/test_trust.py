@@ -76,6 +76,7 @@ def test_code_that_only_a_file_names_does_not_run(cli, place, command):
     assert not (place / "RAN").exists()
 
 
+@pytest.mark.slow
 def test_a_file_runs_its_code_where_it_is_named_too_or_trusted(cli, place):
     named = cli("ablate", "base.yaml", "--regularizer", "their.py:Drop", *cli.tiny, "--dry-run")
     assert named.code == 0, named.err

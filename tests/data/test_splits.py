@@ -111,6 +111,7 @@ def test_given_test_images_are_not_drawn_anew(tmp_path):
         data_of(name="cifar10", root=tmp_path, resample=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_new_draws_has_no_other_interval_for_new_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     knobs = {**TINY, "data.resample": True}

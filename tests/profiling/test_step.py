@@ -108,10 +108,12 @@ def tried(first, limit):
     return [(cost.batch_size, cost.status) for cost in batch_sizes("targetdrop", build, first, CPU, 0.1)]
 
 
+@pytest.mark.slow
 def test_the_batch_doubles_until_memory_ends():
     assert tried(16, limit=100) == [(16, "ok"), (32, "ok"), (64, "ok"), (128, "OOM")]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_until_it_does():
     assert tried(500, limit=100) == [(500, "OOM"), (250, "OOM"), (125, "OOM"), (62, "ok")]
 

@@ -84,6 +84,7 @@ def test_decided_values_get_no_more_seeds_and_the_rows_are_those_that_ran(undist
     assert rows[3].design == "3..8"
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_at_random_moments_ends_with_the_same_runs_and_decisions(undisturbed, tmp_path):
     chance = random.Random(0)
     for number in range(10):

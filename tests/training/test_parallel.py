@@ -217,6 +217,7 @@ with joined() as processes:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_keep_one_network_and_draw_masks_of_their_own():
     assert in_two_processes(ALIKE)[0] == [0, 0], [Path(f"printed{rank}.txt").read_text() for rank in (0, 1)]
 
