@@ -231,7 +231,14 @@ def test_a_signal_is_kept_until_the_trial_has_saved_and_then_is_submitit_s(tmp_p
     assert trial.checkpoint().function.assignment == replace(trial.assignment, fresh=False)
 
 
-LONG = {"data.train_fraction": 0.3, "epochs": 8, "batch_size": 32, "threads": 1, "evaluate.bn_batches": 0}
+LONG = {
+    "data.train_fraction": 0.3,
+    "epochs": 8,
+    "batch_size": 32,
+    "threads": 1,
+    "evaluate.bn_batches": 0,
+    "training.checkpoint_every_s": 0,
+}
 
 
 def until(condition, executor, seconds=200):
