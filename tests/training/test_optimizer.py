@@ -15,6 +15,7 @@ from tdbench.store.rows import TrialState
 from tdbench.training.checkpoint import restore, state_of
 from tdbench.training.optimizer import make_optimizer
 from tests.config.test_optimization import SUITABLE
+from tests.training.test_batchnorm import assert_same
 from tests.training.test_run import _leave_torch_as_it_was as _leave_torch_as_it_was
 from tests.training.test_run import run_of as run_with_threads
 from tests.training.test_run import train
@@ -165,21 +166,6 @@ def test_a_run_with_any_of_it_is_resumed_bit_for_bit(knobs):
     train(resumed, 2, 4)
     for name in ("model", "average", "optimizer"):
         assert_same(end[name], state_of(resumed)[name])
-
-
-def assert_same(one, other):
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for parts in zip(one, other, strict=True):
-            assert_same(*parts)
-    else:
-        assert one == other
 
 
 def test_a_value_that_torch_refuses_is_told_in_one_message():
