@@ -45,6 +45,7 @@ DOORS = {
     ("regularizers.registry", "regularizers.user"),  # the user's own method, where torch may be imported
     ("sweep.lab", "sweep.worker"),  # what the server of the lab imports
     ("sweep.lab", "training.ahead"),
+    ("sweep.audits", "audit.command"),
     ("sweep.executors", "sweep.worker"),
     ("sweep.preflight", "training.ahead"),
     ("sweep.ray_executor", "sweep.worker"),

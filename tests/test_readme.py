@@ -47,6 +47,19 @@ def test_the_loss_on_clip_art_is_that_of_the_sweep():
     assert row["n"] == "4"
 
 
+def test_where_dropblock_helps_is_said_with_its_interval():
+    (row,) = [
+        row for row in rows_of(ROOT / "ablations/results/dropblock_fashion_mnist") if row["regularizer"] == "dropblock"
+    ]
+    gain, low, high = (
+        f"{-float(row[name]):.2f}" for name in ("delta_vs_baseline", "delta_ci95_high", "delta_ci95_low")
+    )
+    told = f"{gain} points (95 % interval {low} to {high}, n = {row['n']} pairs, p = {float(row['p_holm']):.3f})"
+    assert row["verdict"] == "helps"
+    assert f"**It helps**, by {told}" in " ".join(README.split())
+    assert float(row["delta_bn_vs_baseline"]) <= float(row["delta_vs_baseline"]), "none of it is BatchNorm's"
+
+
 def test_what_is_said_of_all_sweeps_together_is_so():
     assert len(ROWS) > 5
     every = [row for folder in ON_A_GPU for row in rows_of(folder)]

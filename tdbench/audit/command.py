@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from tdbench.audit.network import Audit, audit_network
-from tdbench.config import Given, load_config
+from tdbench.config import Given, RunConfig, load_config
 from tdbench.data.batches import TrainBatches
 from tdbench.training.facts import facts_of
 from tdbench.training.matching import solve_match
@@ -35,6 +35,15 @@ def audit_run(
         setup.model, insertion, batches, num_batches=num_batches, num_draws=num_draws, seed=setup.config.seed
     )
     return found.with_facts(facts_of(setup, insertion), setup.config.training.batch_size)
+
+
+def audit_rows(trees: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows of `audit.csv` of some runs, as plain data: what a sweep asks.
+
+    Raises:
+        TdbenchError: A network or its data are not available.
+    """
+    return [audit_run(RunConfig.model_validate(tree)).rows() for tree in trees]
 
 
 def first_batches(batches: TrainBatches, num_batches: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -89,6 +89,12 @@ Higher = Annotated[
     bool | None,
     typer.Option("--higher-is-better/--lower-is-better", help="Of the script's metric.", rich_help_panel=_OWN),
 ]
+Audit = Annotated[
+    bool,
+    typer.Option(
+        "--audit", help="First hold each value's regularizer against its configuration.", rich_help_panel=_TRIALS
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the trials and the time; train nothing.")]
 Jobs = Annotated[
     int | None,
@@ -156,6 +162,7 @@ def ablate_command(
     ray_address: RayAddress = None,
     log: options.Log = None,
     slurm: SlurmOptions = None,
+    audit: Audit = False,
     out: options.Out = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -170,7 +177,7 @@ def ablate_command(
     from tdbench.sweep.asked import own_of, plan_sweep
 
     start = Start()
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm)
+    how = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm, audit)
 
     def announce() -> None:
         start.announce("torch", quiet or json)
@@ -184,11 +191,23 @@ def ablate_command(
         if dry_run:
             from tdbench.cli.sweep_tables import print_outlook
 
-            print_outlook(look_ahead(sweep, execution), quiet=quiet, json=json)
+            print_outlook(look_ahead(sweep, how), quiet=quiet, json=json)
         else:
-            run_sweep(sweep, execution, quiet=quiet, json=json)
-    if not dry_run and sweep.unfinished():
+            run_sweep(sweep, how, quiet=quiet, json=json)
+    if not dry_run and (at_fault(sweep, is_audited=audit) or sweep.unfinished()):
         raise typer.Exit(1)
+
+
+def at_fault(sweep: "Sweep", *, is_audited: bool) -> bool:
+    """Return whether the audit of a sweep has found a fault, and say in how many of its values."""
+    from tdbench.store.files import counted
+    from tdbench.store.folders import AUDIT
+
+    values = {row["value"] for row in sweep.folder.read_audit() if row["faults"]} if is_audited else set()
+    if values:
+        told = f"the audit found faults in {counted(len(values), 'value')}: {sweep.folder / AUDIT}"
+        typer.echo(f"tdbench: {told}", err=True)
+    return bool(values)
 
 
 def run_sweep(sweep: "Sweep", execution: "Execution", *, quiet: bool, json: bool, is_shown: bool = True) -> "Tables":

@@ -33,6 +33,7 @@ def audit_command(
     from tdbench.cli.output import say
     from tdbench.config import load_config
     from tdbench.store.files import make_folder, to_csv, to_json, write_atomically
+    from tdbench.store.folders import AUDIT
 
     start = Start()
     if not options.names_user_method(given):
@@ -44,7 +45,7 @@ def audit_command(
     rows = audited.rows()
     if out is not None:
         make_folder(out)
-        write_atomically(out / "audit.csv", to_csv(rows, list(rows[0])).encode())
+        write_atomically(out / AUDIT, to_csv(rows, list(rows[0])).encode())
     if json:
         findings = [{"level": one.level, "text": one.text, "sites": one.sites} for one in audited.findings]
         say(to_json({"sites": rows, "findings": findings}).rstrip())

@@ -13,7 +13,17 @@ from tdbench.cli.output import say
 from tdbench.cli.sweep_terminal import trial_names
 from tdbench.cli.terminal import clock, is_off_target
 from tdbench.store.files import as_text
-from tdbench.store.folders import LOG, PLOT_PDF, PLOT_PNG, PLOT_SVG, SUMMARY_TABLE, SUMMARY_TEXT, SWEEP, TRIALS_TABLE
+from tdbench.store.folders import (
+    AUDIT,
+    LOG,
+    PLOT_PDF,
+    PLOT_PNG,
+    PLOT_SVG,
+    SUMMARY_TABLE,
+    SUMMARY_TEXT,
+    SWEEP,
+    TRIALS_TABLE,
+)
 from tdbench.store.rows import Decision, SummaryRow, TrialState
 from tdbench.sweep.columns import Column, telling
 from tdbench.sweep.outlook import Outlook
@@ -77,7 +87,7 @@ def print_outcome(sweep: Sweep, tables: Tables) -> None:
         say(f"more in {log}")
     for note in off_target(sweep, tables.summary):
         say(note)
-    written = (SUMMARY_TABLE, SUMMARY_TEXT, TRIALS_TABLE, PLOT_PNG, PLOT_SVG, PLOT_PDF, SWEEP)
+    written = (SUMMARY_TABLE, SUMMARY_TEXT, TRIALS_TABLE, PLOT_PNG, PLOT_SVG, PLOT_PDF, SWEEP, AUDIT)
     say(f"files in {sweep.folder.path}: {' '.join(name for name in written if (sweep.folder / name).exists())}")
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from tdbench.errors import ConfigError, FolderError, TdbenchError
+from tdbench.report.audits import audit_table, findings_of, read_audit
 from tdbench.report.of_runs import learning_curves
 from tdbench.report.profiles import sections_of_profile
 from tdbench.report.reading import Sources, read_sources
@@ -108,6 +109,8 @@ def sections_of_run(run: RunSource) -> list[Section]:
     alone = _Alone(run.path, {}, [], [trial], ["run"])
     curve = learning_curves(alone)
     found = [Section("The outcome", words, lines=told)]
+    if audited := read_audit(run.path):
+        found.append(Section("Was it on?", tables=[audit_table(audited)], lines=[*findings_of(audited)]))
     how = Section("How it was run", code=commands_of(run.environments), lines=environment_lines(run.environments))
     return [*found, *([curve] if curve else []), how]
 

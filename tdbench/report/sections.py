@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
+from tdbench.report.audits import audit_table, findings_of, read_audit
 from tdbench.report.charts import Bar, forest, heat_map
 from tdbench.report.of_runs import learning_curves, per_class
 from tdbench.report.rows import Row, number
@@ -89,10 +90,11 @@ def kind_of(row: Row) -> str:
 def figures(sweep: SweepSource) -> Section:
     """Return the table of the sweep."""
     form = form_of(sweep)
+    metric = sweep.metric.replace("_pct", " %").replace("_", " ")
     headings = [
         *sweep.keys,
         "n",
-        f"{sweep.metric}, mean ± std",
+        f"{metric}, mean ± std",
         "difference",
         "its 95 % interval",
         "p (Holm)",
@@ -117,7 +119,6 @@ def figures(sweep: SweepSource) -> Section:
             ]
         )
     better = "more" if MORE_IS_BETTER.get(sweep.metric) else "less"
-    metric = sweep.metric.replace("_pct", " %").replace("_", " ")
     caption = (
         f"{sweep.name}: {metric}, {n_of(sweep.summary)}; paired differences in {sweep.unit}, of which {better} is "
         "better; p by Holm over the values."
@@ -141,9 +142,15 @@ def was_it_on(sweep: SweepSource) -> Section:
     if off:
         words.append(f"Nothing was dropped by {', '.join(off)}: it was not on.")
     caption = "Share of units dropped in per cent: mean, least and most over the runs."
-    return Section(
-        "Was it on?", words, tables=[Table("dropped", caption, ["value", "dropped %", "range", "runs"], rows)]
-    )
+    tables = [Table("dropped", caption, ["value", "dropped %", "range", "runs"], rows)]
+    audited = {trial["trial"]: sweep.label(trial) for trial in sweep.trials}
+    found = [row for row in read_audit(sweep.path) if row.get("trial") in audited]
+    values = [audited[row["trial"]] for row in found]
+    if found:
+        tables.append(audit_table(found, values))
+    else:
+        words.append("The layers were not audited; tdbench ablate --audit holds each against its configuration.")
+    return Section("Was it on?", words, tables=tables, lines=[*findings_of(found, values)])
 
 
 def batch_norm(sweep: SweepSource) -> Section | None:
@@ -166,7 +173,11 @@ def batch_norm(sweep: SweepSource) -> Section | None:
         "secondary, and uncorrected."
     ]
     headings = ["value", "difference", "with BatchNorm re-estimated", "its 95 % interval"]
-    return Section("BatchNorm's share", words, tables=[Table("batch_norm", "Differences in points.", headings, lines)])
+    return Section(
+        "BatchNorm's share",
+        words,
+        tables=[Table("batch_norm", f"Differences in points, {n_of(rows)}; t intervals.", headings, lines)],
+    )
 
 
 def cost(sweep: SweepSource) -> Section | None:
@@ -247,7 +258,10 @@ def secondary(sweep: SweepSource) -> Section | None:
             mean, low, high = (number(row.get(f"delta_{name}{end}")) for end in ("", "_ci95_low", "_ci95_high"))
             cells.append(f"{shown(mean, form)} ({between(low, high, form)})")
         lines.append(cells)
-    caption = "Mean paired differences with t intervals, uncorrected; less is better. No verdict is about them."
+    caption = (
+        f"Mean paired differences, {n_of(rows)}, with t intervals, uncorrected; less is better. No verdict is about "
+        "them."
+    )
     table = Table("secondary", caption, ["value", "test loss", "calibration error (ECE), points", "Brier score"], lines)
     return Section("Loss and calibration", tables=[table])
 

@@ -50,15 +50,24 @@ class Table:
         return f"{shown}\n\n{self.caption}\n"
 
     def latex(self) -> str:
-        """Return the table in LaTeX, for booktabs."""
+        """Return the table in LaTeX, for booktabs; one wider than the page is scaled to it."""
         lines = [" & ".join(map(latex_text, row)) + r" \\" for row in self.rows]
         head = " & ".join(map(latex_text, self.headings)) + r" \\"
         columns = "".join("l" if is_text else "r" for is_text in self.text_columns())
         body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
-        return (
-            "% \\usepackage{booktabs}\n"
-            f"\\begin{{table}}\n\\caption{{{latex_text(self.caption)}}}\n\\label{{tab:{self.name}}}\n\\begin{{tabular}}{{{columns}}}\n{body}\n"
-            "\\end{tabular}\n\\end{table}\n"
+        return "\n".join(
+            [
+                r"% \usepackage{booktabs,graphicx}",
+                r"\begin{table}\centering",
+                f"\\caption{{{latex_text(self.caption)}}}",
+                f"\\label{{tab:{self.name}}}",
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                f"\\begin{{tabular}}{{{columns}}}",
+                body,
+                r"\end{tabular}}",
+                r"\end{table}",
+                "",
+            ]
         )
 
     def write(self, folder: Path) -> None:

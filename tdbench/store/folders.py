@@ -40,6 +40,7 @@ PREDICTIONS = "predictions.npz"  # the outcome of each test image
 CONTENTS, CODE = "contents.json", "user_code.zip"  # what the settings meant, and a copy of the user's code
 LOGGED = "logged.json"  # the id under which loggers know a run or a sweep
 RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, RESULT, CHECKPOINT, PREDICTIONS, CONTENTS, CODE, LOGGED)
+AUDIT = "audit.csv"  # what a regularizer really does, site by site
 LOG = "log.txt"  # of a trial: what its process printed
 
 
@@ -112,6 +113,18 @@ class SweepFolder:
         """Write `summary.csv`; return whether the table is new."""
         text = to_csv((row.cells() for row in rows), SummaryRow.columns(keys))
         return write_if_new(self / SUMMARY_TABLE, text.encode())
+
+    def read_audit(self) -> list[dict[str, str]]:
+        """Return the rows of `audit.csv`; none where there are none that can be read."""
+        with suppress(OSError, ValueError, csv.Error):
+            rows = list(csv.DictReader(io.StringIO(read_file(self / AUDIT).decode(), newline="")))
+            if all({"trial", "value", "site", "faults"} <= {*row} and None not in row.values() for row in rows):
+                return rows
+        return []
+
+    def write_audit(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `audit.csv`."""
+        write_atomically(self / AUDIT, to_csv(rows, list(rows[0])).encode())
 
     def remember_summary(self, trials: Any, rows: Iterable[SummaryRow]) -> None:
         """Keep the summary with all digits, so that a finished sweep needs no statistics to print it again.

@@ -17,6 +17,7 @@ from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep
 from tdbench.sweep import lab
 from tdbench.sweep.asked import Params, own_of, plan_sweep
+from tdbench.sweep.audits import audit_values, check_auditable
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.outlook import Outlook, outlook_of
 from tdbench.sweep.own.plan import Function
@@ -77,6 +78,7 @@ def ablate(
     ray_address: str | None = None,
     log: str | Sequence[str] | None = None,
     slurm: str | Mapping[str, Any] | None = None,
+    audit: bool = False,
     dry_run: bool = False,
     trust: bool = False,
     command: str | None = None,
@@ -89,9 +91,8 @@ def ablate(
     The arguments are those of `tdbench ablate`. A trial that fails is a row with its reason, and no exception.
 
     Args:
-        config: An experiment or a run's configuration: a YAML file, a tree of keys, or a configuration. None, where no
-            data are named: a fifth of the digits, 10 epochs in batches of 32. Or a function of your own as the trials:
-            `(values, seed, out)` to its figures, a number or a table of them.
+        config: An experiment or a run: a YAML file, a tree of keys, or a configuration; None: a fifth of the digits,
+            10 epochs. Or a function of your own as the trials: `(values, seed, out)` to a figure or a table of them.
         param: What to vary: `{"block_size": [1, 3, 5]}`, several keys for a grid; or KEY, or KEY=VALUES, as text.
         values: VALUES as text, for each KEY of `param` that has none.
         seeds: `"3..20"`: 3, and up to 20 for a value that is undecided; how many; or which. None: as asked, or `3..10`.
@@ -99,7 +100,7 @@ def ablate(
         metric: What the verdicts are about, of the fields of `result.json` such as `test_error_pct` and `test_loss`.
         smallest: The smallest difference that matters, in per cent points; a value within it is `equivalent`.
         out: The sweep folder; None: one of its own under `runs/`.
-        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm: See `Execution`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm, audit: `Execution`.
         dry_run: Run nothing; return the `Outlook`.
         trust: Let code run that a YAML file names and the arguments do not.
         command, read, higher_is_better: A script of your own as the trials: see `own.script`.
@@ -108,14 +109,14 @@ def ablate(
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm)
+    how = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm, audit)
     own = own_of(command, read, higher_is_better)
     with lab.stand_ins(), trusting([param, values, settings], trust):
         plan = plan_sweep(config, param, values, seeds, baseline, settings, metric, smallest, own=own)
         sweep = open_sweep(plan, default_folder(plan) if out is None else folder_given(out), fresh=fresh)
         if dry_run:
-            return look_ahead(sweep, execution)
-        run_missing(sweep, execution)
+            return look_ahead(sweep, how)
+        run_missing(sweep, how)
     return read_sweep(sweep.folder.path)
 
 
@@ -160,21 +161,16 @@ def run_missing(
         Interrupted: `should_stop` said so, and there is something left to do.
         TdbenchError: Something is missing, or a file cannot be written; the trials are intact.
     """
-    slots = executor = None
-    if sweep.missing(execution.retry_failed, execution.fresh):
-        slots = slots_for(sweep, execution)
-        executor = execution.executor_in(slots)
+    if execution.audit:
+        check_auditable(sweep.plan)
+    is_missing = bool(sweep.missing(execution.retry_failed, execution.fresh))
+    slots = slots_for(sweep, execution) if is_missing or execution.audit else None
+    executor = execution.executor_in(slots) if is_missing and slots is not None else None
     try:
         with held(sweep.folder.path):
             sweep.look_again()  # another process may have been at it meanwhile
             missing = sweep.missing(execution.retry_failed, execution.fresh)
-            if missing and slots is not None:
-                if not sweep.plan.experiment.is_own:
-                    tell("checking the data, networks and sites of the trials ...")
-                sweep.plan.check((sweep.plan.trials[digest] for digest in missing), slots)
-            remove_unfinished(sweep.folder.path)
-            sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
-            sweep.folder.write_contents(sweep.plan.contents())
+            make_ready(sweep, missing, execution, slots, tell)
             sweep_log = SweepLog(execution.log or (), sweep.folder.path, sweep.plan.keys, fresh=execution.fresh)
             try:
                 if missing and slots is not None and executor is not None:
@@ -196,6 +192,21 @@ def run_missing(
     return tables
 
 
+def make_ready(
+    sweep: Sweep, missing: Sequence[str], execution: Execution, slots: Slots | None, tell: Callable[[str], None]
+) -> None:
+    """Check what is missing, make the folder the sweep's own, and audit its values where that is asked for."""
+    if missing and slots is not None:
+        if not sweep.plan.experiment.is_own:
+            tell("checking the data, networks and sites of the trials ...")
+        sweep.plan.check((sweep.plan.trials[digest] for digest in missing), slots)
+    remove_unfinished(sweep.folder.path)
+    sweep.folder.write_sweep(sweep.plan.tree())  # from here on the folder is this sweep's
+    sweep.folder.write_contents(sweep.plan.contents())
+    if execution.audit and slots is not None:
+        audit_values(sweep, slots.environments[0], tell, fresh=execution.fresh)
+
+
 def slots_for(sweep: Sweep, execution: Execution) -> Slots:
     """Return the places for a sweep's trials, which get their share of the threads; the lab's server is started."""
     slots = sweep.plan.slots(execution)
@@ -209,6 +220,8 @@ def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
     Raises:
         TdbenchError: The sweep would be refused.
     """
+    if execution.audit:
+        check_auditable(sweep.plan)
     missing = sweep.missing(execution.retry_failed, execution.fresh)
     at_most = list(sweep.records) if execution.fresh else sorted({*missing, *sweep.at_most()})
     left_s: tuple[float | None, float | None] = (0.0, 0.0)

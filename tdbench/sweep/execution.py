@@ -32,6 +32,7 @@ class Execution:
         ray_address: The cluster; None: a Ray of this machine's own.
         log: Loggers that take down trials and verdicts too, such as `wandb,tensorboard`, or several such texts.
         slurm: What each Slurm job asks for, `partition=gpu,time=2:00:00,memory=16G,gpus=1,cpus=4`, or a table of that.
+        audit: Hold the regularizer of each value against its configuration first, into `audit.csv`.
 
     Raises:
         ConfigError: A choice does not exist, or would be ignored.
@@ -47,6 +48,7 @@ class Execution:
     ray_address: str | None = None
     log: str | Sequence[str] | None = None
     slurm: str | Mapping[str, Any] | None = None
+    audit: bool = False
 
     def __post_init__(self) -> None:
         for flag, number in {"jobs": self.jobs, "per-gpu": self.per_gpu, "trial-timeout": self.trial_timeout}.items():

@@ -166,6 +166,12 @@ def test_columns_of_text_are_left_and_those_of_numbers_right():
     assert r"\begin{tabular}{lrl}" in table.latex()
 
 
+def test_a_table_that_is_wider_than_the_page_is_scaled_to_it():
+    text = Table("t", "", ["a", "b"], [["1", "2"]]).latex()
+    assert r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" in text
+    assert text.count("{") == text.count("}")
+
+
 def test_latex_shows_what_it_would_obey():
     table = Table("t", "50 % of a_b & c", ["a_b", "x"], [["{γ}", "−1 ± 2"]])
     assert r"50 \% of a\_b \& c" in table.latex()
