@@ -14,11 +14,18 @@ class DropMeter:
     def __init__(self, device: torch.device) -> None:
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)
 
-    def add(self, num_dropped: Tensor, num_units: int) -> None:
+    def on(self, device: torch.device) -> Tensor:
+        """Return the counts, int64 (2,) of dropped units and of all, on a device: what a kernel adds to by itself."""
+        if self.counts.device != device:
+            self.counts = self.counts.to(device)
+        return self.counts
+
+    def add(self, num_dropped: Tensor | int, num_units: int) -> None:
         """Add one batch: `num_dropped` of its `num_units` units were set to zero by the layer's mask."""
-        if self.counts.device != num_dropped.device:
-            self.counts = self.counts.to(num_dropped.device)
-        self.counts[0] += num_dropped
+        if isinstance(num_dropped, Tensor):
+            self.on(num_dropped.device)[0] += num_dropped
+        elif num_dropped:
+            self.counts[0] += num_dropped
         self.counts[1] += num_units
 
     def read(self, reset: bool = False) -> tuple[int, int]:
@@ -96,8 +103,7 @@ class Regularizer(nn.Module):
             return x
         is_off = self.rate == 0 or x.numel() == 0  # a step is recorded when a strength that rises has left 0
         out, num_dropped = self.untouched(x) if is_off else self.drop(x)
-        if self.meter is not None:
-            self.meter.add(num_dropped, x.numel())
+        self.count(num_dropped, x)
         return out
 
     def after_relu(self, x: Tensor) -> Tensor:
@@ -129,12 +135,21 @@ class Regularizer(nn.Module):
         """Return how many of a sample's channels, those that rank highest by `scores`, may lose units; None: all."""
         return None
 
-    def untouched(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `x` itself and a count of zero, as `drop` does where there is nothing to drop."""
-        return x, torch.zeros((), dtype=torch.int64, device=x.device)
+    def count(self, num_dropped: Tensor | int | None, x: Tensor) -> None:
+        """Tell the meter, if there is one, what `drop` has said of `x`."""
+        if self.meter is not None and num_dropped is not None:
+            self.meter.add(num_dropped, x.numel())
 
-    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the regularized feature map and the number of units that its mask sets to zero (0-dim, int64)."""
+    def untouched(self, x: Tensor) -> tuple[Tensor, int]:
+        """Return `x` itself and a count of zero, as `drop` does where there is nothing to drop."""
+        return x, 0
+
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor | int | None]:
+        """Return the regularized feature map and the number of units that its mask sets to zero.
+
+        The number is a tensor (0-dim, int64), so that nobody waits for it, or an integer that is known beforehand; None
+        where the layer has added it to `meter` itself.
+        """
         raise NotImplementedError
 
 

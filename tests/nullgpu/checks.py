@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.launches import AIMS, NETWORKS, STEP_AIMS, counted
+from benchmarks.launches import AIMS, NETWORKS, NUM_SITES, STEP_AIMS, counted
 from tdbench import load_config
 from tdbench.audit import measure
 from tdbench.audit.passage import ratios
@@ -51,7 +51,9 @@ def steps(run, first, last):
 def test_a_step_takes_no_more_launches_than_it_is_to_and_does_not_wait(model):
     keys = {"model": model, "batch_size": NETWORKS[model], "precision": "bf16", "regularizer": "targetdrop"}
     eager = counted({**keys, "hardware.graph": "never"})["step"]
+    bare = counted({**keys, "hardware.graph": "never", "regularizer": "none"})["step"]
     assert eager.launches <= STEP_AIMS[model]
+    assert (eager.launches - bare.launches) / NUM_SITES <= AIMS["never", "site"]
     assert (eager.copies_in, eager.copies_out, eager.syncs) == (0, 0, 0)
     recorded = counted({**keys, "hardware.graph": "auto"})["step"]
     assert (recorded.graphs, recorded.launches) == (1, AIMS["auto", "step"] - 1)

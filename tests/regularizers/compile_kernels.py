@@ -32,7 +32,8 @@ def main() -> None:
         assert machine_code(gpu.drop_kernel, "bf16", RELU=True, WIDTH=7, **layout)
         assert machine_code(gpu.relu_backward_kernel, "fp16", **layout)
     for rescale in ("channel", "layer"):
-        assert machine_code(gpu.choose_kernel, "", RESCALE=rescale, BLOCK_C=16, BLOCK_RIVALS=16)
+        sizes = {"BLOCK_C": 16, "BLOCK_RIVALS": 16}
+        assert machine_code(gpu.choose_kernel, "", RESCALE=rescale, COUNTS=rescale == "channel", **sizes)
 
 
 if __name__ == "__main__":

@@ -206,10 +206,12 @@ def test_triton_can_be_switched_off_be_missing_or_find_an_old_gpu(one_gpu):
         assert fused.fused_form(x, True) is None
     with one_gpu.context() as patch:
         patch.setitem(sys.modules, "tdbench.regularizers.targetdrop.gpu", None)
-        patch.setattr(fused, "imports", fused.imports.__wrapped__)  # which would remember the other answer
+        for asked in ("imports", "supports_triton"):  # which would remember the other answer
+            patch.setattr(fused, asked, getattr(fused, asked).__wrapped__)
         assert fused.fused_form(x, True) is None
     with one_gpu.context() as patch:
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+        patch.setattr(fused, "supports_triton", fused.supports_triton.__wrapped__)
         assert fused.fused_form(x, True) is None
     assert fused.fused_form(x, True) is fused.by_triton
 

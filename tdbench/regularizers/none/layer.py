@@ -8,7 +8,7 @@ from tdbench.regularizers.base import Regularizer
 class Identity(Regularizer):
     """Passes the feature map on and drops nothing."""
 
-    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def drop(self, x: Tensor) -> tuple[Tensor, int]:
         return self.untouched(x)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:

@@ -7,11 +7,13 @@ in the last few bits only may rank differently than in the plain form.
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tdbench.regularizers.base import DropMeter
 from tdbench.regularizers.kernels import constant_in_graphs, imports, modules_named, runs_cpp
 from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.targetdrop import Region, Rescale
@@ -36,8 +38,8 @@ class Knobs(NamedTuple):
 
 
 Weights = tuple[Tensor, Tensor]  # W1 (hidden, C) and W2 (C, hidden) of the attention
-# (x, scores, weights, knobs, relu) -> (the dropped map, the number of units dropped); see `by_triton`.
-Form = Callable[[Tensor, Tensor | None, Weights | None, Knobs, bool], tuple[Tensor, Tensor]]
+# (x, scores, weights, knobs, relu, meter) -> (the dropped map, the number of units dropped); see `by_triton`.
+Form = Callable[[Tensor, Tensor | None, Weights | None, Knobs, bool, DropMeter | None], tuple[Tensor, Tensor | None]]
 
 
 def fused_form(x: Tensor, is_deterministic: bool) -> Form | None:
@@ -69,14 +71,18 @@ def fused_form(x: Tensor, is_deterministic: bool) -> Form | None:
 @constant_in_graphs
 def runs_triton(device: torch.device) -> bool:
     """Return whether Triton is installed, supports this GPU, and is not switched off by TDBENCH_TRITON=0."""
-    if os.environ.get("TDBENCH_TRITON") == "0" or torch.cuda.get_device_capability(device) < (7, 0):
-        return False
-    return all(imports(name) for name in modules_named("gpu"))
+    return os.environ.get("TDBENCH_TRITON") != "0" and supports_triton(device)
+
+
+@cache  # torch takes as long to say it as a launch takes
+def supports_triton(device: torch.device) -> bool:
+    """Return whether Triton is installed and supports this GPU."""
+    return torch.cuda.get_device_capability(device) >= (7, 0) and all(imports(name) for name in modules_named("gpu"))
 
 
 def by_cpp(
-    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool, meter: DropMeter | None
+) -> tuple[Tensor, Tensor | None]:
     """Do as `by_triton`, on a CPU, where nothing is drawn at random and the scores need no gradient."""
     from tdbench.regularizers.targetdrop import cpu
 
@@ -85,8 +91,8 @@ def by_cpp(
 
 
 def by_triton(
-    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, scores: Tensor | None, weights: Weights | None, knobs: Knobs, relu: bool, meter: DropMeter | None
+) -> tuple[Tensor, Tensor | None]:
     """Return `x` (N, C, H, W), or relu(x), with its target regions dropped, and the number of units dropped.
 
     Random numbers are drawn by the plain form's code, so that the masks are the same. torch.compile gets the last pass
@@ -98,6 +104,8 @@ def by_triton(
         weights: Those of the attention; None: the scores are the channel means.
         knobs: How much is dropped, and where.
         relu: `x` is the map before its ReLU; in eager mode only, and with scores that need no gradient.
+        meter: Where units are counted: in eager mode, and where nothing is drawn, the kernels do that, and the number
+            is None.
     """
     from tdbench.regularizers.targetdrop import gpu as kernels
 
@@ -105,6 +113,7 @@ def by_triton(
     radius = radius_of(block_size, x)
     height, width = x.shape[2:]
     compiling = torch.compiler.is_compiling()
+    counts = None if meter is None or compiling else meter.on(x.device)
     with nullcontext() if compiling else torch.cuda.device_of(x):
         means, peaks = kernels.squeeze(x.detach(), relu)
         scores = excite(means, weights) if scores is None else scores
@@ -112,14 +121,14 @@ def by_triton(
         if draws(x.shape[1], drop_ratio, target_fraction, region):
             windows = choose_windows(x, ranked, drop_ratio, block_size, target_fraction, region, generator, peaks)
             centres = centres_by_channel(x, windows).int()
-            scale, area = scales(x, windows, rescale), windows.area
+            scale, area, counts = scales(x, windows, rescale), windows.area, None
         else:
             ranked = ranked if ranked.dtype == torch.float64 else ranked.float()
             num_targets = share_of(drop_ratio, x.shape[1])
             centres, scale, area = kernels.choose(
-                ranked.contiguous(), peaks, num_targets, height, width, radius, rescale
+                ranked.contiguous(), peaks, num_targets, height, width, radius, rescale, counts
             )
         out = drop_dense(x, centres, scale, radius) if compiling else kernels.drop(x, centres, scale, radius, relu)
     if scores.requires_grad:
         out = straight_through(out, x.detach(), scores.sigmoid(), centres, peaks, radius, scale)
-    return out, area.sum()
+    return out, area.sum() if counts is None else None

@@ -80,12 +80,14 @@ def choose(
     width: int,
     radius: int,
     rescale: str,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Place a window around the peak of each of the `num_targets` channels of a sample that have the largest scores.
 
     Args:
         scores: (N, C), fp32 or fp64; of equal ones the lowest channel wins, and NaN is +inf.
         peaks, num_targets, height, width, radius, rescale: As `squeeze` finds them; K; H; W; (k - 1) / 2; a `Rescale`.
+        counts: Of a meter, int64 (2,): the units in the windows and all units are added to them. None: they are not.
 
     Returns:
         The centres, int32 (N, C), -1 where there is no window; λ, fp32 (N, C); the units in the windows, int64 (N,).
@@ -96,8 +98,10 @@ def choose(
     area = torch.empty(num_samples, device=scores.device, dtype=torch.int64)
     block_c = power_of_2(int(num_channels))
     choose_kernel[(num_samples,)](
-        *(scores, peaks, centres, scale, area, num_channels, num_targets, height, width, radius),
+        *(scores, peaks, centres, scale, area, area if counts is None else counts),
+        *(num_channels, num_targets, height, width, radius),
         RESCALE=rescale,
+        COUNTS=counts is not None,
         BLOCK_C=block_c,
         BLOCK_RIVALS=min(block_c, max(1, 4096 // block_c)),
     )

@@ -78,12 +78,14 @@ def choose_kernel(
     centres_ptr,
     scale_ptr,
     area_ptr,
+    counts_ptr,
     num_channels,
     num_targets,
     height,
     width,
     radius,
     RESCALE: tl.constexpr,
+    COUNTS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_RIVALS: tl.constexpr,
 ):
@@ -118,6 +120,9 @@ def choose_kernel(
     tl.store(centres_ptr + at, tl.where(target, peak, -1), mask=exists)
     tl.store(scale_ptr + at, scale, mask=exists)
     tl.store(area_ptr + sample, dropped.to(tl.int64))
+    if COUNTS:  # whole numbers, so that the order of the samples makes no difference
+        tl.atomic_add(counts_ptr, dropped.to(tl.int64))
+        tl.atomic_add(counts_ptr + 1, tl.sum(exists.to(tl.int64), axis=0) * height * width)
 
 
 @triton.jit

@@ -72,7 +72,7 @@ def target_drop2d(
     fused = fused_form(x, is_deterministic=not is_drawn and scores.dtype in NARROW_DTYPES)
     if fused is not None:
         knobs = Knobs(drop_ratio, block_size, target_fraction, region, rescale, generator)
-        return fused(x, scores, None, knobs, False)[0]
+        return fused(x, scores, None, knobs, False, None)[0]
     windows = choose_windows(x.detach(), scores, drop_ratio, block_size, target_fraction, region, generator)
     return drop_windows(x, windows, scales(x, windows, rescale))
 
@@ -145,7 +145,7 @@ class TargetDrop2d(Regularizer):
             else:
                 self.register_buffer(name, weight)
 
-    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor | int | None]:
         if x.dim() != 4 or x.shape[1] != self.channels or not x.is_floating_point():
             rule = f"a floating-point tensor (N, {self.channels}, H, W)"
             raise ValueError(f"x must be {rule}, got {x.dtype} {tuple(x.shape)}")
@@ -174,38 +174,40 @@ class TargetDrop2d(Regularizer):
         acts = self.training and drop_ratio > 0 and not has_hooks(self)  # hooks must get relu(x)
         fits = x.dim() == 4 and x.shape[1] == self.channels and x.numel() > 0
         compiler_fuses = torch.compiler.is_compiling() and x.device.type != "cpu"  # the ReLU with what is around it
-        fuses = acts and fits and not (self._is_trained() or compiler_fuses)
-        fused = self._drop_by_kernels(x, drop_ratio, relu=True) if fuses else None
+        fused = self._drop_by_kernels(x, drop_ratio, relu=True) if acts and fits and not compiler_fuses else None
         if fused is None:
             return super().after_relu(x)
         out, num_dropped = fused
-        if self.meter is not None:
-            self.meter.add(num_dropped, x.numel())
+        self.count(num_dropped, x)
         return out
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the attention logits (N, C) of a feature map; their sigmoid, the paper's M, saturates in fp32."""
-        scores, weights = self._attention(x)
-        return excite(channel_means(x), weights) if scores is None else scores
+        scores = self._random_scores(x)
+        return excite(channel_means(x), self._weights()) if scores is None else scores
 
-    def _attention(self, x: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-        """Return scores (N, C) that need no channel means, or else the weights that map means to scores, if any."""
-        if self.attention == "random":
-            return uniform(x.shape[:2], self.generator, x.device), None
-        return None, None if self.fc1 is None or self.fc2 is None else (self.fc1, self.fc2)
+    def _random_scores(self, x: Tensor) -> Tensor | None:
+        """Return the scores (N, C) of the attention that needs no channel means; None: it needs them."""
+        return uniform(x.shape[:2], self.generator, x.device) if self.attention == "random" else None
 
-    def _is_trained(self) -> bool:
-        """Return whether the attention's weights need a gradient."""
-        return any(weight is not None and weight.requires_grad for weight in (self.fc1, self.fc2))
+    def _weights(self) -> tuple[Tensor, Tensor] | None:
+        """Return the weights that map channel means to scores; None: the attention has none."""
+        fc1, fc2 = self.fc1, self.fc2
+        return None if fc1 is None or fc2 is None else (fc1, fc2)
 
-    def _drop_by_kernels(self, x: Tensor, drop_ratio: float, relu: bool = False) -> tuple[Tensor, Tensor] | None:
-        """Return the result of compiled kernels, or None where they do not apply; a subclass may differ from them."""
+    def _drop_by_kernels(self, x: Tensor, drop_ratio: float, relu: bool = False) -> tuple[Tensor, Tensor | None] | None:
+        """Return the result of compiled kernels, or None where they do not apply; a subclass may differ from them.
+
+        The count is None where the kernels have added it to the meter. With `relu` the weights must not be trained.
+        """
+        weights = self._weights()
+        is_trained = weights is not None and (weights[0].requires_grad or weights[1].requires_grad)
         is_drawn = draws(self.channels, drop_ratio, self.target_fraction, self.region)
-        fused = fused_form(x, is_deterministic=not (is_drawn or self._is_trained()))
-        if fused is None or type(self) is not TargetDrop2d:
+        fused = fused_form(x, is_deterministic=not (is_drawn or is_trained))
+        if fused is None or (relu and is_trained) or type(self) is not TargetDrop2d:
             return None
-        knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator
-        return fused(x, *self._attention(x), Knobs(*knobs), relu)
+        knobs = Knobs(drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator)
+        return fused(x, self._random_scores(x), weights, knobs, relu, self.meter)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return K / C times the mean area of a window whose centre is uniform over the map."""

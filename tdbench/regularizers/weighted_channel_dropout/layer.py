@@ -29,7 +29,7 @@ class WeightedChannelDropout(Regularizer):
             raise ValueError(f"rescale must be selected or kept, got {rescale!r}")
         self.ratio, self.keep, self.rescale = ratio, keep, rescale
 
-    def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def drop(self, x: Tensor) -> tuple[Tensor, Tensor | int]:
         ratio, keep = (1 - (1 - share) * self.strength for share in (self.ratio, self.keep))
         if ratio == keep == 1:
             return self.untouched(x)
