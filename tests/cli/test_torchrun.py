@@ -39,7 +39,7 @@ class Halves(nn.Module):
 
     def forward(self, x):
         self.num_steps += self.training
-        if os.environ.get("FAILS", "none") == os.environ.get("RANK") and self.num_steps == 20:
+        if os.environ.get("FAILS", "none") in (os.environ.get("RANK"), "all") and self.num_steps == 20:
             raise MemoryError("none is left")
         return (self.odd if self.num_steps % 2 else self.even)(self.stem(x))
 
@@ -76,6 +76,20 @@ def leave(self):  # a message that arrives in process 0 in the two seconds above
 _Joined.leave = leave
 sys.exit(main(sys.argv[1:]))
 """
+
+FAILS_LATE = LATE.replace(
+    """_Joined.leave = leave
+""",
+    """agree = _Joined.first_failure
+
+def first_failure(self, error):
+    first = agree(self, error)
+    leave(self)
+    return first
+
+_Joined.first_failure = first_failure
+""",
+)
 
 
 class Torchrun:
@@ -325,3 +339,16 @@ def test_a_message_that_is_let_go_of_late_does_not_abort_a_process_at_its_end(to
     done = torchrun("--max-steps", "1", "--out", "run", program=("late.py",))
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "done"
+
+
+def test_nor_one_that_has_failed(torchrun, tmp_path):
+    assert FAILS_LATE != LATE
+    (tmp_path / "late.py").write_text(FAILS_LATE)
+    (tmp_path / "code.py").write_text(CODE)
+    failed = torchrun(
+        *("--model", "code.py:make_model", "--regularizer", "none", *LONG, "--out", "run"),
+        program=("late.py",),
+        FAILS="all",
+    )
+    assert "MemoryError: none is left" in "".join(said(failed))
+    assert 1 in exit_codes(failed) <= {1, -signal.SIGTERM}, failed.err  # torchrun ends the other one
