@@ -17,6 +17,10 @@ from torch import Tensor, nn
 
 from tdbench.config import AugmentConfig
 from tdbench.data.seeds import derive_seed
+from tdbench.errors import ConfigError
+
+MIXING = ("mixup", "cutmix")
+OF_COLOURS = ("randaugment", "trivial_augment", "color_jitter")
 
 
 @contextmanager
@@ -25,6 +29,35 @@ def drawing_from(*seed: Any) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(*seed))  # torch.manual_seed would seed the GPUs too
         yield
+
+
+def check_suits(config: AugmentConfig, num_channels: int, num_classes: int, batch_size: int) -> None:
+    """Check that what is configured can be done to the images, and does something to them.
+
+    Args:
+        config: Which augmentations, and how strong.
+        num_channels, num_classes: Of the images.
+        batch_size: Those that are mixed with each other.
+
+    Raises:
+        ConfigError: It cannot, or does not.
+    """
+    for key, value in config:
+        if value and key in MIXING and num_classes < 2:
+            raise ConfigError(
+                f"augment.{key} must be 0 on images of one class, got {value}: there is nothing to mix their labels "
+                "with"
+            )
+        if value and key in MIXING and batch_size < 2:
+            raise ConfigError(
+                f"augment.{key} must be 0 where a process has batches of one image, got {value}: there is no other to "
+                "mix it with"
+            )
+        if value and key in OF_COLOURS and num_channels not in (1, 3):
+            raise ConfigError(
+                f"augment.{key} must be left out for images of {num_channels} channels, got {str(value).lower()}: it "
+                "is for grey images and RGB"
+            )
 
 
 class Augmentation:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdbench.config import RunConfig
-from tdbench.data.augmentation import Augmentation
+from tdbench.data.augmentation import Augmentation, check_suits
 from tdbench.data.images import ImageSet, StreamedImages
 from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData
@@ -110,7 +110,7 @@ class TrainBatches:
         share: (index, count): the share of every batch made here, where several processes train one network.
 
     Raises:
-        ConfigError: The batch size or the crop padding does not suit the images, or the batch size the processes.
+        ConfigError: The batch size or an augmentation does not suit the images, or the batch size the processes.
     """
 
     def __init__(
@@ -141,11 +141,7 @@ class TrainBatches:
             raise ConfigError(f"augment.crop_padding must be at most {side}, the images' side, got {self.padding}")
         self.flip = data.source.flip if config.augment.flip is None else config.augment.flip
         self.side, self.hole_size = side, config.augment.cutout
-        if data.num_classes < 2 and (config.augment.mixup or config.augment.cutmix):
-            raise ConfigError(
-                f"augment.{'mixup' if config.augment.mixup else 'cutmix'} must be 0 on images of one class, got "
-                f"{config.augment.mixup or config.augment.cutmix}: there is nothing to mix their labels with"
-            )
+        check_suits(config.augment, data.image_shape[0], data.num_classes, self.share_size)
         self._augmentation = Augmentation(config.augment, config.seed, data.image_shape[1:], data.num_classes)
         self._images = _Images(data.train, data, config, device, layout)
         self._crops: Tensor | None = None

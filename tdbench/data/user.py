@@ -133,19 +133,28 @@ def arrays(which: str, images: Any, labels: Any) -> ImageSet:
     Raises:
         DataError: They are of another type, shape or number.
     """
-    pixels, classes = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu()
+    pixels, classes = as_tensor(images).cpu(), as_tensor(labels).cpu()
     if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[2] != pixels.shape[3] or not len(pixels):
         raise DataError(
             f"{which} must have images uint8 (N, C, H, W), at least one, as high as wide, got {described(pixels)}"
         )
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool or classes.dim() != 1:
         raise DataError(f"{which} must have labels that are whole numbers (N,), got {described(classes)}")
-    if len(classes) != len(pixels) or int(classes.min()) < 0:
+    classes = classes.long()
+    lowest = min(classes.tolist(), default=0)
+    if len(classes) != len(pixels) or lowest < 0:
         raise DataError(
-            f"{which} must have a label from 0 for each image, got {len(classes)} from {int(classes.min())} for "
+            f"{which} must have a label from 0 for each image, got {len(classes)} from {lowest} for "
             f"{len(pixels)} images"
         )
-    return ImageSet(pixels.contiguous(), classes.long())
+    return ImageSet(pixels.contiguous(), classes)
+
+
+def as_tensor(values: Any) -> Tensor:
+    """Return values as a tensor; an array that torch does not take as it is, is copied."""
+    if isinstance(values, np.ndarray):
+        values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
+    return torch.as_tensor(values)
 
 
 def item_of(which: str, part: Any, number: int, config: DataConfig) -> tuple[Tensor, int]:
@@ -178,7 +187,7 @@ def pixels_of(which: str, image: Any, config: DataConfig) -> Tensor:
         return squared(image, config.image_size, config.resize_size or config.image_size)
     if not isinstance(image, (Tensor, np.ndarray)):
         raise DataError(f"{which} must have a PIL image or uint8 pixels, got {type(image).__name__}")
-    pixels = torch.as_tensor(image)
+    pixels = as_tensor(image)
     if pixels.dim() == 2:
         pixels = pixels.unsqueeze(0)
     is_first, is_last = (pixels.dim() == 3 and pixels.shape[axis] in CHANNELS for axis in (0, -1))

@@ -162,6 +162,21 @@ def test_one_class_alone_cannot_be_mixed(name):
         augmented(name, data=one)
 
 
+@pytest.mark.parametrize("name", MIXING)
+def test_an_image_alone_in_its_batch_cannot_be_mixed(name):
+    with pytest.raises(
+        ConfigError, match=rf"augment\.{name} must be 0 where a process has batches of one image, got 1\.0"
+    ):
+        batches_of(data_of(IMAGES), **{f"augment.{name}": 1.0, "batch_size": 1})
+
+
+@pytest.mark.parametrize("name", ["randaugment", "trivial_augment", "color_jitter"])
+def test_what_changes_colours_is_refused_where_there_are_other_channels(name):
+    two = data_of(IMAGES[:, :1].expand(-1, 2, -1, -1))
+    with pytest.raises(ConfigError, match=rf"augment\.{name} must be left out for images of 2 channels, got "):
+        augmented(name, data=two)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -53,9 +53,20 @@ def each(make: Any) -> Pairs:
     return Pairs([(make(image), label) for image, label in zip(PIXELS, LABELS.tolist(), strict=True)])
 
 
+def read_only(values: np.ndarray) -> np.ndarray:
+    copy = values.copy()
+    copy.setflags(write=False)
+    return copy
+
+
 FORMS = {
     "tensors": PAIR,
     "arrays": (PIXELS.numpy(), LABELS.numpy().astype(np.uint8)),
+    "read-only arrays": (read_only(PIXELS.numpy()), read_only(LABELS.numpy())),
+    "arrays that run backwards": (PIXELS.flip(1).numpy()[:, ::-1], LABELS.flip(0).numpy()[::-1]),
+    "labels of 16 bits without a sign": (PIXELS.numpy(), LABELS.numpy().astype(np.uint16)),
+    "labels of the other byte order": (PIXELS.numpy(), LABELS.numpy().astype(">i4")),
+    "BGR images turned into RGB": each(lambda image: image.flip(0).permute(1, 2, 0).numpy()[..., ::-1]),
     "a list of labels": [PIXELS, LABELS.tolist()],
     "tensors in a data set": torch.utils.data.TensorDataset(PIXELS, LABELS),
     "channels last": each(lambda image: image.permute(1, 2, 0)),
@@ -66,6 +77,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.filterwarnings("error")
 def test_each_form_of_the_same_images_gives_the_same_images(form: str) -> None:
     train, test, classes = read(FORMS[form], PAIR, image_size=8)
     for one in (train, test):
@@ -108,6 +120,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], str]] = {
     "no items": ((Pairs([]), PAIR), "train must have images .* at least one"),
     "another size in test": ((PAIR, (PIXELS[..., 1:, 1:], LABELS)), "one shape, got 3×8×8 and 3×7×7"),
     "fewer labels": (((PIXELS, LABELS[1:]), PAIR), "got 5 from 0 for 6 images"),
+    "no labels": (((PIXELS, LABELS[:0]), PAIR), "got 0 from 0 for 6 images"),
     "negative labels": (((PIXELS, LABELS - 1), PAIR), "got 6 from -1"),
     "labels of probabilities": (((PIXELS, LABELS / 1), PAIR), r"labels that are whole numbers .* got float32 \(6,\)"),
     "one-hot labels": (((PIXELS, torch.eye(6).long()), PAIR), r"got int64 \(6, 6\)"),
