@@ -54,6 +54,15 @@ class Section(BaseModel):
             raise OutOfRange("neither true nor false", value)
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_on_the_command_line(cls, value: Any, info: Any) -> Any:
+        """Take `0.3,0.6` for the list that it is on the command line, and one number for a list of one."""
+        annotation = cls.model_fields[info.field_name].annotation
+        if tuple[float, ...] not in (annotation, *get_args(annotation)):
+            return value
+        return value.split(",") if isinstance(value, str) else [value] if isinstance(value, (int, float)) else value
+
     def uses(self) -> dict[str, str | None]:
         """Return, of keys beside those that are declared with `needs`, what `used` tells of them."""
         return {}

@@ -96,7 +96,11 @@ def of_kind(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         parts = value.split(",") if isinstance(value, str) else value
         try:
-            return [of_kind(key, part, one) for part, one in zip(parts, default, strict=True)]
+            pairs = [*zip(parts, default, strict=True)]
+            return [
+                None if one is None and part in (None, "null") else of_kind(key, part, one or 0.0)
+                for part, one in pairs
+            ]
         except (TypeError, ValueError):
             raise ValueError(f"{key} must be {len(default)} numbers, such as {list(default)}, got {value!r}") from None
     if isinstance(default, bool):

@@ -196,11 +196,18 @@ class ModelConfig(Section):
     def _same_from_everywhere(cls, value: Path | None) -> Path | None:
         return None if value is None else Path(os.path.abspath(expanded(value)))
 
+    @field_validator("input_mean")
+    @classmethod
+    def _is_of_scaled_images(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not all(0 <= mean <= 1 for mean in value):
+            raise OutOfRange("numbers between 0 and 1, to which images are scaled", list(value))
+        return value
+
     @field_validator("input_std")
     @classmethod
-    def _divides(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and not all(deviation > 0 for deviation in value):
-            raise OutOfRange("numbers greater than 0", list(value))
+    def _divides_scaled_images(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not all(0 < deviation <= 1 for deviation in value):
+            raise OutOfRange("numbers above 0 and up to 1, to which images are scaled", list(value))
         return value
 
     @model_validator(mode="after")

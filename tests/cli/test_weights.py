@@ -92,7 +92,11 @@ def test_a_network_of_torchvision_begins_with_what_it_publishes(cli, tmp_path, m
             "model.weights must be null where model.pretrained is true",
         ),
         (["input_mean=[0.5]"], "model.input_mean and model.input_std must have as many values, got 1 and 0"),
-        (["input_mean=[0.5]", "input_std=[0]"], r"model.input_std must be numbers greater than 0, got \[0.0\]"),
+        (["input_mean=[0.5]", "input_std=[0]"], r"model.input_std must be numbers above 0 and up to 1, .* got \[0.0\]"),
+        (
+            ["input_mean=123,117,104", "input_std=1,1,1"],
+            "model.input_mean must be numbers between 0 and 1, to which images",
+        ),
         (["model.input_size=4"], "model.input_size must be between 8 and 4096, got 4"),
     ],
 )

@@ -74,6 +74,8 @@ def test_knobs_are_further_keys_of_the_section_in_yaml_flags_and_digest(tmp_path
         ({"optimizer.name": "adamw", "momentum": 0.5}, "optimizer.momentum must be left out: adamw has no such knob"),
         ({"optimizer.name": "adamw", "optimizer.betas": "1,x"}, r"optimizer.betas must be 2 numbers, such as \[0.9"),
         ({"optimizer.name": "adamw", "optimizer.betas": 0.9}, r"optimizer.betas must be 2 numbers, such as \[0.9"),
+        ({"optimizer.name": "adafactor", "optimizer.eps": "x,0.1"}, "optimizer.eps must be 2 numbers, such as"),
+        ({"schedule.name": "milestones", "milestones": "0.5,x"}, "schedule.milestones.1 must be a number, got 'x'"),
         ({"optimizer.name": "adamw", "optimizer.eps": True}, "optimizer.eps must be a finite number, got true"),
         ({"optimizer.name": "adamw", "optimizer.eps": float("inf")}, "optimizer.eps must be a finite number, got inf"),
         ({"optimizer.name": "adam", "optimizer.amsgrad": 1}, "optimizer.amsgrad must be true or false, got 1"),
@@ -98,6 +100,18 @@ def test_knobs_are_further_keys_of_the_section_in_yaml_flags_and_digest(tmp_path
 def test_what_is_wrong_is_said_in_one_line_with_the_nearest_name(given, message):
     with pytest.raises(ConfigError, match=message):
         load_config(overrides=given)
+
+
+def test_numbers_separated_by_commas_are_a_list_and_one_number_a_list_of_one():
+    def made(**given):
+        return load_config(overrides={key.replace("__", "."): value for key, value in given.items()})
+
+    named = {"optimizer__name": "adafactor"}
+    assert made(**named, optimizer__eps="0.1,0.01").optimizer.knobs() == {"eps": (0.1, 0.01)}
+    assert made(**named, optimizer__eps="null,0.01").optimizer.knobs() == {"eps": (None, 0.01)}
+    assert made(schedule__name="milestones", milestones="0.25,0.5").schedule.milestones == (0.25, 0.5)
+    assert made(schedule__name="milestones", milestones=0.25).schedule.milestones == (0.25,)
+    assert made(input_mean="0.5,0.4,0.3", input_std="1,1,0.5").model.input_std == (1.0, 1.0, 0.5)
 
 
 def test_the_answer_needs_no_torch(tmp_path):
