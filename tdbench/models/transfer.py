@@ -1,7 +1,7 @@
 """Weights that a network begins with, from a file: all of them but the head, which may be for other classes."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from tdbench.errors import ConfigError, line_of
 
-_NESTED = ("state_dict", "model_state_dict", "model", "state")  # where checkpoints of training loops keep them
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_NESTED = ("state_dict", "model_state_dict", "model", "state")  # where checkpoints of training loops keep them first
 MOST_TOLD = 3
 
 
@@ -41,7 +40,7 @@ def load_file(network: nn.Module, file: Path, num_classes: int) -> Begun:
     Raises:
         ConfigError: The file cannot be read, is of no known kind, or holds the weights of another network.
     """
-    return transfer(network, state_in(file), file.name, num_classes)
+    return transfer(network, unwrapped(state_in(file), network), file.name, num_classes)
 
 
 def state_in(file: Path) -> dict[str, Tensor]:
@@ -61,17 +60,46 @@ def state_in(file: Path) -> dict[str, Tensor]:
         raise ConfigError(
             f"model.weights {file} must be a file of {kind}, and is none that can be read ({type(error).__name__})"
         ) from error
-    while isinstance(found, Mapping) and (
-        inner := next((key for key in _NESTED if isinstance(found.get(key), Mapping)), None)
-    ):
+    while isinstance(found, Mapping) and (inner := nested_in(found)):
         found = found[inner]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ConfigError(f"model.weights {file} must hold the state of a network, keys with a tensor each")
-    state = {str(key): value for key, value in found.items()}
-    for wrapper in _WRAPPERS:
-        if all(key.startswith(wrapper) for key in state):
-            state = {key.removeprefix(wrapper): value for key, value in state.items()}
-    return state
+    if not is_state(found):
+        got = (
+            f"the keys {listed([*map(str, found)]) or 'of nothing'}"
+            if isinstance(found, Mapping)
+            else type(found).__name__
+        )
+        raise ConfigError(f"model.weights {file} must hold the state of a network, keys with a tensor each, got {got}")
+    return {str(key): value for key, value in found.items()}
+
+
+def is_state(found: Any) -> bool:
+    """Return whether something is the state of a network: keys with a tensor each."""
+    return isinstance(found, Mapping) and bool(found) and all(isinstance(value, Tensor) for value in found.values())
+
+
+def nested_in(found: Mapping[Any, Any]) -> Any:
+    """Return the key under which a checkpoint holds a network's state: a usual one, or that of the only state there."""
+    states = [key for key, value in found.items() if is_state(value)]
+    usual = next((key for key in _NESTED if isinstance(found.get(key), Mapping)), None)
+    return usual or (states[0] if len(states) == 1 else None)
+
+
+def unwrapped(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return a state without what all its keys begin with and those of the network do not.
+
+    So do those of DistributedDataParallel (`module.`), of torch.compile (`_orig_mod.`), of Lightning's modules.
+    """
+    ours, inner = first_parts(network.state_dict()), state
+    while len(first_parts(inner)) == 1 and all("." in key for key in inner):
+        if first_parts(inner) & ours:
+            return inner
+        inner = {key.partition(".")[2]: value for key, value in inner.items()}
+    return inner if first_parts(inner) & ours else state
+
+
+def first_parts(keys: Iterable[str]) -> set[str]:
+    """Return what keys begin with, up to their first dot."""
+    return {key.partition(".")[0] for key in keys}
 
 
 def _saved(file: Path) -> Any:

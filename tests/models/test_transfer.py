@@ -8,7 +8,7 @@ from torch import nn
 
 from tdbench.errors import ConfigError
 from tdbench.models.build import build
-from tdbench.models.transfer import head_of, load_file, state_in, transfer
+from tdbench.models.transfer import head_of, load_file, state_in, transfer, unwrapped
 
 
 def network(num_classes=10, in_channels=3, seed=0):
@@ -25,6 +25,13 @@ WRAPPED = {
     "alone": lambda state: state,
     "state_dict": lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
     "distributed": lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
+    "Lightning": lambda state: {
+        "state_dict": {f"model.{key}": value for key, value in state.items()},
+        "loops": {},
+        "hyper_parameters": {},
+    },
+    "in two wrappers": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+    "under a name of one's own": lambda state: {"net": state, "optimizer": {"lr": 0.1}, "epoch": 3},
     "compiled": lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
     "tdbench": lambda state: {"digest": "0", "state": {"step": 3, "model": state}},
 }
@@ -128,6 +135,18 @@ def test_what_is_no_state_of_a_network_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"w.pt must hold the state of a network, keys with a tensor each"):
         state_in(tmp_path / "w.pt")
+
+
+def test_what_a_file_holds_instead_is_named(tmp_path):
+    torch.save({"one": {"a": torch.ones(1)}, "other": {"a": torch.ones(1)}}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"keys with a tensor each, got the keys one, other"):
+        state_in(tmp_path / "w.pt")
+
+
+def test_the_keys_of_another_network_stay_as_they_are():
+    state = {"features.0.weight": torch.ones(1), "features.0.bias": torch.ones(1)}
+    assert unwrapped(state, network()) == state
+    assert unwrapped(state, nn.Sequential(nn.Linear(1, 1))).keys() == {"0.weight", "0.bias"}
 
 
 def test_a_folder_or_a_missing_file_is_one_message(tmp_path):
