@@ -9,6 +9,7 @@ from tdbench.config.sections import ModelConfig
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 from tdbench.models.published import Input, published_input
+from tdbench.user_code import short_name
 
 
 def input_of(model: ModelConfig) -> Input:
@@ -31,8 +32,26 @@ def images_for(config: RunConfig) -> DataConfig:
     """
     size, data = input_of(config.model).size, config.data
     is_any = any(fnmatchcase(data.name, pattern) for pattern in RESIZED)
-    is_named = data.resize_size is not None or data.image_size != DataConfig.model_fields["image_size"].default
-    return data.model_copy(update={"image_size": size}) if size and is_any and not is_named else data
+    return data.model_copy(update={"image_size": size}) if size and is_any and not names_size(data) else data
+
+
+def names_size(data: DataConfig) -> bool:
+    """Return whether a configuration says to which size images are resized and cropped."""
+    return data.resize_size is not None or data.image_size != DataConfig.model_fields["image_size"].default
+
+
+def check_size(config: DataConfig, data: LoadedData) -> None:
+    """Check that images have the size that is named: the pixels that a user's function returns stay as they are.
+
+    Raises:
+        ConfigError: They have another.
+    """
+    if names_size(config) and data.image_shape[1:] != (config.image_size,) * 2:
+        shape = "×".join(map(str, data.image_shape[1:]))
+        raise ConfigError(
+            f"data.image_size and data.resize_size must be left out where {short_name(config.name)} returns pixels, "
+            f"here {shape}, got {config.image_size} and {config.resize_size or 'null'}; model.input_size resizes them"
+        )
 
 
 def as_taken(model: ModelConfig, data: LoadedData) -> LoadedData:

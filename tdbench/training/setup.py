@@ -6,7 +6,7 @@ from tdbench.data.sources import LoadedData, load_data
 from tdbench.models.build import check_network
 from tdbench.models.insertion import Insertion
 from tdbench.training.hardware import activate, resolve
-from tdbench.training.inputs import as_taken, images_for
+from tdbench.training.inputs import as_taken, check_size, images_for
 from tdbench.training.network import seeded_insertion, seeded_network
 from tdbench.training.optimizer import check_optimizer
 
@@ -30,7 +30,9 @@ class Setup:
         check_network(config.model.name)  # a misspelt name should not wait for the data
         check_optimizer(config.optimizer)
         self.hardware = resolve(config.hardware, local_rank)
-        self.data = as_taken(config.model, data or load_data(images_for(config), config.seed))
+        data = data or load_data(images_for(config), config.seed)
+        check_size(config.data, data)
+        self.data = as_taken(config.model, data)
         activate(self.hardware, config.hardware.deterministic)
         self.model, self.begun = seeded_network(config, self.data)
         self._move()

@@ -77,3 +77,13 @@ def test_a_folder_is_read_in_the_size_of_the_network_unless_one_is_named():
     assert images_for(load_config(None, {"data": "folder", **model})).image_size == 224
     assert images_for(load_config(None, {"data": "folder", "data.image_size": 96, **model})).image_size == 96
     assert images_for(load_config(None, {"data": "folder"})).image_size == 32
+
+
+@pytest.mark.parametrize("named", [{"image_size": 64}, {"resize_size": 64}])
+def test_a_size_that_is_named_for_pixels_of_another_is_refused(named, tmp_path):
+    pixels = "torch.zeros(40, 1, 16, 16).byte(), torch.arange(40) % 2"
+    (tmp_path / "mine.py").write_text(f"import torch\ndef make_data():\n    return ({pixels}), ({pixels})\n")
+    given = {"data": f"{tmp_path}/mine.py:make_data", "batch_size": 10, "model.input_size": 48}
+    assert Setup(load_config(None, given)).data.input_shape == (1, 48, 48)
+    with pytest.raises(ConfigError, match=r"data.image_size and .* mine.py:make_data returns pixels, here 16×16, got"):
+        Setup(load_config(None, given | {f"data.{key}": value for key, value in named.items()}))
