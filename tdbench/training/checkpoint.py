@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch.nn.parameter import is_lazy
 
-from tdbench.errors import Damaged, FolderError, line_of
+from tdbench.errors import ConfigError, Damaged, FolderError, line_of
 from tdbench.store.files import open_file, write_atomically
 from tdbench.store.rows import EpochRow
 from tdbench.training.average import tensors_of
@@ -25,9 +25,16 @@ def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
 
     Raises:
         FolderError: It cannot be written; an earlier checkpoint is untouched.
+        ConfigError: It holds something of the user's code that could not be loaded again.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "digest": digest, "sha256": seal_of(state), "state": state}, buffer)
+    buffer.seek(0)
+    if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
+        raise ConfigError(
+            f"the run cannot be saved: what your code keeps in an optimizer, a network or a layer holds {foreign[-1]}; "
+            "a checkpoint takes tensors, numbers of Python's, text, lists, sets and dictionaries of these"
+        )
     write_atomically(path, buffer.getbuffer())
 
 

@@ -115,6 +115,12 @@ def users_optimizer(config: OptimizerConfig, model: nn.Module, weights: list[Any
         raise ConfigError(f"{config.name} cannot be made: {reason_of(error)}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"{config.name} must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ConfigError(
+            f"{config.name} must return an optimizer whose step needs no closure, got {type(optimizer).__name__}, "
+            "which computes the loss of a step itself"
+        )
     if not all("lr" in group for group in optimizer.param_groups):
         raise ConfigError(f"{config.name} must return an optimizer whose groups have a learning rate, lr")
     return optimizer

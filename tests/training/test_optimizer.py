@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tdbench import load_config
+from tdbench import train as train_run
 from tdbench.config.torch_signatures import optimizers
 from tdbench.errors import ConfigError
 from tdbench.store.rows import TrialState
@@ -190,6 +191,7 @@ def test_mixed_images_are_learnt_from_both_labels_and_counted_by_the_dominant_on
 
 
 OWN = """
+import numpy as np
 import torch
 def make_optimizer(model, lr=0.03, eps=1e-8):
     heads = [one for name, one in model.named_parameters() if "classifier" in name]
@@ -201,6 +203,15 @@ def wrong(params):
     return params
 def broken(params):
     raise RuntimeError("no luck")
+def closing(params):
+    return torch.optim.LBFGS(one for group in [params] for one in group)
+class Counting(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        for weight in self.state:
+            self.state[weight]["norm"] = np.float64(weight.norm().item())
+def counting(params):
+    return Counting(params, lr=0.1, momentum=0.9)
 not_callable = 3
 """
 
@@ -237,10 +248,20 @@ def test_the_user_s_own_optimizer_may_take_the_weights_alone():
         ("mine.py:make_optimizer", {"optimizer.epss": 1}, "optimizer.epss must be left out: .* did you mean eps"),
         ("mine.py:make_optimizer", {"optimizer.decay_norms_and_biases": False}, "makes groups of its own, got false"),
         ("mine.py:wrong", {}, r"must return a torch\.optim\.Optimizer, got list"),
-        ("mine.py:broken", {}, r"cannot be made: RuntimeError: no luck \(mine\.py, line 12\)"),
+        ("mine.py:broken", {}, r"cannot be made: RuntimeError: no luck \(mine\.py, line 13\)"),
+        ("mine.py:closing", {}, "whose step needs no closure, got LBFGS"),
         ("mine.py:not_callable", {}, "must be a function that makes an optimizer, got int"),
     ],
 )
 def test_what_is_wrong_with_the_user_s_own_is_said(name, knobs, message):
     with pytest.raises(ConfigError, match=message):
         run_of(**{"optimizer.name": name, **knobs})
+
+
+@pytest.mark.usefixtures("own")
+def test_what_a_checkpoint_could_not_give_back_is_refused_at_the_first_one(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"the run cannot be saved: .* holds numpy\..*scalar; a checkpoint takes tensors"
+    ):
+        train_run({"optimizer.name": "mine.py:counting", "max_steps": 1, "train_fraction": 0.1}, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
