@@ -22,13 +22,14 @@ from torch import Tensor
 
 from tdbench.config.fingerprints import name_of
 from tdbench.data.images import AHEAD, BrokenImage, FolderImages, in_order, make_pillow_ready
-from tdbench.errors import FolderError, WriteError
+from tdbench.errors import FolderError, InUse
 from tdbench.store.files import held, read_file, remove_unfinished, to_json, write_atomically, writing_whole
 from tdbench.store.progress import tell
 
 PIXELS, INDEX = "images-{}.npy", "index.json"
 FORM = 1  # of a cache: it rises when the same files are decoded or kept in another way
 TELL_EVERY_S = 0.1
+STALLED_S = 120.0  # without a byte more, whoever writes a cache is not waited for any longer
 
 Broken = dict[int, str]  # number of an image to why it cannot be decoded
 
@@ -117,18 +118,32 @@ def build_cache(cache: Path, key_now: Callable[[], str], images: FolderImages) -
 
 
 def hold(cache: Path, until_end: ExitStack) -> None:
-    """Hold a cache for this process, once no other does.
+    """Hold a cache for this process, once no other does that goes on writing it.
 
     Raises:
         WriteError, NotImplementedError: It cannot be written, or not be locked.
+        FolderError: Another process holds it, and has written nothing for STALLED_S.
     """
-    try:
+    with suppress(InUse):
         until_end.enter_context(held(cache))
-    except WriteError:
-        raise
-    except FolderError:
-        tell(0.0, f"waiting for another process that writes {cache}")
-        until_end.enter_context(held(cache, patience_s=-1))
+        return
+    tell(0.0, f"waiting for another process that writes {cache}")
+    before = -1
+    while (now := written(cache)) != before:
+        before = now
+        with suppress(InUse):
+            until_end.enter_context(held(cache, STALLED_S))
+            return
+    raise FolderError(f"another process holds it, and has written nothing for {STALLED_S:g} s")
+
+
+def written(cache: Path) -> int:
+    """Return how many bytes the files in a cache have together, unfinished ones too."""
+    total = 0
+    for path in cache.iterdir():
+        with suppress(FileNotFoundError):  # one that has become whole has another name
+            total += path.stat().st_size
+    return total
 
 
 def decode(images: FolderImages, keep: Callable[[int, Tensor], object] = lambda number, image: None) -> Broken:

@@ -21,6 +21,7 @@ from tdbench.data import cache
 from tdbench.data.images import FolderImages, StreamedImages
 from tdbench.data.sources import LoadedData, load_data
 from tdbench.errors import DataError, Note
+from tdbench.store.files import held
 from tdbench.store.progress import telling
 from tdbench.training.facts import left_out
 from tests.data.folders import write_folder
@@ -221,6 +222,20 @@ def test_two_that_need_a_folder_at_once_decode_it_once(tmp_path: Path, decoded: 
     assert len(decoded) == 14
     assert len(loaded) == 3
     assert all(torch.equal(pixels(one), pixels(loaded[0])) for one in loaded)
+
+
+def test_who_holds_a_cache_is_waited_for_as_long_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path)
+    sizes = iter([0, 1, 2, 2])
+    monkeypatch.setattr(cache, "STALLED_S", 0.01)
+    monkeypatch.setattr(cache, "written", lambda place: next(sizes))
+    with (
+        held(tmp_path / PLACE),
+        pytest.warns(Note, match=r"cannot be kept .*another process holds it, and has written"),
+    ):
+        data = load(tmp_path)
+    assert next(sizes, None) is None
+    assert len(data.train) == 10
 
 
 # Broken images
