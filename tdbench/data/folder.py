@@ -74,7 +74,10 @@ def image_sets(root: Path, listings: Mapping[str, Listing], config: DataConfig) 
     Raises:
         DataError: Images are broken, or those that are left out leave a class without one; or a file cannot be read.
     """
-    read = {part: read_part(root, part, listing, config) for part, listing in listings.items()}
+    notes: set[str] = set()
+    read = {part: read_part(root, part, listing, config, notes) for part, listing in listings.items()}
+    for note in sorted(notes):
+        warnings.warn(note, Note, stacklevel=2)
     paths = [(listings[part].images[i][0], why) for part, (_, broken) in read.items() for i, why in broken.items()]
     if paths and not config.skip_broken:
         raise DataError(told_broken(paths))
@@ -115,12 +118,12 @@ def told_broken(broken: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def read_part(root: Path, part: str, listing: Listing, config: DataConfig) -> tuple[ImageSet, Broken]:
+def read_part(root: Path, part: str, listing: Listing, config: DataConfig, notes: set[str]) -> tuple[ImageSet, Broken]:
     """Return the images of a part, in memory, mapped into it or on disk, and those of them that are broken."""
     images = FolderImages([path for path, _ in listing.images], config.image_size, config.resize_size)
     labels = torch.tensor([label for _, label in listing.images], dtype=torch.int64)
     is_resident = math.prod(shape_of(images)) <= config.resident_mib * 2**20
-    cached = decoded_once(root, part, images, config) if len(images) else None
+    cached = decoded_once(root, part, images, config, notes) if len(images) else None
     pixels: Tensor | StreamedImages
     if cached is not None:
         pixels = cached.pixels if is_resident else MappedImages.of(cached.pixels)
@@ -132,8 +135,8 @@ def read_part(root: Path, part: str, listing: Listing, config: DataConfig) -> tu
     return ImageSet(pixels, labels, listing.left_out), broken
 
 
-def decoded_once(root: Path, part: str, images: FolderImages, config: DataConfig) -> Decoded | None:
-    """Return images as they were decoded once for all runs, now if need be; None, and a note, where that is no use.
+def decoded_once(root: Path, part: str, images: FolderImages, config: DataConfig, notes: set[str]) -> Decoded | None:
+    """Return images as they were decoded once for all runs, now if need be; None and a note where that is no use.
 
     Raises:
         DataError: A file cannot be read.
@@ -150,8 +153,7 @@ def decoded_once(root: Path, part: str, images: FolderImages, config: DataConfig
         return open_cache(cache, key_now(), images) or build_cache(cache, key_now, images)
     except (OSError, FolderError, NotImplementedError) as error:
         why = line_of(error.__cause__ or error, with_type=False)
-        note = f"decoded images cannot be kept in {place} ({why}); each run decodes them anew: --cache DIR"
-        warnings.warn(note, Note, stacklevel=2)
+        notes.add(f"decoded images cannot be kept in {place} ({why}); each run decodes them anew: --cache DIR")
         return None
 
 

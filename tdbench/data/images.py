@@ -97,7 +97,7 @@ class FolderImages(StreamedImages):
             except UnidentifiedImageError as error:
                 raise BrokenImage(path, "it is no image of a format that Pillow reads") from error
             except Exception as error:  # Pillow's decoders raise errors of many types
-                raise BrokenImage(path, line_of(error, with_type=False)) from error
+                raise BrokenImage(path, line_of(error, with_type=False).rstrip(".")) from error
 
     def select(self, indices: Iterable[int]) -> "FolderImages":
         return FolderImages([self.paths[index] for index in indices], self.image_size, self.resize_size)
@@ -240,7 +240,8 @@ def upright_rgb(image: "Image.Image") -> "Image.Image":
     is_sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
     image = ImageOps.exif_transpose(image)
     if is_sixteen_bit:
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        grey = np.where(grey == image.info.get("transparency"), 255, grey >> 8)
         image = Image.fromarray(grey.astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels have no known range (Pillow's mode {image.mode}); convert it to 8 or 16 bits")

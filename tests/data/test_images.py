@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torchvision.transforms._presets import ImageClassification
 
 from tdbench.config import DataConfig
@@ -29,6 +29,19 @@ def sixteen_bits() -> Image.Image:
     return Image.fromarray(GENERATOR.integers(0, 65536, (8, 8), dtype=np.uint16))
 
 
+def sixteen_bits_see_through() -> Image.Image:
+    image = sixteen_bits()
+    image.info["transparency"] = int(np.asarray(image)[3, 3])
+    return image
+
+
+def lab() -> Image.Image:
+    colours = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    made = ImageCms.profileToProfile(COLOURS, *colours, outputMode="LAB")
+    assert made is not None
+    return made
+
+
 def turned() -> Image.Image:
     image = COLOURS.copy()
     image.getexif()[0x0112] = 8
@@ -42,6 +55,12 @@ def on_white(image: Image.Image) -> Image.Image:
 
 def upper_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image).astype(np.int64) // 256).astype(np.uint8)).convert("RGB")
+
+
+def upper_bits_on_white(image: Image.Image) -> Image.Image:
+    seen = np.array(upper_bits(image))
+    seen[np.asarray(image) == image.info["transparency"]] = 255
+    return Image.fromarray(seen)
 
 
 def converted(image: Image.Image) -> Image.Image:
@@ -66,7 +85,9 @@ KINDS: dict[str, tuple[Callable[[], Image.Image], str, Callable[[Image.Image], I
     "turned in a PNG": (turned, "png", lambda image: ImageOps.exif_transpose(image).convert("RGB")),
     "one bit": (lambda: COLOURS.convert("1"), "png", converted),
     "YCbCr": (lambda: COLOURS.convert("YCbCr"), "tif", converted),
-    "LAB": (lambda: Image.fromarray(np.full((8, 8, 3), 128, np.uint8), "RGB"), "bmp", converted),
+    "BMP": (COLOURS.copy, "bmp", converted),
+    "LAB": (lab, "tif", converted),
+    "16 bits, one of which is transparent": (sixteen_bits_see_through, "png", upper_bits_on_white),
 }
 
 
