@@ -39,12 +39,19 @@ def read_medmnist(config: DataConfig) -> Read:
         raise ConfigError(f"{unknown('data set of MedMNIST', theirs, known)}; each also with {larger}")
     info, root, suffix = INFO[flag], open_root(config), size and f"_{size}"
     made = getattr(dataset, info["python_class"])
+
+    def download() -> None:
+        try:
+            made("test", root=root, size=int_of(size), download=True)
+        except RuntimeError as error:  # ten lines of advice in place of what went wrong
+            raise error.__context__ or error from None
+
     published = Published(
         config.name,
         root,
         files={f"{flag}{suffix}.npz": info[f"MD5{suffix}"]},
         archives={},
-        download=lambda: made("test", root=root, size=int_of(size), download=True),
+        download=download,
     )
 
     def to_images(split: Any) -> ImageSet:
@@ -93,8 +100,12 @@ def read_hf(config: DataConfig) -> Read:
     """
     with library("datasets", "hf"):
         import datasets
+        from huggingface_hub.utils import logging
     path = config.name.partition(":")[2]
+    if path.startswith((".", "~", "/")) and not os.path.isdir(path):
+        raise DataError(f"{config.name} must be a folder, or the name of a set of the hub, and there is no such folder")
     datasets.disable_progress_bars()
+    logging.set_verbosity_error()  # which else tells of each attempt
     try:
         if os.path.isfile(os.path.join(path, "dataset_dict.json")):
             parts = datasets.load_from_disk(path)

@@ -1,5 +1,6 @@
 """MedMNIST and Hugging Face's datasets, on small files in their own formats."""
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -64,7 +65,9 @@ def test_what_medmnist_does_not_have_or_is_not_for_one_label_is_refused(name: st
 
 def test_a_file_that_is_not_there_and_cannot_be_downloaded_is_named(tmp_path: Path) -> None:
     pytest.importorskip("medmnist")
-    with pytest.raises(DataError, match=r"cannot be downloaded into it: .* put bloodmnist\.npz there by hand"):
+    with pytest.raises(
+        DataError, match=r"cannot be downloaded into it: .*unreachable.* put bloodmnist\.npz there by hand"
+    ):
         load("medmnist:bloodmnist", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -156,3 +159,11 @@ def test_a_set_that_is_nowhere_is_named(saved: Path) -> None:
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         with pytest.raises(DataError, match="hf:nobody/nothing cannot be loaded: "):
             load("hf:nobody/nothing")
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)  # of each attempt
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~/nowhere"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match=rf"hf:{name} must be a folder, .* and there is no such folder"):
+        load(f"hf:{name}")
