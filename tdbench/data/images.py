@@ -1,5 +1,6 @@
 """Sets of uint8 images with labels: in memory, in a file that is mapped into it, or files decoded on demand."""
 
+import logging
 import os
 import warnings
 from abc import abstractmethod
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 AHEAD = 8  # images for each thread to decode before they are asked for
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats of which some versions of Pillow open 16-bit grey with mode I
+_BITS_PER_SAMPLE = 258  # a tag of TIFFs
 _PILLOW = r"PIL(\.|$)"
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
@@ -200,13 +202,15 @@ def in_order(
 
 
 def make_pillow_ready() -> None:
-    """Let Pillow know all its formats, before threads look for one at the same time, and keep its warnings back.
+    """Let Pillow know all its formats, before threads look for one at the same time, and keep its own words back.
 
-    They are about images that are decoded all the same: very large ones, odd palettes, damaged EXIF.
+    Its warnings are about images that are decoded all the same: very large ones, odd palettes, damaged EXIF. What it
+    logs of others, the error says that it raises.
     """
     from PIL import Image
 
     Image.init()
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     if not any(getattr(module, "pattern", None) == _PILLOW for _, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW)  # for good: threads share the filters
 
@@ -229,7 +233,7 @@ def squared(image: "Image.Image", image_size: int, resize_size: int) -> Tensor:
 def upright_rgb(image: "Image.Image") -> "Image.Image":
     """Return an image as every viewer shows it: upright, in 8-bit RGB, and on white where it is transparent.
 
-    16-bit grey, as depth maps, microscopes and X-rays have it, keeps its upper 8 bits.
+    16-bit grey, as depth maps, microscopes and X-rays have it, keeps its upper 8 bits, as 12-bit grey does.
 
     Raises:
         ValueError: Its values have no known range: 32-bit integers and floats.
@@ -238,10 +242,11 @@ def upright_rgb(image: "Image.Image") -> "Image.Image":
     from PIL import Image, ImageOps
 
     is_sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
+    num_bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
     image = ImageOps.exif_transpose(image)
     if is_sixteen_bit:
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        grey = np.where(grey == image.info.get("transparency"), 255, grey >> 8)
+        grey = np.where(grey == image.info.get("transparency"), 255, grey >> (num_bits - 8))
         image = Image.fromarray(grey.astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels have no known range (Pillow's mode {image.mode}); convert it to 8 or 16 bits")

@@ -1,5 +1,7 @@
 """The decoder against Pillow on a file of each kind, and against torchvision's presets."""
 
+import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from torchvision.transforms._presets import ImageClassification
 
 from tdbench.config import DataConfig
-from tdbench.data.images import FolderImages, MappedImages
+from tdbench.data.images import BrokenImage, FolderImages, MappedImages
 from tdbench.data.sources import load_data
 from tests.data.folders import write_folder
 
@@ -101,6 +103,37 @@ def test_a_file_of_each_kind_is_decoded_as_pillow_does(
     with Image.open(path) as opened:
         expected = np.asarray(seen(opened)).transpose(2, 0, 1)
     assert np.array_equal(FolderImages([str(path)], 8)[0].numpy(), expected)
+
+
+def tiff(samples: np.ndarray, num_bits: int, content: bytes) -> bytes:
+    """Return a TIFF of grey pixels (H, W, samples), packed."""
+    height, width, num_samples = samples.shape
+    bits, end = struct.pack(f"<{num_samples}H", *[num_bits] * num_samples), 8 + 2 + 8 * 12 + 4
+    numbers = {256: width, 257: height, 259: 1, 262: 1, 273: end + len(bits), 277: num_samples, 279: len(content)}
+    tags = {tag: (4, 1, number) for tag, number in numbers.items()}
+    tags[258] = (3, num_samples, num_bits if num_samples == 1 else end)
+    table = b"".join(struct.pack("<HHII", tag, *tags[tag]) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + bytes(4) + bits + content
+
+
+def test_twelve_bits_of_a_tiff_keep_their_upper_eight(tmp_path: Path) -> None:
+    grey = GENERATOR.integers(0, 4096, (8, 8, 1))
+    pairs = grey.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+    (tmp_path / "grey.tif").write_bytes(tiff(grey, 12, packed.astype(np.uint8).tobytes()))
+    decoded = FolderImages([str(tmp_path / "grey.tif")], 8)[0]
+    assert np.array_equal(decoded.numpy(), (grey >> 4).transpose(2, 0, 1).repeat(3, 0))
+
+
+def test_what_pillow_logs_of_an_image_does_not_reach_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands = GENERATOR.integers(0, 256, (8, 8, 13), dtype=np.uint8)
+    (tmp_path / "bands.tif").write_bytes(tiff(bands, 8, bands.tobytes()))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as it is outside of pytest
+    with pytest.raises(BrokenImage, match="no image of a format that Pillow reads"):
+        next(FolderImages([str(tmp_path / "bands.tif")], 8).batches(0, 1))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_turned_image_is_not_the_file_s_own_pixels(tmp_path: Path) -> None:
