@@ -13,6 +13,7 @@ from tdbench.errors import ConfigError, line_of
 from tdbench.user_code import reason_of
 
 INPUT = "input"  # the site of the network's input
+_WEIGHTS = "parametrizations"
 
 
 class Call(NamedTuple):
@@ -91,7 +92,9 @@ def trace_calls(model: nn.Module, image_shape: tuple[int, int, int] | None) -> t
 
         return hook
 
-    handles = [module.register_forward_hook(note(path)) for path, module in model.named_modules() if path]
+    # What is under `parametrizations`, of torch.nn.utils.parametrize, puts out weights.
+    parts = {path: module for path, module in model.named_modules() if path and _WEIGHTS not in path.split(".")}
+    handles = [module.register_forward_hook(note(path)) for path, module in parts.items()]
     handles.append(model.register_forward_pre_hook(begin))
     try:
         with evaluating(model), torch.no_grad():

@@ -32,8 +32,9 @@ def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
     buffer.seek(0)
     if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
         raise ConfigError(
-            f"the run cannot be saved: what your code keeps in an optimizer, a network or a layer holds {foreign[-1]}; "
-            "a checkpoint takes tensors, numbers of Python's, text, lists, sets and dictionaries of these"
+            "the run cannot be saved: what your code keeps in an optimizer, a network or a layer holds "
+            f"{', '.join(sorted(foreign))}; a checkpoint takes tensors, numbers of Python's, text, lists, sets and "
+            "dictionaries of these"
         )
     write_atomically(path, buffer.getbuffer())
 

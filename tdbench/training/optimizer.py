@@ -40,8 +40,11 @@ def make_optimizer(
         is_recorded: A CUDA graph is to hold its step, so that all that changes has to stay on the GPU.
 
     Raises:
-        ConfigError: A knob has a value that the optimizer refuses, or the user's own cannot be made.
+        ConfigError: There is no weight to train, a knob has a value that the optimizer refuses, or the user's own
+            cannot be made.
     """
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ConfigError("the network has no weight to train: requires_grad must be true of one at least")
     weights = weight_groups(model, config)
     if is_user_code(config.name):
         return users_optimizer(config, model, weights)

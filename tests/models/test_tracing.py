@@ -106,6 +106,12 @@ def test_what_the_head_puts_out_is_no_site(head):
     assert list(traced_sites(Net("conv head", conv=conv(3, 4), head=head))) == ["conv"]
 
 
+def test_weights_that_modules_make_are_no_sites():
+    normed = nn.utils.parametrizations.weight_norm(conv(3, 8))
+    net = Net("first second", first=nn.utils.parametrizations.spectral_norm(normed), second=conv(8, 8, 2))
+    assert [*traced_sites(net)] == ["first", "second"]
+
+
 def test_channels_last_maps_are_no_sites():
     class ToChannelsLast(nn.Module):
         def forward(self, x):

@@ -169,6 +169,12 @@ def test_a_run_with_any_of_it_is_resumed_bit_for_bit(knobs):
         assert_same(end[name], state_of(resumed)[name])
 
 
+def test_a_network_without_a_weight_to_train_is_refused():
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ConfigError, match="the network has no weight to train"):
+        make_optimizer(frozen, load_config().optimizer, CPU)
+
+
 def test_a_value_that_torch_refuses_is_told_in_one_message():
     optimizer = load_config(overrides={"optimizer.name": "adamw", "optimizer.betas": [1.5, 0.9]}).optimizer
     with pytest.raises(ConfigError, match=r"optimizer\.name adamw refuses its knobs: Invalid beta parameter"):
@@ -261,7 +267,7 @@ def test_what_is_wrong_with_the_user_s_own_is_said(name, knobs, message):
 @pytest.mark.usefixtures("own")
 def test_what_a_checkpoint_could_not_give_back_is_refused_at_the_first_one(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"the run cannot be saved: .* holds numpy\..*scalar; a checkpoint takes tensors"
+        ConfigError, match=r"the run cannot be saved: .* holds numpy\..*scalar, numpy.dtype; a checkpoint"
     ):
         train_run({"optimizer.name": "mine.py:counting", "max_steps": 1, "train_fraction": 0.1}, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
