@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdbench.errors import ConfigError
+from tdbench.errors import ConfigError, line_of
 from tdbench.models.tracing import INPUT
 from tdbench.regularizers.base import DropMeter, Regularizer
 from tdbench.regularizers.config import RegularizerConfig
@@ -101,7 +101,13 @@ class Insertion:
         return f"Insertion({self.regularizer.name} at {sites})"
 
     def set_progress(self, progress: float) -> None:
-        """Set the layers' strength for the share of the training steps that is done, in [0, 1]."""
+        """Set the layers' strength for the share of the training steps that is done, in [0, 1]; beyond 1 it is as at 1.
+
+        Raises:
+            ConfigError: It is less than 0, or NaN.
+        """
+        if not progress >= 0:
+            raise ConfigError(f"progress must be at least 0, got {progress}")
         strength = self.regularizer.strength_at(progress)
         for layer in self.layers.values():
             if isinstance(layer, Regularizer):
@@ -114,8 +120,10 @@ class Insertion:
             done: The steps that are done, where a training goes on from a checkpoint; None: one more.
 
         Raises:
-            ConfigError: The schedule is linear, and `insert` was not told over how many steps.
+            ConfigError: The schedule is linear, and `insert` was not told over how many steps; `done` is no number.
         """
+        if done is not None and not (isinstance(done, int) and done >= 0):
+            raise ConfigError(f"done must be a whole number of at least 0, got {done!r}")
         if self.num_steps is None:
             if self.regularizer.schedule != "constant":
                 raise ConfigError(
@@ -152,6 +160,30 @@ class Insertion:
         """Load what `state_dict` returned for the same sites and method."""
         for name, layer in self.layers.items():
             layer.load_state_dict(state[name])
+
+    def restore(self, state: dict[str, dict[str, Any]]) -> None:
+        """Load the state of the layers from the checkpoint of another loop, where JSON may have made lists of it.
+
+        Raises:
+            ConfigError: It is of other sites, or of another method's layers.
+        """
+        tensors = {site: {key: torch.as_tensor(one) for key, one in layer.items()} for site, layer in state.items()}
+        try:
+            self.load_state_dict(tensors)
+        except (KeyError, RuntimeError) as error:
+            why = line_of(error, with_type=False)
+            raise ConfigError(f"the checkpoint must be of the same regularizer as {self!r}: {why}") from None
+
+
+def insertion_of(given: Any) -> Insertion:
+    """Return what `tdbench.insert` has returned.
+
+    Raises:
+        ConfigError: It is something else, such as the network itself.
+    """
+    if not isinstance(given, Insertion):
+        raise ConfigError(f"insertion must be what tdbench.insert returned, got {type(given).__name__}")
+    return given
 
 
 def _regularize(module: nn.Module, args: Any, output: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Lightning's own Trainer: the schedule rises with its optimizer steps, also when resumed; the share is logged."""
 
+import copy
 import logging
 import runpy
 import sys
@@ -19,10 +20,10 @@ callbacks = pytest.importorskip("tdbench.integrations.lightning")
 class Classifier(lightning.LightningModule):
     """A network of one convolution, which notes the strength of its regularizer at each batch."""
 
-    def __init__(self, **knobs):
+    def __init__(self, method="spatial_dropout", **knobs):
         super().__init__()
         self.net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
-        self.insertion = tdbench.insert(self.net, "spatial_dropout", "1", image_shape=(1, 8, 8), **knobs)
+        self.insertion = tdbench.insert(self.net, method, "1", image_shape=(1, 8, 8), **knobs)
         self.strengths = []
 
     def training_step(self, batch, index):
@@ -70,6 +71,38 @@ def test_a_resumed_training_goes_on_with_the_schedule_where_it_was(fit, tmp_path
     module = Classifier(schedule="linear")
     fit(module, resume=tmp_path / "last.ckpt", max_epochs=2)
     assert module.strengths == [step / 12 for step in range(6, 12)]
+
+
+def test_a_resumed_training_has_the_weights_of_the_layers_again(fit, tmp_path):
+    saved = Classifier("targetdrop", attention="se_ste")
+    fit(saved, max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    resumed = Classifier("targetdrop", attention="se_ste")
+    fit(resumed, resume=tmp_path / "last.ckpt", max_epochs=1)  # whose steps are all done
+    assert torch.equal(resumed.insertion.layers["1"].fc1, saved.insertion.layers["1"].fc1)
+    with pytest.raises(ConfigError, match="the checkpoint must be of the same regularizer as Insertion"):
+        fit(Classifier("spatial_dropout"), resume=tmp_path / "last.ckpt", max_epochs=2)
+
+
+def test_each_of_two_callbacks_has_its_own_layers_in_the_checkpoint(tmp_path):
+    first, second = Classifier("targetdrop", attention="se"), Classifier("targetdrop", attention="se")
+    every = [callbacks.RegularizerCallback(module.insertion) for module in (first, second)]
+    trainer = lightning.Trainer(callbacks=every, logger=False, accelerator="cpu", default_root_dir=tmp_path)
+    checkpoint, weights = {}, [module.insertion.layers["1"].fc1.clone() for module in (first, second)]
+    for one in every:
+        one.on_save_checkpoint(trainer, None, checkpoint)
+    checkpoint = copy.deepcopy(checkpoint)
+    for module in (first, second):
+        module.insertion.layers["1"].fc1.zero_()
+    for one in reversed(every):
+        one.on_load_checkpoint(trainer, None, checkpoint)
+    assert torch.equal(first.insertion.layers["1"].fc1, weights[0])
+    assert torch.equal(second.insertion.layers["1"].fc1, weights[1])
+    every[0].on_load_checkpoint(trainer, None, {})  # of a training without it
+
+
+def test_the_network_itself_is_no_insertion():
+    with pytest.raises(ConfigError, match=r"insertion must be what tdbench.insert returned, got Sequential"):
+        callbacks.RegularizerCallback(Classifier().net)
 
 
 def load_without(monkeypatch, *missing):

@@ -82,3 +82,22 @@ def test_a_copy_counts_for_itself_and_a_run_of_ours_counts_from_its_start():
     assert insertion.dropped_pct() is None
     run = Run(load_config(overrides={"train_fraction": 0.1, "max_steps": 2, "batch_size": 32, "threads": 1}))
     assert run.insertion.read_meter() == {"stage1": (0, 0), "stage2": (0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "words"),
+    [
+        ("step", -1, "done must be a whole number of at least 0, got -1"),
+        ("step", "3", "done must be a whole number of at least 0, got '3'"),
+        ("step", 2.5, "done must be a whole number"),
+        ("set_progress", -0.5, "progress must be at least 0, got -0.5"),
+        ("set_progress", float("nan"), "progress must be at least 0, got nan"),
+    ],
+)
+def test_a_place_in_the_training_that_is_none_is_refused_and_changes_nothing(method, wrong, words):
+    _, insertion = network(schedule="linear", num_steps=8)
+    insertion.step(done=4)
+    before = [layer.strength for layer in insertion.layers.values()]
+    with pytest.raises(ConfigError, match=words):
+        getattr(insertion, method)(wrong)
+    assert [layer.strength for layer in insertion.layers.values()] == before
