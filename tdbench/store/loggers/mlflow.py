@@ -37,9 +37,12 @@ class MLflow(Logger):
     def start_run(self, run: LoggedRun) -> None:
         parent = None if run.group is None else self._find(run.group)
         self._run = self._started(run.id, run.name, run.settings, {} if parent is None else {PARENT: parent})
+        before = self._client.get_metric_history(self._run, "epoch")
+        self._num_logged = max((one.step for one in before), default=0)
 
     def log_epoch(self, row: EpochRow) -> None:
-        self._log_figures(figures_of(row), row.epoch)
+        if row.epoch > self._num_logged:  # else a killed process logged it beyond its last checkpoint
+            self._log_figures(figures_of(row), row.epoch)
 
     def end_run(self, result: RunResult) -> None:
         known = {"seed", "epochs", *columns(EpochRow)}

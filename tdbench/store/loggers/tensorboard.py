@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -29,11 +29,15 @@ class TensorBoard(Logger):
     def start_run(self, run: LoggedRun) -> None:
         if run.step == 0:  # a run that was started over
             shutil.rmtree(run.folder / FOLDER, ignore_errors=True)
-        self._writer = EventFileWriter(str(run.folder / FOLDER))
+        self._writer, self._has_epochs = EventFileWriter(str(run.folder / FOLDER)), False
         for value in hyperparameters(run.settings):
             self._write(Summary(value=[value]))
 
     def log_epoch(self, row: EpochRow) -> None:
+        if not self._has_epochs:  # what a killed process wrote beyond its last checkpoint is read no more
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=row.epoch, session_log=start))
+            self._has_epochs = True
         figures = {name: figure for name, figure in figures_of(row).items() if name != "epoch"}
         values = [Summary.Value(tag=name, simple_value=figure) for name, figure in figures.items()]
         self._write(Summary(value=values), row.epoch)

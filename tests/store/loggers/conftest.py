@@ -29,7 +29,10 @@ def record():
         log.started({}, 10 * (epochs[0] - 1), 20)
         for epoch in epochs:
             log.epoch_ended(epoch_row(epoch))
-        log.ended(result_of(status, epochs[-1]))
+        if status is TrialState.KILLED:  # by a signal, of which nobody hears
+            log._guards.settle()
+        else:
+            log.ended(result_of(status, epochs[-1]))
         return noting.notes
 
     return recorded

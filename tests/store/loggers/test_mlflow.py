@@ -65,6 +65,14 @@ def test_a_run_that_was_stopped_goes_on_as_the_same_run(record, runs, tmp_path):
     assert len(runs()) == 2
 
 
+def test_epochs_beyond_the_checkpoint_of_a_killed_run_are_not_logged_twice(record, runs, tmp_path):
+    assert record(tmp_path, "mlflow", epochs=(1, 2, 3), status=TrialState.KILLED) == []
+    assert record(tmp_path, "mlflow", epochs=(2, 3, 4)) == []
+    (run,) = runs()
+    assert [step for step, _ in history(run, "train_loss")] == [1, 2, 3, 4]
+    assert run.info.status == "FINISHED"
+
+
 def test_a_sweep_is_the_parent_of_its_trials_and_has_the_verdicts(record_sweep, runs, tmp_path):
     (tmp_path / "summary.csv").write_text("block_size\n3\n")
     group, notes = record_sweep(tmp_path, "mlflow")

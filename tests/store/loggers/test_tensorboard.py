@@ -2,6 +2,8 @@
 
 import pytest
 
+from tdbench.store.rows import TrialState
+
 accumulator = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
 )
@@ -31,6 +33,12 @@ def test_a_resumed_run_adds_to_its_curves_and_one_that_starts_over_replaces_them
     for epochs, steps in (((1, 2), [1, 2]), ((3, 4), [1, 2, 3, 4]), ((1, 2), [1, 2])):
         assert record(tmp_path, "tensorboard", epochs=epochs) == []
         assert [one.step for one in read(tmp_path).Scalars("train_loss")] == steps
+
+
+def test_epochs_beyond_the_checkpoint_of_a_killed_run_are_not_shown_twice(record, tmp_path):
+    assert record(tmp_path, "tensorboard", epochs=(1, 2, 3), status=TrialState.KILLED) == []
+    assert record(tmp_path, "tensorboard", epochs=(2, 3, 4)) == []
+    assert [one.step for one in read(tmp_path).Scalars("train_loss")] == [1, 2, 3, 4]
 
 
 def test_the_verdicts_are_a_table_of_text(record_sweep, tmp_path):
