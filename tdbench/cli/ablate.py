@@ -134,6 +134,7 @@ SlurmOptions = Annotated[
         metavar="KEY=VALUE,...",
         help="What each Slurm job asks for: partition, time, memory, gpus, cpus, account, qos, constraint.",
         rich_help_panel=_TRIALS,
+        autocompletion=completion.slurm,
     ),
 ]
 

@@ -104,12 +104,28 @@ def tables(incomplete: str) -> list[str]:
 
 def setting(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete KEY=VALUE of `--set`."""
-    return assignment(keys_for(ctx), incomplete)
+    return assignment(keys_for(ctx, whole=has_section(incomplete)), incomplete)
 
 
 def parameter(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete KEY[=VALUES] of `--param`, whose values may be several."""
-    return assignment(keys_for(ctx, flags=True), incomplete, several=True)
+    return assignment(keys_for(ctx, flags=True, whole=has_section(incomplete)), incomplete, several=True)
+
+
+def slurm(incomplete: str) -> list[str]:
+    """Complete the last KEY=VALUE of `--slurm`, each key given once."""
+    from tdbench.sweep.slurm import CLUSTERS, OPTIONS
+
+    before, comma, last = incomplete.rpartition(",")
+    given = [part.partition("=")[0] for part in before.split(",")]
+    words = [f"{key}=" for key in OPTIONS] + [f"cluster={name}" for name in CLUSTERS]
+    left = [word for word in words if word.partition("=")[0] not in given]
+    return [f"{before}{comma}{word}" for word in left if word.startswith(last)]
+
+
+def has_section(incomplete: str) -> bool:
+    """Return whether a key is written with its section, as in `augment.cutout=8`."""
+    return "." in incomplete.partition("=")[0]
 
 
 def assignment(keys: dict[str, "FieldInfo"], incomplete: str, several: bool = False) -> list[str]:
@@ -132,14 +148,15 @@ def assignment(keys: dict[str, "FieldInfo"], incomplete: str, several: bool = Fa
     return [f"{key}={one}" for one in complete(lambda: values_of(key, keys[key]))(value)]
 
 
-def keys_for(ctx: typer.Context, flags: bool = False) -> dict[str, "FieldInfo"]:
-    """Return the keys of the methods that the command names, by the shortest names that are understood.
+def keys_for(ctx: typer.Context, flags: bool = False, whole: bool = False) -> dict[str, "FieldInfo"]:
+    """Return the keys of the methods that the command names, by the shortest names that are understood, or `whole`.
 
     Without any, they are those of the default method; of all, where a file may name another.
 
     Args:
         ctx: The command so far.
         flags: A flag's name stands for its key, as in `--param regularizer`.
+        whole: Each key with its section.
     """
     from tdbench.config import FLAGS, known_keys
     from tdbench.regularizers.config import RegularizerConfig
@@ -156,7 +173,7 @@ def keys_for(ctx: typer.Context, flags: bool = False) -> dict[str, "FieldInfo"]:
         parts = [key.rpartition(".")[2] for key in keys]
         for key, field in keys.items():
             part = key.rpartition(".")[2]
-            found[flag_of.get(key, part if parts.count(part) == 1 else key)] = field
+            found[key if whole else flag_of.get(key, part if parts.count(part) == 1 else key)] = field
     return found
 
 

@@ -135,7 +135,7 @@ class OptimizerConfig(OpenSection):
     name: str = knob(
         "sgd",
         "sgd, adamw, adam, rmsprop or another class of torch.optim, or the user's own: file.py:make_optimizer",
-        sweep=("sgd", "adamw", "rmsprop"),
+        sweep=("sgd", "adamw", "adam", "rmsprop"),
     )
     lr: float | None = knob(
         0.1, "peak learning rate; of other optimizers than sgd torch's default", gt=0, sweep=(0.03, 0.1, 0.3)

@@ -15,7 +15,7 @@ DEFAULT_MIN = 240  # minutes of a job; a trial that takes longer goes on in the 
 CLUSTERS = ("slurm", "local", "debug")
 
 # --slurm KEY -> submitit's name for it; `cluster` is none of these.
-_OPTIONS = {
+OPTIONS = {
     "partition": "slurm_partition",
     "time": "timeout_min",
     "memory": "mem_gb",
@@ -60,10 +60,10 @@ def slurm_options(given: str | Mapping[str, Any] | None) -> SlurmOptions:
             cluster = str(value)
         elif key == "cluster":
             raise ConfigError(unknown("--slurm cluster", str(value), CLUSTERS))
-        elif key not in _OPTIONS:
-            raise ConfigError(unknown("--slurm option", str(key), [*_OPTIONS, "cluster"]))
+        elif key not in OPTIONS:
+            raise ConfigError(unknown("--slurm option", str(key), [*OPTIONS, "cluster"]))
         else:
-            parameters[_OPTIONS[key]] = _READERS.get(key, _text)(key, str(value))
+            parameters[OPTIONS[key]] = _READERS.get(key, _text)(key, str(value))
     return SlurmOptions(cluster, parameters)
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tdbench.cli.completion import listed, rejoined
+from tdbench.config import AugmentConfig
 from tdbench.config.data_sets import DATA_SETS
 from tdbench.config.networks import NETWORKS
 from tdbench.regularizers.registry import method_names
@@ -46,8 +47,15 @@ TYPED = {
     "train --regularizer mine.py:MyDrop --set ramp=": {"0.25", "0.5", "1.0"},
     "ablate --param regula": {"regularizer=", *(f"regularizer={name}" for name in method_names())},
     "ablate --param block_size=1,5,": {"1,5,3", "1,5,7", "1,5,9"},
-    "ablate --param augment.": set(),
-    "train --set training.epochs=1": set(),
+    "ablate --param augment.": {f"augment.{name}" for name in AugmentConfig.model_fields},
+    "train --set augment.ra": {"augment.random_resized_crop=", "augment.randaugment=", "augment.random_erasing="},
+    "train --set data.skip_b": {"data.skip_broken=", "data.skip_broken=true", "data.skip_broken=false"},
+    "train --set training.batch_size=": {"32", "64", "128"},
+    "train --set optimizer.name=": {"sgd", "adamw", "adam", "rmsprop"},
+    "train --set nowhere.": set(),
+    "ablate --executor slurm --slurm ti": {"time="},
+    "tune --slurm gpus=1,cluster=": {"slurm", "local", "debug"},
+    "ablate --slurm gpus=1,g": set(),
     "train --out ": set(),
 }
 
