@@ -108,6 +108,7 @@ def tune_command(
     fresh: options.Fresh = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
+    log: options.Log = None,
     slurm: SlurmOptions = None,
     out: options.Out = None,
     quiet: options.Quiet = False,
@@ -122,7 +123,7 @@ def tune_command(
     from tdbench.sweep.tune.command import open_search, plan_search
 
     start = Start()
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, slurm=slurm)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm)
     flags = {
         "trials": trials,
         "search_seeds": search_seeds,

@@ -171,25 +171,31 @@ def run_missing(
             sweep.look_again()  # another process may have been at it meanwhile
             missing = sweep.missing(execution.retry_failed, execution.fresh)
             make_ready(sweep, missing, execution, slots, tell)
-            sweep_log = SweepLog(execution.log or (), sweep.folder.path, sweep.plan.keys, fresh=execution.fresh)
-            try:
-                if missing and slots is not None and executor is not None:
-                    with watch(sweep, slots) as observer:
-                        log = Log(sweep_log.names, sweep_log.group)
-                        sweep.run(executor, missing, observer, should_stop, fresh=execution.fresh, log=log)
-                else:
-                    tell(f"all {len(sweep.asked_for())} trials were run before; nothing to do")
-            finally:
-                tables = sweep.tables()
-                sweep.write_tables(tables)
-            write_report(sweep, tables)
-            sweep_log.end(tables.summary)
+            with log_of(sweep, execution) as sweep_log:
+                try:
+                    if missing and slots is not None and executor is not None:
+                        with watch(sweep, slots) as observer:
+                            log = Log(sweep_log.names, sweep_log.group)
+                            sweep.run(executor, missing, observer, should_stop, fresh=execution.fresh, log=log)
+                    else:
+                        tell(f"all {len(sweep.asked_for())} trials were run before; nothing to do")
+                finally:
+                    tables = sweep.tables()
+                    sweep.write_tables(tables)
+                write_report(sweep, tables)
+                sweep_log.end(tables.summary)
     finally:
         if executor is not None:
             executor.close()
     if should_stop() and sweep.missing():
         raise Interrupted(f"{sweep.folder.path} keeps what is done, and the same command goes on from there")
     return tables
+
+
+def log_of(sweep: Sweep, execution: Execution) -> SweepLog:
+    """Return what tells the loggers of a sweep."""
+    names, keys = execution.log or (), sweep.plan.keys
+    return SweepLog(names, sweep.folder.path, keys, group=sweep.group, fresh=execution.fresh)
 
 
 def make_ready(

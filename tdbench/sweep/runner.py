@@ -23,9 +23,14 @@ class Tables:
 
 
 class Sweep(Trials):
-    """A plan, its folder, and what has become of each trial."""
+    """A plan, its folder, and what has become of each trial.
+
+    Attributes:
+        group: The id that loggers know its search by; None: it is no search's.
+    """
 
     folder: SweepFolder
+    group: str | None = None
 
     def __init__(self, plan: Plan, folder: SweepFolder) -> None:
         super().__init__()

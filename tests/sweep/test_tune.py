@@ -2,16 +2,24 @@
 
 import csv
 import random
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from tdbench.errors import ConfigError, FolderError, TdbenchError
-from tdbench.store.assignment import Ended
+from tdbench.store.assignment import Ended, Log
+from tdbench.store.loggers import LOGGERS, Package
+from tdbench.store.loggers.recording import group_of
 from tdbench.store.progress import SweepObserver
 from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep import lab
+from tdbench.sweep.execution import Execution
+from tdbench.sweep.runner import Tables
+from tdbench.sweep.tune import command
 from tdbench.sweep.tune.asked import asked_of, plan_tune, seconds_of
 from tdbench.sweep.tune.command import finish, open_search, specs
 from tdbench.sweep.tune.confirming import baseline_of, check_design, chosen, confirmation, kept
@@ -255,6 +263,14 @@ def test_without_the_baseline_there_is_no_search_and_the_next_call_tries_it_agai
     assert search.is_over()
 
 
+def test_a_search_of_the_default_alone_runs_it_and_the_baseline(tmp_path):
+    plan = plan_of(trials=1, param={"block_size": [1, 3]})  # which the default, 5, is not among
+    assert not open_search(plan, tmp_path).is_over()
+    search, _ = run(plan, tmp_path)
+    assert [(row["candidate"], row["status"]) for row in table(search)] == [("baseline", "done"), ("default", "done")]
+    assert search.is_over()
+
+
 def test_a_search_ends_where_everything_has_been_tried(tmp_path):
     search, executor = run(plan_of(param={"block_size": [1, 3, 5]}, trials=50), tmp_path)
     assert len(executor.submitted) == 2 * (1 + 3), "the baseline and three values, with two seeds each"
@@ -418,3 +434,31 @@ def test_optuna_that_is_missing_is_named_with_its_extra(monkeypatch):
 
 def test_a_search_in_a_new_folder_holds_nothing(tmp_path):
     assert TuneFolder(tmp_path).read_asked() is None
+
+
+class Group:
+    """A logger that keeps nothing but that it was asked."""
+
+    heard: ClassVar[list[str]] = []
+
+    def start_sweep(self, sweep):
+        self.heard.append(sweep.id)
+
+    def end_sweep(self, sweep, summary):
+        self.heard.append(f"{len(summary)} verdicts of {', '.join(sweep.keys)}")
+
+
+def test_a_search_is_a_group_of_loggers_to_which_its_confirmation_belongs(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tdbench.store.loggers.groups", SimpleNamespace(Group=Group))
+    monkeypatch.setitem(LOGGERS, "group", Package("groups:Group", "1", ("pip",)))
+    monkeypatch.setattr(command, "check_trials", lambda configs, slots: None)
+    monkeypatch.setattr(command, "slots_for", lambda search, execution: None)
+    search = open_search(plan_of(trials=2), tmp_path)
+    executor = Searching(search.folder)
+    monkeypatch.setattr(Execution, "executor_in", lambda execution, slots: executor)
+    execution, groups = Execution(log="group"), []
+    command.run_search(search, execution, watch=lambda search, slots: nullcontext(SweepObserver()))
+    command.confirm_found(search, execution, lambda sweep: groups.append(sweep.group) or Tables((), (), []))
+    assert groups == [group_of(tmp_path)]
+    assert {assignment.log for assignment in executor.submitted} == {Log(("group",), groups[0])}
+    assert Group.heard == [groups[0], "0 verdicts of drop_ratio, block_size"]

@@ -43,7 +43,7 @@ class LoggedRun:
 
 @dataclass(frozen=True)
 class LoggedSweep:
-    """A sweep as loggers know it.
+    """A sweep, or a search, as loggers know it.
 
     Attributes:
         id: Its own, the same when it is resumed, and the name of the group of its trials.
@@ -77,7 +77,7 @@ class Logger(ABC):
 
     @abstractmethod
     def end_sweep(self, sweep: LoggedSweep, summary: Sequence[SummaryRow]) -> None:
-        """Take down the rows of `summary.csv`."""
+        """Take down the rows of `summary.csv`; none: it has no verdicts, or not yet."""
 
 
 def figures_of(row: EpochRow | RunResult | SummaryRow) -> dict[str, float]:

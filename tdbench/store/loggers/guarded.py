@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from queue import SimpleQueue
+from textwrap import shorten
 from threading import Thread
 
-from tdbench.errors import line_of
 from tdbench.store.loggers import LOGGERS
 from tdbench.store.loggers.base import PATIENCE_S, Logger
 
 LOOK_EVERY_S = 0.02
+LONGEST_FAILURE = 300  # characters; some packages put the reason behind the first line
 
 Order = Callable[[Logger], None]
 
@@ -38,7 +39,7 @@ class Guarded:
                 order(logger)
                 self._num_done += 1
         except BaseException as error:  # SystemExit too, by which a package may answer
-            self.failure = line_of(error)
+            self.failure = shorten(f"{type(error).__name__}: {error}".rstrip(": "), LONGEST_FAILURE, placeholder=" ...")
 
     def tell(self, order: Order | None) -> None:
         """Let the logger do something more; None: be done."""
@@ -60,6 +61,11 @@ class Guards:
 
     def __init__(self, names: Iterable[str], note: Callable[[str], None]) -> None:
         self._guards, self._note = [Guarded(name) for name in names], note
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that have not failed."""
+        return tuple(guard.name for guard in self._guards)
 
     def tell(self, order: Order) -> None:
         """Let all loggers do something, and return at once."""

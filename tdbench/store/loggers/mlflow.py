@@ -14,7 +14,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from tdbench.store.folders import SUMMARY_TABLE, SUMMARY_TEXT
+from tdbench.store.folders import CANDIDATES, SUMMARY_TABLE, SUMMARY_TEXT
 from tdbench.store.loggers.base import PROJECT, LoggedRun, LoggedSweep, Logger, figures_of, point_name
 from tdbench.store.rows import EpochRow, RunResult, SummaryRow, TrialState, columns
 
@@ -60,7 +60,7 @@ class MLflow(Logger):
         self._log_tags({f"verdict {point_name(row)}": row.verdict for row in summary})
         for row in summary:
             self._log_figures({f"{name} {point_name(row)}": figure for name, figure in figures_of(row).items()}, 0)
-        for name in (SUMMARY_TABLE, SUMMARY_TEXT):
+        for name in (SUMMARY_TABLE, SUMMARY_TEXT, CANDIDATES):
             if (sweep.folder / name).exists():
                 self._client.log_artifact(self._run, str(sweep.folder / name))
         self._client.set_terminated(self._run)

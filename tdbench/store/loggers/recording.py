@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tdbench.errors import Note
 from tdbench.store.loggers.base import LoggedRun, LoggedSweep, kept_id
@@ -75,12 +75,19 @@ class RunLog(Observer):
 class SweepLog:
     """Tells loggers of a sweep: when it begins, so that its trials find their group, and its verdicts at the end.
 
+    As a context it ends without verdicts where `end` was not called: a search has none of its own.
+
     Args:
         names: The loggers; without any nothing is done.
         folder: The sweep folder.
         keys: What is varied.
+        group: The id of the group that it belongs to, as its search's; None: it is one itself.
         fresh: The sweep is started over.
         note: Told what has become of a logger that failed.
+
+    Attributes:
+        names: The loggers that its trials are to tell: those that have not failed.
+        group: The id of its group; None: there is no logger.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class SweepLog:
         folder: Path,
         keys: Sequence[str],
         *,
+        group: str | None = None,
         fresh: bool = False,
         note: Callable[[str], None] | None = None,
     ) -> None:
@@ -96,17 +104,30 @@ class SweepLog:
         self._guards: Guards | None = None
         self.group: str | None = None
         if self.names:
-            self.group = kept_id(folder, folder.absolute().name or "sweep", fresh=fresh)
+            self.group = group or group_of(folder, fresh=fresh)
             self._sweep = sweep = LoggedSweep(self.group, folder, tuple(keys))
             self._guards = Guards(self.names, self._note)
             self._guards.tell(lambda logger: logger.start_sweep(sweep))
             self._guards.settle()
+            self.names = self._guards.names  # one that failed would keep every trial waiting
 
     def end(self, summary: Sequence[SummaryRow]) -> None:
         """Take down the rows of `summary.csv`."""
         if self._guards is not None:
             self._guards.tell(lambda logger: logger.end_sweep(self._sweep, summary))
             self._guards.close()
+            self._guards = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end(())
+
+
+def group_of(folder: Path, *, fresh: bool = False) -> str:
+    """Return the id of the sweep or the search in a folder; see `kept_id`."""
+    return kept_id(folder, folder.absolute().name or "sweep", fresh=fresh)
 
 
 def warn(text: str) -> None:

@@ -50,6 +50,8 @@ class TensorBoard(Logger):
         """Do nothing: the trials write folders of their own."""
 
     def end_sweep(self, sweep: LoggedSweep, summary: Sequence[SummaryRow]) -> None:
+        if not summary:
+            return
         shutil.rmtree(sweep.folder / FOLDER, ignore_errors=True)  # of an earlier look
         self._writer = EventFileWriter(str(sweep.folder / FOLDER))
         self._write(Summary(value=[text("summary", table(sweep.keys, summary))]))

@@ -32,6 +32,8 @@ class Wandb(Logger):
         """Do nothing: the group comes with its first run."""
 
     def end_sweep(self, sweep: LoggedSweep, summary: Sequence[SummaryRow]) -> None:
+        if not summary:
+            return
         run = started(sweep.id, sweep.folder, {}, name="verdicts", group=sweep.id, job_type="verdicts")
         columns = SummaryRow.columns(sweep.keys)
         table = wandb.Table(columns=[*columns], allow_mixed_types=True)

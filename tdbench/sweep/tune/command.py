@@ -13,8 +13,10 @@ from tdbench.config.contents import look_anew
 from tdbench.config.loading import Given, file_given, nested, read_yaml, tree_of
 from tdbench.config.trust import trusting
 from tdbench.errors import ConfigError, FolderError, Interrupted
+from tdbench.store.assignment import Log
 from tdbench.store.files import folder_given, held, remove_unfinished
 from tdbench.store.folders import CANDIDATES, CONFIRM, IMPORTANCE
+from tdbench.store.loggers.recording import SweepLog, group_of
 from tdbench.store.progress import SweepObserver
 from tdbench.store.reading import SweepRecord, read_sweep, read_table
 from tdbench.sweep import lab
@@ -95,6 +97,7 @@ def tune(
     fresh: bool = False,
     executor: str = "local",
     ray_address: str | None = None,
+    log: str | Sequence[str] | None = None,
     slurm: str | Mapping[str, Any] | None = None,
     trust: bool = False,
     **settings: Any,
@@ -114,14 +117,14 @@ def tune(
         confirm: How many of the best candidates are confirmed beside the default; 0: none is.
         confirm_seeds: The design of the confirmation: `5..20`.
         out: The folder; None: one of its own under `runs/`.
-        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, slurm: See `Execution`.
+        jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm: `Execution`.
         trust: Let code run that a YAML file names and the arguments do not.
         **settings: Keys of the run as flags and `--set` take them.
 
     Raises:
         TdbenchError: Something the user can act on; what was done before is intact.
     """
-    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, slurm=slurm)
+    execution = Execution(jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm)
     flags: dict[str, Any] = {"trials": trials, "search_seeds": search_seeds, "sampler": sampler, "confirm": confirm}
     flags |= {"sampler_seed": sampler_seed, "budget": budget, "confirm_seeds": confirm_seeds}
     with lab.stand_ins(), trusting([param, settings], trust):
@@ -224,13 +227,13 @@ def run_search(
             check_trials([plan.base, plan.baseline], slots)
             remove_unfinished(folder.path)
             folder.write_asked(plan)  # from here on the folder is this search's
-            try:
-                with watch(search, slots) as observer:
-                    search.run(
-                        executor, search.first(execution.retry_failed), observer, should_stop, fresh=execution.fresh
-                    )
-            finally:
-                search.write_candidates()
+            with SweepLog(execution.log or (), folder.path, search.keys, fresh=execution.fresh) as search_log:
+                try:
+                    with watch(search, slots) as observer:
+                        first, log = search.first(execution.retry_failed), Log(search_log.names, search_log.group)
+                        search.run(executor, first, observer, should_stop, fresh=execution.fresh, log=log)
+                finally:
+                    search.write_candidates()
     finally:
         executor.close()
     if should_stop() and not search.is_over():
@@ -280,6 +283,8 @@ def confirm_found(
     if not search.ranking(search.plan.subjects[0]):
         raise FolderError(f"no candidate of {search.folder.path} has a result; candidates.csv says why")
     sweep = confirmation(search)
+    if execution.log:
+        sweep.group = group_of(search.folder.path)
     tables = run(sweep) if run is not None else run_missing(sweep, execution)
     write_text(search, tables.summary)
     return sweep, tables

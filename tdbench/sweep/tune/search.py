@@ -19,6 +19,7 @@ from tdbench.sweep.tune.folder import JOURNAL, TuneFolder
 from tdbench.sweep.tune.study import Question, Suggestion
 
 DEFAULT, BASELINE = "default", "baseline"
+WAITING = TrialState.WAITING.value
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Search(Trials):
 
     Attributes:
         candidates: By subject and name, in the order in which they were chosen; the baseline first.
+        keys: What is searched, by the names of the columns of `candidates.csv`.
     """
 
     folder: TuneFolder
@@ -55,6 +57,7 @@ class Search(Trials):
         super().__init__()
         self.plan, self.folder, self._threads = plan, folder, plan.base.hardware.threads
         self._began: float | None = None
+        self.keys = list(dict.fromkeys(one.name for subject in plan.subjects for one in subject.ranges))
         self.reopen(fresh=fresh)
 
     def reopen(self, *, fresh: bool = False) -> None:
@@ -127,9 +130,8 @@ class Search(Trials):
 
     def num_over(self, subject: Subject | None = None) -> int:
         """Return how many candidates are over, of one subject or of all; the default is one."""
-        waiting = TrialState.WAITING.value
         own = [one for one in self.candidates if one.subject is not None and subject in (None, one.subject)]
-        return sum(self.state_of(one)[0] != waiting for one in own)
+        return sum(self.state_of(one)[0] != WAITING for one in own)
 
     def ended_by_budget(self) -> bool:
         """Return whether the time ran out before the candidates did."""
@@ -138,11 +140,12 @@ class Search(Trials):
         return wants and budget_s is not None and self.spent_s() >= budget_s
 
     def is_over(self, retry_failed: bool = False) -> bool:
-        """Return whether every candidate that there is to be has been told, and none is to be run again."""
+        """Return whether every candidate that there is to be has been told, or run, and none is to be run again."""
         if retry_failed and any(map(self.has_failed, self.candidates)):
             return False
         return self._next_subject() is None and not any(
-            one.suggestion is not None and one.suggestion.state == "running" for one in self.candidates
+            self.state_of(one)[0] == WAITING if one.suggestion is None else one.suggestion.state == "running"
+            for one in self.candidates
         )
 
     def _next_subject(self) -> Subject | None:
@@ -216,14 +219,14 @@ class Search(Trials):
             TdbenchError: The baseline failed, so that there is nothing to compare with.
         """
         state, why = self.state_of(self.baseline)
-        if state not in (TrialState.DONE.value, TrialState.WAITING.value):
+        if state not in (TrialState.DONE.value, WAITING):
             raise TdbenchError(f"the baseline's run {state}: {why}; without it there is nothing to compare with")
         told: list[tuple[int, float | None]] = []
         for one in self.candidates:
             if one.subject is not subject or one.suggestion is None or one.suggestion.state != "running":
                 continue
             state, _ = self.state_of(one)
-            if state != TrialState.WAITING.value and self.state_of(self.baseline)[0] == TrialState.DONE.value:
+            if state != WAITING and self.state_of(self.baseline)[0] == TrialState.DONE.value:
                 told.append((one.suggestion.number, self.value_of(one)))
         return told
 
@@ -290,8 +293,7 @@ class Search(Trials):
         Raises:
             FolderError: It cannot be written.
         """
-        keys = list(dict.fromkeys(one.name for subject in self.plan.subjects for one in subject.ranges))
-        columns = ["candidate", "regularizer", "status", *keys, "n", "valid_error_pct_mean", "valid_error_pct_std"]
+        columns = ["candidate", "regularizer", "status", *self.keys, "n", "valid_error_pct_mean", "valid_error_pct_std"]
         columns += ["delta_vs_baseline", "dropped_pct", "wall_s", "error"]
         return write_if_new(self.folder / CANDIDATES, to_csv(map(self.row_of, self.candidates), columns).encode())
 

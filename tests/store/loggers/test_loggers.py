@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from tdbench.errors import ConfigError, Note
 from tdbench.store import loggers
 from tdbench.store.loggers import LOGGERS, Package, loggers_named
 from tdbench.store.loggers.base import Logger, kept_id
+from tdbench.store.loggers.recording import SweepLog
 from tdbench.store.rows import TrialState
 from tests.store.loggers.records import Offline
 
@@ -55,6 +57,14 @@ class Failing(Logger):
     end_run = start_sweep = end_sweep = start_run
 
 
+class Wordy(Failing):
+    def start_run(self, run):
+        raise ValueError("1 error for Settings\n  mode must be online" + 100 * "\n  or another")
+
+    def start_sweep(self, sweep):
+        self.start_run(sweep)
+
+
 class Hanging(Failing):
     def log_epoch(self, row):
         threading.Event().wait()
@@ -62,9 +72,9 @@ class Hanging(Failing):
 
 @pytest.fixture
 def fakes(monkeypatch):
-    module = SimpleNamespace(Fake=Fake, Failing=Failing, Hanging=Hanging)
+    module = SimpleNamespace(Fake=Fake, Failing=Failing, Wordy=Wordy, Hanging=Hanging)
     monkeypatch.setitem(sys.modules, "tdbench.store.loggers.fakes", module)
-    for name in ("Fake", "Failing", "Hanging", "Missing"):
+    for name in ("Fake", "Failing", "Wordy", "Hanging", "Missing"):
         monkeypatch.setitem(LOGGERS, name.lower(), Package(f"fakes:{name}", "1", ("pip",)))
     HEARD.clear()
 
@@ -125,6 +135,26 @@ def test_one_that_fails_costs_a_note_and_the_others_nothing(fakes, record, recor
     assert HEARD[-1] == ("end", 2)
 
 
+def test_the_reason_is_told_in_a_line_even_where_it_stands_behind_the_first(fakes, record, tmp_path):
+    (note,) = record(tmp_path, "wordy")
+    assert note.startswith(
+        "--log wordy failed and is left out: ValueError: 1 error for Settings mode must be online or"
+    )
+    assert len(note) < 400
+
+
+def test_trials_do_not_wait_for_one_that_failed_where_their_sweep_began(fakes, tmp_path):
+    assert SweepLog(["wordy", "fake"], tmp_path, ["block_size"], note=HEARD.append).names == ("fake",)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("the disk is full")])
+def test_a_sweep_ends_there_even_where_it_comes_to_no_verdicts(fakes, tmp_path, error):
+    with pytest.raises(RuntimeError) if error else nullcontext(), SweepLog(["fake"], tmp_path, ["block_size"]) as log:
+        if error:
+            raise error
+    assert [("start", log.group), ("end", 0)] == HEARD
+
+
 def test_one_that_does_not_answer_is_left_behind(fakes, record, tmp_path, monkeypatch):
     monkeypatch.setattr("tdbench.store.loggers.guarded.PATIENCE_S", 0.1)
     assert record(tmp_path, "hanging") == ["--log hanging failed and is left out: no answer for 0.1 s"]
@@ -148,22 +178,42 @@ def test_a_run_trains_to_its_end_whatever_becomes_of_its_loggers(fakes, tmp_path
     assert HEARD == []
 
 
+def run_with_loggers(place, *asked):
+    """Run a command in a process that comes to know no torch; return MLflow's address."""
+    asked = [*asked, "--jobs", "1", "--threads", "1", "--train-fraction", "0.1"]
+    code = f"import sys; from tdbench.cli import main; assert main({asked}) == 0; assert 'torch' not in sys.modules"
+    surroundings = {**os.environ, "WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, env=surroundings)
+    assert (done.returncode, "failed" in done.stderr) == (0, False), done.stderr
+    return surroundings["MLFLOW_TRACKING_URI"]
+
+
 @pytest.mark.slow
 def test_a_sweep_logs_to_all_of_them_at_once_and_its_driver_knows_no_torch(tmp_path):
     for name in LOGGERS:
         pytest.importorskip(name, reason=f"{name} is not installed")
-    asked = ["ablate", "--param", "block_size=3", "--seeds", "1", "--jobs", "1", "--epochs", "2", "--out", "sweep"]
-    asked += ["--threads", "1", "--train-fraction", "0.1", "--log", "wandb,mlflow", "--log", "tensorboard"]
-    code = f"import sys; from tdbench.cli import main; assert main({asked}) == 0; assert 'torch' not in sys.modules"
-    surroundings = {**os.environ, "WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=surroundings)
-    assert (done.returncode, "failed" in done.stderr) == (0, False), done.stderr
+    asked = ("ablate", "--param", "block_size=3", "--seeds", "1", "--epochs", "2", "--out", "sweep")
+    address = run_with_loggers(tmp_path, *asked, "--log", "wandb,mlflow", "--log", "tensorboard")
     sweep = tmp_path / "sweep"
     group = kept_id(sweep, "")
     trials = sorted((sweep / "trials").iterdir())
     assert [(Offline(trial).run.run_group, len(Offline(trial).history)) for trial in trials] == [(group, 2)] * 2
     assert Offline(sweep).summary["verdict of block_size=3"] == "too few seeds"
-    client = importlib.import_module("mlflow").MlflowClient(surroundings["MLFLOW_TRACKING_URI"])
+    client = importlib.import_module("mlflow").MlflowClient(address)
     runs = client.search_runs([client.get_experiment_by_name("tdbench").experiment_id])
     assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {None, runs[-1].info.run_id}
     assert all((folder / "tensorboard").is_dir() for folder in (sweep, *trials))
+
+
+@pytest.mark.slow
+def test_a_search_is_one_group_with_its_confirmation_whose_verdicts_it_has(tmp_path):
+    for name in ("wandb", "optuna"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    asked = ("--param", "block_size=1,3", "--trials", "1", "--search-seeds", "1", "--confirm-seeds", "3..3")
+    asked += ("--max-steps", "2", "--batch-size", "32", "--log", "wandb", "--out", "search")
+    run_with_loggers(tmp_path, "tune", *asked)
+    search, confirm = tmp_path / "search", tmp_path / "search" / "confirm"
+    trials = [*(search / "trials").iterdir(), *(confirm / "trials").iterdir()]
+    assert {Offline(folder).run.run_group for folder in (confirm, *trials)} == {kept_id(search, "")}
+    assert Offline(confirm).summary["verdict of arm=none"] == "baseline"
+    assert not (search / "wandb").exists()

@@ -4,8 +4,9 @@ from contextlib import chdir
 
 import pytest
 
+from tdbench.store.loggers.recording import SweepLog
 from tdbench.store.rows import TrialState
-from tests.store.loggers.records import SETTINGS
+from tests.store.loggers.records import SETTINGS, SUMMARY
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
 
@@ -83,6 +84,15 @@ def test_a_sweep_is_the_parent_of_its_trials_and_has_the_verdicts(record_sweep, 
     assert sweep.data.tags["verdict block_size_3"] == "helps"
     assert sweep.data.metrics["delta_vs_baseline block_size_5"] == -0.5
     assert [one.path for one in mlflow.MlflowClient().list_artifacts(sweep.info.run_id)] == ["summary.csv"]
+
+
+def test_a_search_has_ended_before_its_confirmation_adds_the_verdicts(runs, tmp_path):
+    with SweepLog(["mlflow"], tmp_path, ["block_size"]) as search:
+        assert [run.info.status for run in runs()] == ["RUNNING"]
+    assert [run.info.status for run in runs()] == ["FINISHED"]
+    SweepLog(["mlflow"], tmp_path / "confirm", ["arm"], group=search.group).end(SUMMARY)
+    (run,) = runs()
+    assert (run.info.status, run.data.tags["verdict block_size_3"]) == ("FINISHED", "helps")
 
 
 def test_a_store_that_cannot_be_reached_costs_a_note(record, runs, tmp_path):

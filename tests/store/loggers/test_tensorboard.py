@@ -2,6 +2,7 @@
 
 import pytest
 
+from tdbench.store.loggers.recording import SweepLog
 from tdbench.store.rows import TrialState
 
 accumulator = pytest.importorskip(
@@ -44,6 +45,8 @@ def test_epochs_beyond_the_checkpoint_of_a_killed_run_are_not_shown_twice(record
 def test_the_verdicts_are_a_table_of_text(record_sweep, tmp_path):
     _, notes = record_sweep(tmp_path, "tensorboard")
     assert notes == []
+    with SweepLog(["tensorboard"], tmp_path, ["block_size"], note=notes.append):
+        """It ends without verdicts, and leaves those that there are."""
     (event,) = read(tmp_path).Tensors("summary/text_summary")
     head, _, first, second = event.tensor_proto.string_val[0].decode().split("\n")
     assert head.startswith("| block_size | n |")

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from tdbench.store.loggers.recording import SweepLog
 from tdbench.store.rows import TrialState
 from tests.store.loggers.records import SETTINGS, Offline
 
@@ -60,6 +61,13 @@ def test_a_sweep_is_a_group_and_its_verdicts_a_summary(record_sweep, tmp_path):
     kept = json.loads(table.read_text())
     row = dict(zip(kept["columns"], kept["data"][0], strict=True))
     assert (row["block_size"], row["n"], row["delta_vs_baseline"], row["p_value"]) == (3, 3, -0.5, None)
+
+
+def test_a_sweep_without_verdicts_makes_no_run_of_its_own(tmp_path):
+    notes = []
+    with SweepLog(["wandb"], tmp_path, ["block_size"], note=notes.append):
+        """As of a search, whose confirmation has them."""
+    assert (notes, [path.name for path in tmp_path.iterdir()]) == ([], ["logged.json"])
 
 
 @pytest.mark.skipif(not hasattr(os, "forkpty"), reason="no terminal can be had here")
