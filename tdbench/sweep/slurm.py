@@ -49,10 +49,12 @@ def slurm_options(given: str | Mapping[str, Any] | None) -> SlurmOptions:
     """Return what jobs ask for, from `partition=gpu,time=2:00:00,memory=16G,gpus=1,cpus=4` or a table of that.
 
     Raises:
-        ConfigError: A key is unknown, or a value is no number, time or size.
+        ConfigError: It is neither; a key is unknown, or a value is no number, time or size.
     """
     if given is None:
         return SlurmOptions()
+    if not isinstance(given, (str, Mapping)):
+        raise ConfigError(f"slurm must be a table or a text such as 'partition=gpu,cpus=4', got {given!r}")
     pairs = given.items() if isinstance(given, Mapping) else [part.partition("=")[::2] for part in given.split(",")]
     cluster, parameters = "slurm", {}
     for key, value in pairs:

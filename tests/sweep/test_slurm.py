@@ -57,6 +57,7 @@ def test_options_are_submitit_s_by_other_names():
         ("memory=lots", "--slurm memory must be a size such as 16G or 500M, got 'lots'"),
         ("gpus=-1", "--slurm gpus must be a whole number of at least 0, got '-1'"),
         ("cpus=0", "--slurm cpus must be a whole number of at least 1, got '0'"),
+        (5, "slurm must be a table or a text such as 'partition=gpu,cpus=4', got 5"),
         ("cluster=slrm", "unknown --slurm cluster 'slrm'; did you mean slurm"),
     ],
 )

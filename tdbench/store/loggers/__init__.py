@@ -37,9 +37,11 @@ def loggers_named(log: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the loggers in `wandb,tensorboard`, or in several such texts, each once.
 
     Raises:
-        ConfigError: One does not exist, its package is not installed, or is too old.
+        ConfigError: It is no text; or one does not exist, its package is not installed, or is too old.
     """
-    texts = [log] if isinstance(log, str) else log or ()
+    texts = [log] if isinstance(log, str) else () if log is None else log
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"log must be names of loggers, such as 'wandb,tensorboard', got {log!r}")
     names = tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
     for name in names:
         if name not in LOGGERS:

@@ -91,6 +91,12 @@ def test_an_unknown_name_is_refused_with_those_there_are(log):
         loggers_named(log)
 
 
+@pytest.mark.parametrize("log", [5, True, ["wandb", None], {"wandb"}])
+def test_what_is_no_name_is_refused(log):
+    with pytest.raises(ConfigError, match="log must be names of loggers, such as 'wandb,tensorboard', got"):
+        loggers_named(log)
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [
