@@ -9,6 +9,7 @@ import typer
 
 from tdbench.cli import completion, options
 from tdbench.cli.ablate import (
+    DryRun,
     ExecutorName,
     Gpus,
     Jobs,
@@ -100,6 +101,7 @@ def tune_command(
     tune_baseline: TuneBaseline = None,
     confirm: Confirm = None,
     confirm_seeds: ConfirmSeeds = None,
+    dry_run: DryRun = False,
     jobs: Jobs = None,
     gpus: Gpus = None,
     per_gpu: PerGpu = 1,
@@ -141,7 +143,13 @@ def tune_command(
         plan = plan_search(config, params or [], split(tune_baseline), flags, given, announce)
         announce()
         search = open_search(plan, out or plan.default_folder(), fresh=fresh)
-        run(search, execution, quiet=quiet, json=json)
+        if dry_run:
+            from tdbench.cli.tune_terminal import print_outlook
+            from tdbench.sweep.tune.outlook import look_ahead
+
+            print_outlook(search, look_ahead(search, execution), quiet=quiet, json=json)
+        else:
+            run(search, execution, quiet=quiet, json=json)
 
 
 def split(texts: list[str] | None) -> list[str]:

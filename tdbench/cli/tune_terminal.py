@@ -1,8 +1,13 @@
 """What a search looks like on a terminal: which candidate runs, which is best so far, what was promised and kept."""
 
-import json
+import json as json_module
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import typer
 
 from tdbench.cli.output import say
+from tdbench.cli.terminal import clock
 from tdbench.store.files import as_text, counted
 from tdbench.store.folders import CANDIDATES, IMPORTANCE, TUNE
 from tdbench.store.rows import TrialState
@@ -10,6 +15,7 @@ from tdbench.sweep.columns import joined_by, number
 from tdbench.sweep.runner import Tables
 from tdbench.sweep.tune.confirming import kept
 from tdbench.sweep.tune.folder import TUNE_TEXT
+from tdbench.sweep.tune.outlook import SearchOutlook
 from tdbench.sweep.tune.search import Candidate, Search
 
 
@@ -29,13 +35,8 @@ class SearchWords:
         return digest
 
     def heading(self, num_missing: int, num_at_once: int) -> str:
-        plan = self.search.plan
-        ranges = " and ".join(f"{one.method} ({', '.join(map(str, one.ranges))})" for one in plan.subjects)
-        seeds = counted(plan.asked.search_seeds, "run")
-        return (
-            f"search of {ranges}: {plan.asked.trials} candidates by {plan.asked.sampler}, {seeds} each, "
-            f"{self.search.num_over()} of them done before, {num_at_once} at once; {self.search.folder.path}"
-        )
+        before = f"{self.search.num_over()} of them done before, {num_at_once} at once"
+        return f"{asked_for(self.search)}, {before}; {self.search.folder.path}"
 
     def standings(self) -> list[str]:
         lines = []
@@ -49,6 +50,14 @@ class SearchWords:
     def num_failed(self) -> int:
         failed = (TrialState.FAILED, TrialState.DIVERGED)
         return sum(result.status in failed for result in self.search.records.values())
+
+
+def asked_for(search: Search) -> str:
+    """Return what a search is asked to do, in a line."""
+    asked, subjects = search.plan.asked, search.plan.subjects
+    ranges = " and ".join(f"{one.method} ({', '.join(map(str, one.ranges))})" for one in subjects)
+    runs = counted(asked.search_seeds, "run")
+    return f"search of {ranges}: {counted(asked.trials, 'candidate')} by {asked.sampler}, {runs} each"
 
 
 def described(candidate: Candidate) -> str:
@@ -88,7 +97,7 @@ def as_json(search: Search, tables: Tables | None) -> str:
     """Return the candidates and the rows of the confirmation as JSON."""
     confirmed = [] if tables is None else [row.cells() for row in tables.summary]
     candidates = [search.row_of(one) for one in search.candidates]
-    return json.dumps({"candidates": candidates, "confirmed": confirmed}, indent=2, ensure_ascii=False)
+    return json_module.dumps({"candidates": candidates, "confirmed": confirmed}, indent=2, ensure_ascii=False)
 
 
 def print_kept(search: Search, tables: Tables) -> None:
@@ -101,3 +110,48 @@ def print_kept(search: Search, tables: Tables) -> None:
         interval = joined_by(" to ", one.row.delta_ci95_low, one.row.delta_ci95_high, form="+.2f")
         kept_of = number(one.row.delta_vs_baseline, "+.2f")
         say(f"{promised}, kept {kept_of} ({interval}, n = {one.row.n}): {one.row.verdict}")
+
+
+def print_outlook(search: Search, outlook: SearchOutlook, *, quiet: bool, json: bool) -> None:
+    """Print how many candidates and runs are left, and how long they take."""
+    if outlook.why_unknown is not None:
+        typer.echo(f"tdbench: note: the time that is left is unknown: {outlook.why_unknown}", err=True)
+    if json:
+        told = asdict(outlook)
+        told.pop("why_unknown")
+        say(json_module.dumps(told, indent=2, ensure_ascii=False))
+        return
+    runs, least, most = outlook.search_runs, outlook.confirm_runs, outlook.confirm_runs_at_most
+    if not quiet:
+        say(asked_for(search))
+        left = f"{outlook.candidates_left} of {counted(outlook.candidates, 'candidate')} left"
+        say(f"search: {left}, {counted(runs, 'run')} of {seeds(outlook.seeds)}, {length(outlook.search_s)}")
+        if outlook.confirmed:
+            values = f"{counted(outlook.confirmed, 'value')} and the baseline"
+            takes = length(outlook.confirm_s, outlook.confirm_at_most_s)
+            say(f"confirmation: {values}, {span(least, most)} of {seeds(outlook.confirm_seeds)}, {takes}")
+    in_all = [added(outlook.search_s, one) for one in (outlook.confirm_s, outlook.confirm_at_most_s)]
+    say(f"{span(runs + least, runs + most)} to come, {length(*in_all)}; nothing was trained")
+
+
+def seeds(several: Sequence[int]) -> str:
+    """Return seeds that follow each other in words."""
+    if len(several) == 1:
+        return f"seed {several[0]}"
+    return f"seeds {several[0]} {'to' if len(several) > 2 else 'and'} {several[-1]}"
+
+
+def span(least: int, most: int) -> str:
+    """Return a number of runs, or between which two it is."""
+    return f"{least} to {counted(most, 'run')}" if least < most else counted(most, "run")
+
+
+def length(least_s: float | None, most_s: float | None = None) -> str:
+    """Return a time, or between which two it is."""
+    if least_s is None:
+        return "an unknown time"
+    return "about " + " to ".join(dict.fromkeys(clock(one) for one in (least_s, most_s) if one is not None))
+
+
+def added(one_s: float | None, other_s: float | None) -> float | None:
+    return None if one_s is None or other_s is None else one_s + other_s

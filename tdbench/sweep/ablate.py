@@ -220,6 +220,12 @@ def slots_for(sweep: Sweep, execution: Execution) -> Slots:
     return slots
 
 
+def to_run(sweep: Sweep, execution: Execution) -> tuple[list[str], list[str]]:
+    """Return the trials that would run now, and those that it may come to."""
+    missing = sweep.missing(execution.retry_failed, execution.fresh)
+    return missing, list(sweep.records) if execution.fresh else sorted({*missing, *sweep.at_most()})
+
+
 def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
     """Check the trials that would run, and say what the sweep would do.
 
@@ -228,8 +234,7 @@ def look_ahead(sweep: Sweep, execution: Execution) -> Outlook:
     """
     if execution.audit:
         check_auditable(sweep.plan)
-    missing = sweep.missing(execution.retry_failed, execution.fresh)
-    at_most = list(sweep.records) if execution.fresh else sorted({*missing, *sweep.at_most()})
+    missing, at_most = to_run(sweep, execution)
     left_s: tuple[float | None, float | None] = (0.0, 0.0)
     why_unknown = None
     if missing:

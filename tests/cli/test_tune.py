@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import signal
 import sys
 import time
@@ -54,6 +55,20 @@ def test_the_search_chooses_and_the_confirmation_decides(cli):
     assert "holds another search: sampler is tpe there and random here" in other.err
     without = cli(*ASKED, *SHORT, "--confirm", "0", "-q", "--out", "search")
     assert without.out.startswith("best of 4 candidates, no verdict yet")
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_the_runs_and_the_time_and_leaves_nothing(cli):
+    told = json.loads(cli(*ASKED, *SHORT, "--out", "search", "--dry-run", "--json").out)
+    assert (told["candidates"], told["candidates_left"], told["search_runs"], told["seeds"]) == (4, 4, 10, [0, 1])
+    assert (told["confirmed"], told["confirm_runs"], told["confirm_runs_at_most"]) == (2, 9, 9)
+    assert 0 < told["search_s"] < 600
+    assert told["confirm_s"] == told["confirm_at_most_s"] > 0
+    lines = cli(*ASKED, *SHORT, "--out", "search", "--dry-run").out.splitlines()
+    assert re.fullmatch(r"search: 4 of 4 candidates left, 10 runs of seeds 0 and 1, about \d+:\d\d", lines[-3])
+    assert lines[-2].startswith("confirmation: 2 values and the baseline, 9 runs of seeds 2 to 4, about ")
+    assert re.fullmatch(r"19 runs to come, about \d+:\d\d; nothing was trained", lines[-1])
+    assert not Path("search").exists()
 
 
 @pytest.mark.slow

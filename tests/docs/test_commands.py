@@ -34,7 +34,7 @@ WORK = {  # what each command does once all that the user wrote has been checked
     "report": ("tdbench.report.command.write_report",),
     "show": ("tdbench.show.gallery.collect", "tdbench.training.trained.open_run"),
     "train": ("tdbench.training.train.train",),
-    "tune": ("tdbench.cli.tune.run",),
+    "tune": ("tdbench.cli.tune.run", "tdbench.sweep.tune.outlook.look_ahead"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from tdbench.errors import ConfigError, FolderError, TdbenchError
+from tdbench.errors import ConfigError, DataError, FolderError, TdbenchError
 from tdbench.store.assignment import Ended, Log
 from tdbench.store.loggers import LOGGERS, Package
 from tdbench.store.loggers.recording import group_of
@@ -19,11 +19,12 @@ from tdbench.store.rows import RunResult, TrialState
 from tdbench.sweep import lab
 from tdbench.sweep.execution import Execution
 from tdbench.sweep.runner import Tables
-from tdbench.sweep.tune import command
+from tdbench.sweep.tune import command, outlook
 from tdbench.sweep.tune.asked import asked_of, plan_tune, seconds_of
 from tdbench.sweep.tune.command import finish, open_search, specs
 from tdbench.sweep.tune.confirming import baseline_of, check_design, chosen, confirmation, kept
 from tdbench.sweep.tune.folder import JOURNAL, TuneFolder
+from tdbench.sweep.tune.outlook import look_ahead
 from tdbench.sweep.tune.report import promise_row
 from tdbench.sweep.tune.study import Question, suggest
 from tests.sweep.test_runner import TINY
@@ -462,3 +463,64 @@ def test_a_search_is_a_group_of_loggers_to_which_its_confirmation_belongs(monkey
     assert groups == [group_of(tmp_path)]
     assert {assignment.log for assignment in executor.submitted} == {Log(("group",), groups[0])}
     assert Group.heard == [groups[0], "0 verdicts of drop_ratio, block_size"]
+
+
+@pytest.fixture
+def _a_second_each(monkeypatch):
+    monkeypatch.setattr(outlook, "check_trials", lambda *arguments: None)
+    monkeypatch.setattr(outlook, "times_left_s", lambda waiting, finished, slots: tuple(map(len, waiting)))
+
+
+def contents_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("_a_second_each")
+@pytest.mark.parametrize(
+    ("param", "stop_after"), [(PARAM, None), ({"block_size": [1, 3]}, 1), ({"block_size": [3, 5]}, 5)]
+)
+def test_an_outlook_counts_the_runs_that_the_search_then_takes(tmp_path, param, stop_after):
+    plan = plan_of(param=param)
+    if stop_after is not None:
+        run(plan, tmp_path, stop_after=stop_after)
+    before = contents_of(tmp_path)
+    told = look_ahead(open_search(plan, tmp_path), Execution())
+    assert contents_of(tmp_path) == before
+    search, executor = run(plan, tmp_path)
+    own = [tuple(one.values.items()) for one in search.candidates if one.subject is not None]
+    assert (told.search_runs, told.search_s, told.seeds) == (len(executor.submitted), told.search_runs, (0, 1))
+    assert len(set(own)) <= told.candidates <= len(own), "some may be chosen again, which takes no run"
+    over = look_ahead(search, Execution())
+    assert (over.candidates, over.candidates_left, over.search_runs) == (len(own), 0, 0)
+
+
+@pytest.mark.usefixtures("_a_second_each")
+def test_an_outlook_bounds_the_confirmation_and_keeps_to_the_budget(tmp_path):
+    new = look_ahead(open_search(plan_of(confirm=2, confirm_seeds="3..10", budget="5s"), tmp_path), Execution())
+    assert (new.confirmed, new.confirm_seeds) == (3, tuple(range(2, 12)))
+    assert (new.confirm_runs, new.confirm_runs_at_most) == (4 * 3, 4 * 10)
+    assert (new.search_runs, new.search_s) == (18, 5)
+    assert (new.confirm_s, new.confirm_at_most_s) == (12, 40)
+    without = look_ahead(open_search(plan_of(confirm=0), tmp_path), Execution())
+    assert (without.confirmed, without.confirm_seeds, without.confirm_runs_at_most) == (0, (), 0)
+    few = look_ahead(open_search(plan_of(param={"block_size": [3, 5]}, confirm=4), tmp_path), Execution())
+    assert few.confirmed == 2, "the default, which is one of both, and the other one"
+    search, _ = run(plan_of(confirm=1, confirm_seeds="3..10"), tmp_path)
+    sweep = confirmation(search)
+    known = look_ahead(search, Execution())
+    assert (known.confirmed, known.confirm_runs, known.confirm_runs_at_most) == (2, len(sweep.missing()), 30)
+    sweep.folder.path.mkdir()
+    sweep.folder.write_sweep(sweep.plan.tree())
+    more = look_ahead(open_search(plan_of(confirm=1, confirm_seeds="3..10", trials=9), tmp_path), Execution())
+    assert (more.candidates_left, more.confirmed) == (1, 3), "what was begun stays beside a new best one"
+    assert (more.confirm_runs, more.confirm_runs_at_most) == (9, 40)
+
+
+def test_an_outlook_stands_without_the_images(tmp_path, monkeypatch):
+    def no_images(*arguments):
+        raise DataError("there are no images")
+
+    monkeypatch.setattr(outlook, "check_trials", no_images)
+    told = look_ahead(open_search(plan_of(), tmp_path), Execution())
+    assert (told.search_runs, told.search_s, told.confirm_at_most_s) == (18, None, None)
+    assert told.why_unknown == "there are no images"

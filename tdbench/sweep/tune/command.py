@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tdbench.config import build_config
 from tdbench.config.contents import look_anew
@@ -29,6 +29,7 @@ from tdbench.sweep.slots import Slots
 from tdbench.sweep.tune.asked import Asked, TunePlan, asked_of, plan_tune
 from tdbench.sweep.tune.confirming import check_design, confirmation
 from tdbench.sweep.tune.folder import JOURNAL, TUNE_TEXT, TuneFolder, check_same
+from tdbench.sweep.tune.outlook import SearchOutlook, look_ahead
 from tdbench.sweep.tune.report import write_importance, write_text
 from tdbench.sweep.tune.search import Search
 
@@ -76,6 +77,18 @@ class TuneRecord:
         return self.candidates.to_html(index=False)
 
 
+@overload
+def tune(
+    config: Given = None, param: Params = (), *, dry_run: Literal[False] = False, **arguments: Any
+) -> TuneRecord: ...
+
+
+@overload
+def tune(
+    config: Given = None, param: Params = (), *, dry_run: bool, **arguments: Any
+) -> TuneRecord | SearchOutlook: ...
+
+
 def tune(
     config: Given = None,
     param: Params = (),
@@ -99,9 +112,10 @@ def tune(
     ray_address: str | None = None,
     log: str | Sequence[str] | None = None,
     slurm: str | Mapping[str, Any] | None = None,
+    dry_run: bool = False,
     trust: bool = False,
     **settings: Any,
-) -> TuneRecord:
+) -> TuneRecord | SearchOutlook:
     """Search a method's settings on held-out images, and confirm the best; the same call again goes on.
 
     Args:
@@ -118,6 +132,7 @@ def tune(
         confirm_seeds: The design of the confirmation: `5..20`.
         out: The folder; None: one of its own under `runs/`.
         jobs, gpus, per_gpu, trial_timeout, retry_failed, fresh, executor, ray_address, log, slurm: `Execution`.
+        dry_run: Run nothing; return the `SearchOutlook`.
         trust: Let code run that a YAML file names and the arguments do not.
         **settings: Keys of the run as flags and `--set` take them.
 
@@ -130,6 +145,8 @@ def tune(
     with lab.stand_ins(), trusting([param, settings], trust):
         plan = plan_search(config, param, tune_baseline, flags, settings)
         search = open_search(plan, plan.default_folder() if out is None else folder_given(out), fresh=fresh)
+        if dry_run:
+            return look_ahead(search, execution)
         run_search(search, execution)
         confirm_found(search, execution)
     return TuneRecord(search.folder.path, search.folder.read_asked() or {})

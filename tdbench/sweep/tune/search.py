@@ -94,18 +94,22 @@ class Search(Trials):
         self.write_candidates()
         self.folder.write_spent_s(self.spent_s())
 
-    def first(self, retry_failed: bool = False) -> list[str]:
-        """Return the trials to begin with: the baseline's, the default's, and those of candidates that were begun.
-
-        With `retry_failed` also those of candidates that have failed.
-        """
+    def begun(self, retry_failed: bool = False) -> list[str]:
+        """Return the trials to begin with: those of the baseline, the default, begun candidates, and failed ones."""
+        fixed = [one for one in self.candidates if one.suggestion is None]  # nothing can be told without them
+        running = [one for one in self.candidates if one.suggestion and one.suggestion.state == "running"]
         failed = [one for one in self.candidates if retry_failed and self.has_failed(one)]
-        for digest in self._digests([*(one for one in self.candidates if one.suggestion is None), *failed]):
-            if self.records[digest].status in FAILED:  # nothing can be told without them
-                self.folder.trial(digest).give_up()
-                self.records[digest] = RunResult(TrialState.WAITING, digest, self.configs[digest].seed)
-        begun = [one for one in self.candidates if one.suggestion is None or one.suggestion.state == "running"] + failed
-        return [digest for digest in self._digests(begun) if self.records[digest].status in NO_RESULT]
+        waiting = dict.fromkeys(self._digests([*fixed, *running, *failed]), NO_RESULT)
+        waiting |= dict.fromkeys(self._digests([*fixed, *failed]), NO_RESULT | FAILED)
+        return [digest for digest, states in waiting.items() if self.records[digest].status in states]
+
+    def first(self, retry_failed: bool = False) -> list[str]:
+        """Return the trials to begin with, of which those that failed begin anew."""
+        found = self.begun(retry_failed)
+        for digest in filter(lambda one: self.records[one].status in FAILED, found):
+            self.folder.trial(digest).give_up()
+            self.records[digest] = RunResult(TrialState.WAITING, digest, self.configs[digest].seed)
+        return found
 
     def further(self, is_idle: bool) -> list[str]:
         """Tell the studies what is over, and return the trials of one more candidate, if there is to be one."""
@@ -124,9 +128,7 @@ class Search(Trials):
 
     def has_failed(self, candidate: Candidate) -> bool:
         """Return whether a candidate's runs have failed, and may be run again."""
-        return candidate.refused is None and any(
-            self.records[one].status in FAILED for one in candidate.trials.values()
-        )
+        return any(self.records[one].status in FAILED for one in candidate.trials.values())
 
     def num_over(self, subject: Subject | None = None) -> int:
         """Return how many candidates are over, of one subject or of all; the default is one."""
@@ -151,8 +153,7 @@ class Search(Trials):
     def _next_subject(self) -> Subject | None:
         """Return whose candidate is next: of the subject that has had fewest; None where there is to be none."""
         left = [one for one in self.plan.subjects if self.num_asked(one) < self.num_wanted(one)]
-        budget_s = self.plan.budget_s
-        if not left or (budget_s is not None and self.spent_s() >= budget_s):
+        if not left or self.ended_by_budget():
             return None
         return min(left, key=self.num_asked)
 
