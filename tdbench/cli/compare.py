@@ -1,7 +1,9 @@
 """`tdbench compare`: the same verdicts for runs that were made elsewhere."""
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,7 +92,7 @@ def print_comparison(found: "Comparison") -> None:
 
     for line in found.differences:
         say(f"note: {line}")
-    form = ".2f" if "_pct" in found.metric else ".4g"
+    form = ".2f" if "_pct" in found.metric else form_of(found.rows)
     signed = f"+{form}"
     test = "paired by seed" if found.is_paired else "unpaired"
     better = "more" if found.more_is_better else "less"
@@ -102,7 +104,7 @@ def print_comparison(found: "Comparison") -> None:
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("value", "verdict") else "right", overflow="fold")
     for row in found.rows:
-        better = MISSING if row["num_better"] is None else f"{row['num_better']} of {row['n']}"
+        better = MISSING if row["num_better"] is None else f"{row['num_better']} of {row['num_pairs']}"
         table.add_row(
             Text(row["value"]),
             str(row["n"]),
@@ -114,3 +116,12 @@ def print_comparison(found: "Comparison") -> None:
             Text(row["verdict"]),
         )
     console().print(table)
+
+
+def form_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the form of all figures: four digits of the largest mean, and two of the smallest deviation."""
+    means = [abs(row["mean"]) for row in rows if row["mean"]]
+    deviations = [row["std"] for row in rows if row["std"]]
+    decimals = [3 - math.floor(math.log10(max(means)))] if means else []
+    decimals += [1 - math.floor(math.log10(min(deviations)))] if deviations else []
+    return f".{min(max([0, *decimals]), 8)}f" if decimals else ".2f"

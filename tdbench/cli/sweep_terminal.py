@@ -259,7 +259,9 @@ def standings(sweep: Sweep) -> list[str]:
         name = ", ".join(map(as_text, row.values.values()))
         difference = number(row.delta_vs_baseline, form_of(row))
         between = joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form=form_of(row))
-        lines.append(f"    {name}: {row.decision}, {difference} ({between}), p {probability(row.p_holm)}, n = {row.n}")
+        lines.append(
+            f"    {name}: {row.decision}, {difference} ({between}), p {probability(row.p_holm)}, n = {row.num_pairs}"
+        )
     return lines
 
 

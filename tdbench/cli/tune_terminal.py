@@ -109,7 +109,7 @@ def print_kept(search: Search, tables: Tables) -> None:
             continue
         interval = joined_by(" to ", one.row.delta_ci95_low, one.row.delta_ci95_high, form="+.2f")
         kept_of = number(one.row.delta_vs_baseline, "+.2f")
-        say(f"{promised}, kept {kept_of} ({interval}, n = {one.row.n}): {one.row.verdict}")
+        say(f"{promised}, kept {kept_of} ({interval}, n = {one.row.num_pairs}): {one.row.verdict}")
 
 
 def print_outlook(search: Search, outlook: SearchOutlook, *, quiet: bool, json: bool) -> None:

@@ -54,8 +54,8 @@ class Mark:
     note: str = ""
 
 
-def forest(bars: Sequence[Bar], unit: str, n: str) -> Picture:
-    """Draw paired differences from the baseline with both intervals, the seeds as dots."""
+def forest(bars: Sequence[Bar], unit: str, n: str, of: str = "") -> Picture:
+    """Draw paired differences of the values of what was swept, with both intervals, and the seeds as dots."""
     with drawing(0.9 + 0.34 * len(bars)) as (figure, (axes,)):
         axes.axvline(0, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6)
         for place, bar in enumerate(bars):
@@ -66,6 +66,7 @@ def forest(bars: Sequence[Bar], unit: str, n: str) -> Picture:
             axes.plot(bar.mean, place, "o", ms=7, mfc=colour if bar.is_decided else PAPER, mec=colour, mew=1.5)
         axes.set_yticks(range(len(bars)), [clipped(bar.label) for bar in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.set_ylabel(clipped(of))
         axes.set_xlabel(f"difference from the baseline ({unit})")
         shown = [x for bar in bars for x in (*bar.interval, bar.mean, *bar.seeds) if math.isfinite(x)]
         thin = any(math.isfinite(x) for bar in bars for x in bar.for_images)

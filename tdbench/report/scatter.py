@@ -26,6 +26,7 @@ def scatter(
     named: Collection[str] | None = None,
     *,
     log: bool = False,
+    values: Sequence[str] = (),
 ) -> Picture:
     """Draw values as points (x, y, half the interval of y).
 
@@ -36,12 +37,13 @@ def scatter(
         caption: What its marks mean, with n.
         named: Those that get their name beside them; None: all.
         log: The horizontal axis is logarithmic.
+        values: All values, where this is one of several pictures of them; so each has one colour and mark in all.
     """
-    named = points if named is None else named
+    order = [one for one in values or points if named is None or one in named]
     with drawing(3.6) as (figure, (axes,)):
         if log:
             scale_by_logarithm(axes)
-        looks = {label: look_of(i) for i, label in enumerate(one for one in points if one in named)}
+        looks = {label: look_of(order.index(label)) for label in points if label in order}
         for label, (x, y, half) in points.items():
             bar = half if math.isfinite(half) else None
             look = looks.get(label, {"color": INK, "marker": "o", "alpha": 0.45})

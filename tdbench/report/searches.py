@@ -13,7 +13,16 @@ from tdbench.report.rows import Row, check_numbers, number, read_rows
 from tdbench.report.scatter import scatter
 from tdbench.report.sources import RunSource
 from tdbench.report.tables import Table
-from tdbench.report.words import DECIDED, Section, between, commands_of, environment_lines, settings_of, shown
+from tdbench.report.words import (
+    DECIDED,
+    Section,
+    between,
+    commands_of,
+    environment_lines,
+    settings_of,
+    shown,
+    trust_for,
+)
 from tdbench.store.folders import CANDIDATES, IMPORTANCE, PROMISED, TRIALS, TUNE
 
 FIXED = (
@@ -44,13 +53,15 @@ def sections_of_search(path: Path) -> list[Section]:
         return []
     found = [candidates(rows, done, knobs)]
     if (path / IMPORTANCE).exists() and len(knobs) > 1:
-        found.append(importance(path / IMPORTANCE))
+        found += importance(path / IMPORTANCE)
     if (path / PROMISED).exists():
         found.append(promised_and_kept(path / PROMISED))
     environments = [one for run in sorted((path / TRIALS).glob("*")) if (one := RunSource(run).environment)]
     words = ["This goes on with the search, or does it again with another --out:"]
-    code = [*commands_of(environments), f"tdbench tune {shlex.quote(str(path / TUNE))}"]
-    lines = [*settings_of(tree_of(path / TUNE)), *environment_lines(environments)]
+    asked = tree_of(path / TUNE)
+    file, out = (shlex.quote(str(one)) for one in (path / TUNE, path))
+    code = [*commands_of(environments), f"tdbench tune {file}{trust_for(asked)} --out {out}"]
+    lines = [*settings_of(asked), *environment_lines(environments)]
     return [*found, Section("How it was searched", words, code=list(dict.fromkeys(code)), lines=lines)]
 
 
@@ -122,12 +133,14 @@ def against(knob: str, rows: Sequence[Row], n: int) -> Picture:
     return scatter(points, knob, "difference (points)", alt, caption, chosen(rows), log=log)
 
 
-def importance(path: Path) -> Section:
-    """Return how much of the variation each knob explains."""
+def importance(path: Path) -> list[Section]:
+    """Return how much of the variation each knob explains; nothing where candidates do not differ enough to tell."""
     rows = read_rows(path, ("param", "regularizer", "importance"))
+    if not rows:
+        return []
     told = [[row["param"], row["regularizer"], shown(number(row["importance"]))] for row in rows]
     caption = "Share of the variation between candidates that a knob explains (fANOVA); of few candidates it is rough."
-    return Section("Importance", tables=[Table("importance", caption, ["knob", "of", "importance"], told, rows)])
+    return [Section("Importance", tables=[Table("importance", caption, ["knob", "of", "importance"], told, rows)])]
 
 
 def promised_and_kept(path: Path) -> Section:

@@ -24,6 +24,7 @@ from tdbench.report.words import (
     n_of,
     settings_of,
     shown,
+    trust_for,
 )
 from tdbench.store.folders import SWEEP
 from tdbench.store.rows import MORE_IS_BETTER, SECONDARY, TrialState
@@ -50,7 +51,7 @@ def verdict(sweep: SweepSource) -> Section:
     with_what = baselines[0] if len(baselines) == 1 else "their own baselines" if baselines else "nothing"
     design = "a fixed number of seeds" if sweep.design == "fixed" else f"a sequential design of {sweep.design} seeds"
     words = [
-        f"{len(rows)} values compared with {with_what} by {sweep.metric}, seed by seed, {n_of(rows)}, "
+        f"{len(rows)} values compared with {with_what} by {sweep.metric}, seed by seed, {n_of(rows, sweep)}, "
         f"α = 0.05 for the whole family (Holm), {design}: {told}."
     ]
     words += [decided(sweep, row) for row in rows if kind_of(row) in DECIDED]
@@ -66,7 +67,7 @@ def verdict(sweep: SweepSource) -> Section:
         for row in rows
         if not math.isnan(number(row["delta_vs_baseline"]))
     ]
-    pictures = [forest(bars, sweep.unit, n_of(rows))] if bars else []
+    pictures = [forest(bars, sweep.unit, n_of(rows, sweep), ", ".join(sweep.keys))] if bars else []
     return Section("The verdict", words, pictures)
 
 
@@ -78,7 +79,7 @@ def decided(sweep: SweepSource, row: Row) -> str:
     )
     return (
         f"{sweep.label(row)} {row['verdict']}: {difference} {sweep.unit} (95 % interval {low} to {high}, "
-        f"n = {row['n']}, p = {shown(number(row['p_holm']), '.3f')})."
+        f"n = {sweep.num_pairs(row)}, p = {shown(number(row['p_holm']), '.3f')})."
     )
 
 
@@ -90,7 +91,7 @@ def kind_of(row: Row) -> str:
 def figures(sweep: SweepSource) -> Section:
     """Return the table of the sweep."""
     form = form_of(sweep)
-    metric = sweep.metric.replace("_pct", " %").replace("_", " ")
+    metric = sweep.metric_words
     headings = [
         *sweep.keys,
         "n",
@@ -103,7 +104,7 @@ def figures(sweep: SweepSource) -> Section:
     rows = []
     for row in sweep.summary:
         mean, std = (shown(number(row.get(name)), form.lstrip("+")) for name in sweep.own[:2])
-        better = f"{row['num_better']} of {row['n']}" if row.get("num_better") else "—"
+        better = f"{row['num_better']} of {sweep.num_pairs(row)}" if row.get("num_better") else "—"
         interval = between(number(row["delta_ci95_low"]), number(row["delta_ci95_high"]), form)
         difference, p = shown(number(row["delta_vs_baseline"]), form), shown(number(row["p_holm"]), ".3f")
         rows.append(
@@ -176,7 +177,7 @@ def batch_norm(sweep: SweepSource) -> Section | None:
     return Section(
         "BatchNorm's share",
         words,
-        tables=[Table("batch_norm", f"Differences in points, {n_of(rows)}; t intervals.", headings, lines)],
+        tables=[Table("batch_norm", f"Differences in points, {n_of(rows, sweep)}; t intervals.", headings, lines)],
     )
 
 
@@ -218,9 +219,10 @@ def cost(sweep: SweepSource) -> Section | None:
 def realised_share(sweep: SweepSource) -> Section | None:
     """Return the metric, and its difference from the baseline's, against what was really dropped."""
     mean, _, low, high = sweep.own
+    values = [sweep.label(row) for row in sweep.summary]  # a value looks the same in both pictures
     pictures = []
     for rows, names, along, what in (
-        (sweep.summary, (mean, low, high), sweep.metric, "means"),
+        (sweep.summary, (mean, low, high), sweep.metric_words, "means"),
         (
             sweep.compared,
             ("delta_vs_baseline", "delta_ci95_low", "delta_ci95_high"),
@@ -241,7 +243,7 @@ def realised_share(sweep: SweepSource) -> Section | None:
             caption = f"{n_of(rows)}; bars: 95 % intervals of the {what}."
             alt = f"{along} against the share of units dropped"
             named = None if len(points) <= MOST_NAMED else [sweep.label(row) for row in rows if kind_of(row) in DECIDED]
-            pictures.append(scatter(points, "share of units dropped, %", along, alt, caption, named))
+            pictures.append(scatter(points, "share of units dropped, %", along, alt, caption, named, values=values))
     return Section("Error against the realised share", (), pictures) if pictures else None
 
 
@@ -258,10 +260,8 @@ def secondary(sweep: SweepSource) -> Section | None:
             mean, low, high = (number(row.get(f"delta_{name}{end}")) for end in ("", "_ci95_low", "_ci95_high"))
             cells.append(f"{shown(mean, form)} ({between(low, high, form)})")
         lines.append(cells)
-    caption = (
-        f"Mean paired differences, {n_of(rows)}, with t intervals, uncorrected; less is better. No verdict is about "
-        "them."
-    )
+    n = n_of(rows, sweep)
+    caption = f"Mean paired differences, {n}, with t intervals, uncorrected; less is better. No verdict is about them."
     table = Table("secondary", caption, ["value", "test loss", "calibration error (ECE), points", "Brier score"], lines)
     return Section("Loss and calibration", tables=[table])
 
@@ -294,7 +294,8 @@ def seeds_and_failures(sweep: SweepSource) -> Section | None:
 
 def how_it_was_run(sweep: SweepSource) -> Section:
     """Return the commands, what all trials share, and what they ran on."""
-    words = ["How it was called, where its runs tell, and what repeats it:"]
-    code = [*commands_of(sweep.environments), f"tdbench ablate {shlex.quote(str(sweep.path / SWEEP))}"]
+    words = ["How it was called, as far as its runs tell, and what repeats it in another folder:"]
+    again = f"tdbench ablate {shlex.quote(str(sweep.path / SWEEP))}{trust_for(sweep.experiment)}"
+    code = [*commands_of(sweep.environments), again]
     settings = [line.removeprefix("base.") for line in settings_of(sweep.experiment)]
     return Section("How it was run", words, code=code, lines=[*settings, *environment_lines(sweep.environments)])

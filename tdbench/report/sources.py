@@ -16,6 +16,10 @@ from tdbench.store.folders import METRICS, Predictions, RunFolder, SweepFolder
 from tdbench.store.rows import TEST_ERROR, TrialState
 
 BASELINES = ("baseline", "no baseline")
+_METRICS = {
+    "test_error_pct_bn": "test error %, BatchNorm re-estimated",
+    "test_error_pct_ema": "test error %, average of the weights",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class SweepSource:
     def metric(self) -> str:
         """What the verdicts are about."""
         return self.summary[0].get("metric") or TEST_ERROR if self.summary else TEST_ERROR
+
+    @property
+    def metric_words(self) -> str:
+        """What the verdicts are about, as a heading or an axis says it."""
+        return _METRICS.get(self.metric) or self.metric.replace("_pct", " %").replace("_", " ")
 
     @property
     def own(self) -> tuple[str, str, str, str]:
@@ -124,6 +133,10 @@ class SweepSource:
         ours, theirs = self.by_seed(row, name), {} if baseline is None else self.by_seed(baseline, name)
         shared = [seed for seed in ours if seed in theirs][: int(row["n"] or 0)]
         return {seed: ours[seed] - theirs[seed] for seed in shared}
+
+    def num_pairs(self, row: Row) -> int:
+        """Return how many seeds a row shares with its baseline, which tables of earlier releases do not tell."""
+        return int(row.get("num_pairs") or len(self.pairs(row)) or row["n"] or 0)
 
     def contradictions(self) -> Iterator[str]:
         """Yield in words which figures of the summary are not those of its trials, as where one was edited by hand."""

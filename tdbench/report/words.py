@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tdbench.config.trust import code_names
 from tdbench.report.drawing import Picture
 from tdbench.report.rows import Row
 from tdbench.report.sources import SweepSource
@@ -45,9 +46,9 @@ def form_of(sweep: SweepSource) -> str:
     return "+.2f" if "_pct" in sweep.metric else "+.3g"
 
 
-def n_of(rows: Sequence[Row]) -> str:
-    """Return the seeds of some rows in words."""
-    counts = [int(row["n"] or 0) for row in rows]
+def n_of(rows: Sequence[Row], of_pairs: SweepSource | None = None) -> str:
+    """Return the seeds of some rows in words; given the sweep, those that each shares with its baseline."""
+    counts = [int(row["n"] or 0) if of_pairs is None else of_pairs.num_pairs(row) for row in rows]
     fewest, most = min(counts, default=0), max(counts, default=0)
     return f"n = {most} seeds" if fewest == most else f"n = {fewest} to {most} seeds"
 
@@ -73,6 +74,11 @@ def commands_of(environments: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the commands that runs were started with, each once."""
     given = [one["command"] for one in environments if isinstance(one.get("command"), list)]
     return list(dict.fromkeys(shlex.join(["tdbench", *map(str, command[1:])]) for command in given))
+
+
+def trust_for(asked: Mapping[str, Any]) -> str:
+    """Return the flag that a command needs for what `sweep.yaml` or `tune.yaml` asks for, where that names code."""
+    return " --trust" if asked.get("command") or any(code_names(asked)) else ""
 
 
 def environment_lines(environments: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -242,7 +242,7 @@ class SummaryRow:
             of what is secondary, over the seeds that count for the verdict, with their t intervals.
         looks: Numbers of seeds at which a fixed sweep was looked at before it was given others, which p ignores.
         decision: What the verdict says, for programs; no column of its own.
-        num_pairs: Seeds that it shares with its baseline; no column either.
+        num_pairs: Seeds that it shares with its baseline, on which the difference, its interval and p rest; 0: none.
     """
 
     values: Mapping[str, Value] = field(metadata={"column": False})
@@ -288,7 +288,7 @@ class SummaryRow:
     delta_brier_ci95_low: float | None
     delta_brier_ci95_high: float | None
     decision: Decision = field(metadata={"column": False})
-    num_pairs: int = field(default=0, metadata={"column": False})
+    num_pairs: int = field(default=0, metadata={"since": "0.3.0"})
 
     @staticmethod
     def columns(keys: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from tdbench.sweep.figures import NONE, Figures, merge, of_runs, of_sweeps, of_t
 
 COLUMNS = (
     *("n", "mean", "std", "ci95_low", "ci95_high", "delta_vs_baseline", "delta_ci95_low", "delta_ci95_high"),
-    *("p_value", "p_holm", "verdict", "detectable", "num_better"),
+    *("p_value", "p_holm", "verdict", "detectable", "num_better", "num_pairs"),
 )
 
 

@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from tdbench.report.charts import Bar, forest
-from tdbench.report.drawing import drawing
+from tdbench.report.drawing import COLOURS, drawing
 from tdbench.report.of_runs import per_class
 from tdbench.report.reading import read_sources
-from tdbench.report.scatter import name_points
+from tdbench.report.scatter import name_points, scatter
 from tdbench.store.folders import Predictions, RunFolder
 from tests.report.conftest import FASHION, copied
 
@@ -28,6 +28,14 @@ def test_a_picture_has_words_for_those_who_do_not_see_it_and_takes_the_pages_col
     assert "var(--paper)" in hollow.svg, "also on a dark page"
     assert "new images" not in hollow.caption
     assert "new images" in picture.caption
+
+
+def test_a_value_looks_the_same_in_each_picture_of_a_sweep():
+    points = {"none": (0.0, 5.0, 1.0), "dropout": (1.0, 4.0, 1.0)}
+    both, one = (scatter(of, "x", "y", "", "", values=[*points]) for of in (points, {"dropout": points["dropout"]}))
+    assert COLOURS[0].lower() in both.svg.lower()
+    assert COLOURS[1].lower() in one.svg.lower()
+    assert COLOURS[0].lower() not in one.svg.lower()
 
 
 def test_names_beside_points_overlap_nowhere():

@@ -146,6 +146,35 @@ def test_the_trials_of_a_sweep_tell_its_command_and_every_machine_that_it_ran_on
     assert f"Mixed versions of tdbench: 0.1.0 in {sweep}; 0.2.0 in {sweep}" in sources.notes
 
 
+def test_the_pairs_of_a_difference_are_counted_not_the_runs_of_its_value(tmp_path):
+    def without_a_baseline(text):
+        lines = text.splitlines()
+        failed = next(line for line in lines if ",none," in line and ",done," in line)
+        return "\n".join(line for line in lines if line != failed) + "\n"
+
+    (sweep,) = read_sources([copied(FASHION, tmp_path, trials_csv=without_a_baseline)]).sweeps
+    row = sweep.compared[-1]
+    assert (row["n"], sweep.num_pairs(row)) == ("9", 8)
+    (cells,) = (cells for cells in sections.figures(sweep).tables[0].rows if cells[0] == row["drop_ratio"])
+    assert f"{row['num_better']} of 8" in cells
+    assert "n = 8" in sections.decided(sweep, row)
+    assert sweep.num_pairs(row | {"num_pairs": "7"}) == 7, "what the sweep itself says goes first"
+
+
+def test_what_repeats_a_sweep_with_code_of_the_users_own_trusts_it(tmp_path):
+    def of_own(text):
+        return text.replace("name: fashion_mnist", "name: net.py:make_data")
+
+    (sweep,) = read_sources([copied(FASHION, tmp_path, sweep_yaml=of_own)]).sweeps
+    assert sections.how_it_was_run(sweep).code[-1] == f"tdbench ablate {sweep.path}/sweep.yaml --trust"
+
+
+def test_what_the_verdict_is_about_is_said_in_words_beside_a_picture(tmp_path):
+    (sweep,) = read_sources([FASHION]).sweeps
+    (share, _) = sections.realised_share(sweep).pictures
+    assert share.alt.startswith("test error % against")
+
+
 AUDIT = """\
 trial,value,site,map,nominal_pct,dropped_pct,ci95_low,ci95_high,n,faults,notes
 {trial},drop_ratio 0.5,stage1,16x32x32,1.5,1.4,1.3,1.6,8,,a batch norm follows

@@ -64,8 +64,16 @@ def test_a_promise_of_two_runs_does_not_hide_what_was_kept(sections):
 
 def test_how_it_was_searched_is_told(sections, tmp_path):
     how = sections["How it was searched"]
-    assert how.code == [f"tdbench tune {tmp_path}/search/tune.yaml"]
+    assert how.code == [f"tdbench tune {tmp_path}/search/tune.yaml --out {tmp_path}/search"]
     assert {"base.data.name: digits", "param.drop_ratio: 0.02..0.6", "trials: 5"} <= {*how.lines}
+
+
+def test_importance_is_left_out_where_there_is_none(tmp_path):
+    search = search_of(tmp_path / "search")
+    titles = [one.title for one in sections_of_search(search)]
+    (search / "importance.csv").write_text("regularizer,param,importance\n")
+    without = [one.title for one in sections_of_search(search)]
+    assert [one for one in titles if one not in without] == ["Importance"]
 
 
 def test_a_search_whose_tables_were_edited_or_in_which_nothing_is_finished_says_so(tmp_path):

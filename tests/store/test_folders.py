@@ -86,7 +86,7 @@ def test_the_columns_are_the_fixed_ones():
         "delta_bn_vs_baseline,delta_bn_ci95_low,delta_bn_ci95_high,metric,design,looks,metric_mean,metric_std,"
         "metric_ci95_low,metric_ci95_high,skewness,delta_test_loss,delta_test_loss_ci95_low,delta_test_loss_ci95_high,"
         "delta_ece_pct,delta_ece_pct_ci95_low,delta_ece_pct_ci95_high,delta_brier,delta_brier_ci95_low,"
-        "delta_brier_ci95_high"
+        "delta_brier_ci95_high,num_pairs"
     )
 
 

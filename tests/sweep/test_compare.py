@@ -182,3 +182,24 @@ def test_sweeps_of_a_script_are_compared_by_their_own_metric_and_their_looks_are
     named = {row["value"]: row for row in found.rows}
     assert named["two/confirm: 1"]["delta_vs_baseline"] == pytest.approx(5.05)
     assert [line for line in found.differences if "chosen by looking" in line]
+
+
+def test_figures_have_as_many_decimals_as_each_other_and_pairs_are_counted_as_pairs(capsys):
+    from tdbench.cli import main
+
+    path = write(table={"none": [91.2, 90.8, 91.0, 90.9], "ema": [91.3, 90.7, 91.4]}, more=[["ema", 9, 91.0]])
+    assert main(["compare", path, "--value", "arm", "--metric", "accuracy", "--higher-is-better", "--out", "told"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "│ none │ 4 │ 90.97 ± 0.17 │ — │" in shown
+    assert "│ ema │ 4 │ 91.10 ± 0.32 │ +0.13 │ −0.49 to +0.76 │ 2 of 3 │" in shown
+    with Path("told/compare.csv").open(newline="") as file:
+        assert [(row["n"], row["num_pairs"]) for row in csv.DictReader(file)] == [("4", "0"), ("4", "3")]
+
+
+def test_small_figures_keep_the_digits_of_their_deviations():
+    from tdbench.cli.compare import form_of
+
+    assert form_of([{"mean": 0.9097, "std": 0.0017}, {"mean": 0.9175, "std": 0.0026}]) == ".4f"
+    assert form_of([{"mean": 1000.0, "std": 0.013}]) == ".3f"
+    assert form_of([{"mean": 1500.0, "std": 120.0}, {"mean": None, "std": None}]) == ".0f"
+    assert form_of([{"mean": 0.0, "std": 0.0}]) == ".2f"

@@ -148,7 +148,7 @@ def promise_row(one: Kept) -> dict[str, Any]:
         "kept": one.row.delta_vs_baseline,
         "kept_ci95_low": one.row.delta_ci95_low,
         "kept_ci95_high": one.row.delta_ci95_high,
-        "kept_n": one.row.n,
+        "kept_n": one.row.num_pairs,
         "verdict": one.row.verdict,
     }
 
@@ -167,7 +167,7 @@ def promise(search: Search, one: Kept) -> list[str]:
         return [one.arm, number(one.promised, "+.2f"), str(one.n), "—", "—", "0", "not confirmed"]
     interval = joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form="+.2f")
     kept_of = number(row.delta_vs_baseline, "+.2f")
-    return [one.arm, number(one.promised, "+.2f"), str(one.n), kept_of, interval, str(row.n), row.verdict]
+    return [one.arm, number(one.promised, "+.2f"), str(one.n), kept_of, interval, str(row.num_pairs), row.verdict]
 
 
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
