@@ -12,7 +12,7 @@ from tdbench.cli.console import console
 from tdbench.cli.output import say
 from tdbench.cli.sweep_terminal import trial_names
 from tdbench.cli.terminal import clock, is_off_target
-from tdbench.store.files import as_text
+from tdbench.store.files import as_text, counted
 from tdbench.store.folders import (
     AUDIT,
     LOG,
@@ -25,7 +25,7 @@ from tdbench.store.folders import (
     TRIALS_TABLE,
 )
 from tdbench.store.rows import Decision, SummaryRow, TrialState
-from tdbench.sweep.columns import Column, telling
+from tdbench.sweep.columns import Column, telling, value_words
 from tdbench.sweep.outlook import Outlook
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import why_without_result
@@ -78,8 +78,12 @@ def print_outcome(sweep: Sweep, tables: Tables) -> None:
     """Print the closing table, what failed, and where the files are."""
     print_summary(tables.summary, sweep.plan.keys)
     unfinished, named = sweep.unfinished(), trial_names(sweep.plan)
+    waiting = [digest for digest, result in unfinished.items() if result.status is TrialState.WAITING]
     for digest, result in unfinished.items():
-        say(f"{named[digest]}: {result.status}, {result.error or TO_BE_RUN}")
+        if result.status is not TrialState.WAITING:
+            say(f"{named[digest]}: {result.status}, {result.error or TO_BE_RUN}")
+    if waiting:
+        say(f"{counted(len(waiting), 'trial')} {TO_BE_RUN}")
     if any(result.status in (TrialState.FAILED, TrialState.DIVERGED) for result in unfinished.values()):
         say("--retry-failed runs these again")
     logs = [sweep.folder.trial(digest) / LOG for digest in unfinished]
@@ -97,9 +101,8 @@ def off_target(sweep: Sweep, rows: Sequence[SummaryRow]) -> list[str]:
     for point, row in zip(sweep.plan.points, rows, strict=True):
         target = sweep.plan.target_pct(point)
         if is_off_target(target, row.dropped_pct):
-            value = ", ".join(as_text(value) for value in point.values.values())
             dropped = f"dropped {row.dropped_pct:.3g} %, not the {target:g} % that were asked for"
-            notes.append(f"note: {value} {dropped}; more steps bring it nearer")
+            notes.append(f"note: {value_words(point.values)} {dropped}; more steps bring it nearer")
     return notes
 
 

@@ -13,10 +13,10 @@ from rich.text import Text
 from tdbench.cli.console import console
 from tdbench.cli.output import say, stdout
 from tdbench.cli.terminal import LINE_EVERY_S, clock, describe
-from tdbench.store.files import as_text, counted
+from tdbench.store.files import counted
 from tdbench.store.progress import Progress, SweepObserver
 from tdbench.store.rows import Decision, RunResult, TrialState
-from tdbench.sweep.columns import form_of, joined_by, number, probability
+from tdbench.sweep.columns import form_of, joined_by, number, probability, value_words
 from tdbench.sweep.points import Plan
 from tdbench.sweep.runner import Sweep
 from tdbench.sweep.slots import Slots
@@ -222,7 +222,7 @@ def trial_names(plan: Plan) -> dict[str, str]:
     found: dict[str, str] = {}
     baselines = {point.baseline for point in plan.points}
     for point in plan.points:
-        value = ", ".join(map(str, point.values.values())) + " (baseline)" * (point in baselines)
+        value = value_words(point.values) + " (baseline)" * (point in baselines)
         for seed, digest in point.trials.items():
             found.setdefault(digest, f"{value}, seed {seed}")
     return found
@@ -256,11 +256,11 @@ def standings(sweep: Sweep) -> list[str]:
     for row in sweep.tables().summary:
         if row.decision in (Decision.BASELINE, Decision.NO_BASELINE):
             continue
-        name = ", ".join(map(as_text, row.values.values()))
         difference = number(row.delta_vs_baseline, form_of(row))
         between = joined_by(" to ", row.delta_ci95_low, row.delta_ci95_high, form=form_of(row))
         lines.append(
-            f"    {name}: {row.decision}, {difference} ({between}), p {probability(row.p_holm)}, n = {row.num_pairs}"
+            f"    {value_words(row.values)}: {row.decision}, {difference} ({between}), p {probability(row.p_holm)}, "
+            f"n = {row.num_pairs}"
         )
     return lines
 

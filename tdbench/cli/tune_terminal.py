@@ -13,7 +13,7 @@ from tdbench.store.folders import CANDIDATES, IMPORTANCE, TUNE
 from tdbench.store.rows import TrialState
 from tdbench.sweep.columns import joined_by, number
 from tdbench.sweep.runner import Tables
-from tdbench.sweep.tune.confirming import kept
+from tdbench.sweep.tune.confirming import arm_name, kept, own_candidates
 from tdbench.sweep.tune.folder import TUNE_TEXT
 from tdbench.sweep.tune.outlook import SearchOutlook
 from tdbench.sweep.tune.search import Candidate, Search
@@ -64,9 +64,13 @@ def described(candidate: Candidate) -> str:
     """Return a candidate's name with its values."""
     if candidate.subject is None:
         return candidate.name
-    names = {one.key: one.name for one in candidate.subject.ranges}
-    values = [f"{names[key]} {shown(value)}" for key, value in candidate.values.items()]
-    return f"{candidate.subject.method} {candidate.name} ({', '.join(values)})"
+    return f"{candidate.subject.method} {candidate.name} ({values_of(candidate)})"
+
+
+def values_of(candidate: Candidate) -> str:
+    """Return what a candidate's knobs are set to, in a few words."""
+    names = {} if candidate.subject is None else {one.key: one.name for one in candidate.subject.ranges}
+    return ", ".join(f"{names[key]} {shown(value)}" for key, value in candidate.values.items())
 
 
 def shown(value: object) -> str:
@@ -102,8 +106,9 @@ def as_json(search: Search, tables: Tables | None) -> str:
 
 def print_kept(search: Search, tables: Tables) -> None:
     """Print what the search promised, and what the confirmation kept."""
+    values = {arm_name(one): values_of(one) for one in own_candidates(search)}
     for one in kept(search, tables.summary):
-        promised = f"{one.arm}: promised {number(one.promised, '+.2f')} points (n = {one.n})"
+        promised = f"{one.arm} ({values[one.arm]}): promised {number(one.promised, '+.2f')} points (n = {one.n})"
         if one.row is None:
             say(f"{promised}, not confirmed")
             continue

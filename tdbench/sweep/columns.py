@@ -1,10 +1,12 @@
 """The figures of a sweep's summary as people read them: one table of headings and forms, for terminal and Markdown."""
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, SummaryRow
+from tdbench.store.files import as_text
+from tdbench.store.rows import TEST_ERROR, TEST_ERROR_BN, SummaryRow, Value
 
 MISSING = "—"
 
@@ -26,6 +28,18 @@ class Column:
     is_figure: bool = True
     goes: int = 0
     of_metric: bool = False
+
+
+def value_words(values: Mapping[str, Value]) -> str:
+    """Return what was swept in few words, as `dropblock, mixup 0.2`: what is no name stands with its key."""
+    return ", ".join(
+        text if is_name(text := as_text(value)) else f"{key.rpartition('.')[2]} {text}" for key, value in values.items()
+    )
+
+
+def is_name(text: str) -> bool:
+    """Return whether a value says by itself what it is of, as `dropblock` does, and 3, true and null do not."""
+    return text not in ("true", "false", "null") and not re.match(r"[-+.]?\d", text)
 
 
 def number(x: float | None, form: str = ".2f") -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tdbench.store.rows import RunResult, TrialRow, TrialState
+from tdbench.sweep.columns import value_words
 from tdbench.sweep.experiment import Experiment
 from tdbench.sweep.tables import published_name, summary_markdown
 from tests.sweep.one_baseline import summarise
@@ -186,3 +187,9 @@ def test_what_is_secondary_has_a_table_of_its_own_and_strong_skewness_is_told():
     plain = summary_markdown(rows_of(ERRORS, ("none",)), ["block_size"], subject=SUBJECT)
     assert "Secondary" not in plain
     assert "skewed" not in plain
+
+
+def test_a_value_that_is_no_name_stands_with_its_key():
+    values = {"regularizer": "dropblock", "augment.mixup": 0.2, "block_size": 3, "augment.flip": "true", "p": ".05"}
+    assert value_words(values) == "dropblock, mixup 0.2, block_size 3, flip true, p .05"
+    assert value_words({"drop_ratio": "none"}) == "none"
