@@ -189,8 +189,13 @@ def clipped(text: str, most: int = LONGEST_LINE) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean X?"` for the known name closest to `name`, or an empty string."""
-    close = get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    """Return `"; did you mean X?"` for the known name closest to `name`, or an empty string.
+
+    One of which `name` is the first word or words is closest: `ema` is meant for `ema_decay`.
+    """
+    names = list(known)
+    begun = [one for one in names if name and one.lower().startswith(f"{name.lower()}_")]
+    close = sorted(begun, key=len) or get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 

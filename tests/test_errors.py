@@ -3,7 +3,7 @@
 import pytest
 
 from tdbench.cli import main
-from tdbench.errors import clipped, plain
+from tdbench.errors import clipped, nearest, plain
 
 
 def test_a_terminal_obeys_no_text():
@@ -26,3 +26,10 @@ def test_a_message_does_not_reach_the_terminal_as_a_command(name, capsys):
     told = capsys.readouterr().err
     assert "\x1b" not in told
     assert "\\x1b" in told
+
+
+def test_the_first_word_of_a_name_is_answered_with_that_name():
+    known = ["match", "ema_decay", "name", "lr", "ema_decay_of_all"]
+    assert nearest("ema", known) == nearest("EMA", known) == "; did you mean ema_decay?"
+    assert nearest("mach", known) == "; did you mean match?"
+    assert nearest("", known) == nearest("xyz", known) == ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdbench.errors import ConfigError, unknown
-from tdbench.user_code import is_user_code, short_name, unnamed_code
+from tdbench.user_code import is_user_code, unnamed_code
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def find_network(name: str) -> Network:
     if name in NETWORKS:
         return NETWORKS[name]
     if is_user_code(name):
-        return Network(f"the user's own {short_name(name)}", "user:build_user", (name,))
+        return Network("the user's own", "user:build_user", (name,))
     library, colon, theirs = name.partition(":")
     if colon and library in ("torchvision", "timm"):
         return Network(f"{library}'s {theirs}", f"libraries:build_{library}", (theirs,))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tdbench.errors import ConfigError, nearest
+from tdbench.store.files import counted
 from tdbench.store.folders import SWEEP, SweepFolder
 from tdbench.store.rows import MORE_IS_BETTER, TEST_ERROR
 from tdbench.sweep.figures import NONE, Figures, merge, of_runs, of_sweeps, of_table
@@ -100,9 +101,8 @@ def left_out(found: Figures, pairs: Mapping[str, str], unpaired: bool) -> list[s
     for value, baseline in {} if unpaired else pairs.items():
         alone = sorted(found[value].keys() ^ found[baseline].keys())
         if alone:
-            told.append(
-                f"{value}: {len(alone)} seed(s) that {baseline} or it lacks are left out: {', '.join(alone[:8])}"
-            )
+            seeds = counted(len(alone), "seed")
+            told.append(f"{value}: {seeds} left out, of which it or {baseline} has no run: {', '.join(alone[:8])}")
     return told
 
 

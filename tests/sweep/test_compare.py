@@ -158,7 +158,7 @@ def test_the_command_prints_writes_and_says(capsys):
 def test_runs_that_are_left_out_are_told():
     write(table={"none": [1.0, 2.0, 3.0, 4.0], "a": [2.0, 3.5, 4.0]})
     found = compare("results.csv", value="arm", metric="accuracy")
-    assert found.differences == ["a: 1 seed(s) that none or it lacks are left out: 3"]
+    assert found.differences == ["a: 1 seed left out, of which it or none has no run: 3"]
 
 
 @pytest.mark.slow
