@@ -132,9 +132,8 @@ def tune_command(
         "sampler": sampler,
         "sampler_seed": sampler_seed,
         "budget": budget,
-        "confirm": confirm,
-        "confirm_seeds": confirm_seeds,
     }
+    flags |= {"confirm": confirm, "confirm_seeds": confirm_seeds}
 
     def announce() -> None:
         start.announce("torch", quiet or json)

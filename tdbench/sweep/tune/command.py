@@ -124,8 +124,7 @@ def tune(
             text; nothing: the method's own knobs, as they declare it.
         trials: Candidates, all calls together; None: 40.
         search_seeds: Runs of each candidate; None: 2.
-        sampler: `tpe`, `gp` or `random`.
-        sampler_seed: Of the choice of candidates.
+        sampler, sampler_seed: How candidates are chosen: `tpe`, `gp` or `random`; and from which seed.
         budget: Time for the search, all calls together: `4h`, `30m`.
         tune_baseline: As `param`, of the baseline's own knobs, which then gets as many candidates.
         confirm: How many of the best candidates are confirmed beside the default; 0: none is.

@@ -304,12 +304,11 @@ class Search(Trials):
         done = [one for digest in candidate.trials.values() if (one := self.records[digest]).is_done]
         dropped = [one.dropped_pct for one in done if one.dropped_pct is not None]
         status, error = self.state_of(candidate)
-        named = {} if candidate.subject is None else {one.key: one.name for one in candidate.subject.ranges}
+        subject = candidate.subject
+        named = {} if subject is None else {one.key: one.name for one in subject.ranges}
         return {named[key]: value for key, value in candidate.values.items()} | {
             "candidate": candidate.name,
-            "regularizer": self.plan.baseline.regularizer.name
-            if candidate.subject is None
-            else candidate.subject.method,
+            "regularizer": self.plan.baseline.regularizer.name if subject is None else subject.method,
             "status": status,
             "n": len(errors),
             "valid_error_pct_mean": statistics.fmean(errors) if errors else None,
