@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
+from PIL import __version__ as pillow_version
 from torchvision.transforms._presets import ImageClassification
 
 from tdbench.config import DataConfig
@@ -93,7 +94,13 @@ KINDS: dict[str, tuple[Callable[[], Image.Image], str, Callable[[Image.Image], I
 }
 
 
-@pytest.mark.parametrize(("make", "suffix", "seen"), KINDS.values(), ids=KINDS)
+cannot_read = pytest.mark.skipif(int(pillow_version.split(".")[0]) < 13, reason="Pillow reads its own file from 13 on")
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix", "seen"),
+    [pytest.param(*kind, id=name, marks=[cannot_read] * (name == "YCbCr")) for name, kind in KINDS.items()],
+)
 @pytest.mark.filterwarnings("error")
 def test_a_file_of_each_kind_is_decoded_as_pillow_does(
     make: Callable[[], Image.Image], suffix: str, seen: Callable[[Image.Image], Image.Image], tmp_path: Path
