@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -56,25 +57,21 @@ def run_loop(loop: str, model: str, batch_size: int, steps: int) -> Row:
     return row | {"status": "done"} | json.loads(done.stdout)
 
 
-def on_a_cpu(steps: int) -> list[Row]:
-    """Return the rows of one turn of all that is measured on a CPU."""
-    rows = []
+def on_a_cpu(steps: int) -> Iterator[Row]:
+    """Yield the rows of one turn of all that is measured on a CPU."""
     for model, batch_size in NETWORKS:
         turn = [run_loop(loop, model, batch_size, steps) for loop in ("bare", "plain")]
         for compile, regularizer in product((False, True), ("none", "targetdrop")):
             turn.append(train(model, batch_size, regularizer, compile, "never", "cpu", steps))
         bare = turn[0]["train_img_per_s"]
-        rows += [row | {"of_bare": round(row.get("train_img_per_s", float("nan")) / bare, 3)} for row in turn]
-    return rows
+        yield from (row | {"of_bare": round(row.get("train_img_per_s", float("nan")) / bare, 3)} for row in turn)
 
 
-def on_a_gpu(device: str, steps: int) -> list[Row]:
-    """Return the rows of one turn of all that is measured on a GPU."""
+def on_a_gpu(device: str, steps: int) -> Iterator[Row]:
+    """Yield the rows of one turn of all that is measured on a GPU."""
     ways = ((False, "never"), (False, "auto"), (True, "auto"))
-    return [
-        train(model, batch_size, regularizer, compile, graph, device, steps)
-        for (compile, graph), (model, batch_size), regularizer in product(ways, NETWORKS, ("none", "targetdrop"))
-    ]
+    for (compile, graph), (model, batch_size), regularizer in product(ways, NETWORKS, ("none", "targetdrop")):
+        yield train(model, batch_size, regularizer, compile, graph, device, steps)
 
 
 def main(
@@ -83,13 +80,13 @@ def main(
     steps: Annotated[int, typer.Option(help="Steps of each run.")] = 300,
     turns: Annotated[int, typer.Option(help="Turns of all of them.")] = 1,
 ) -> None:
-    table = pd.DataFrame(columns=COLUMNS)
+    rows: list[Row] = []
     for turn in range(1, turns + 1):
-        rows = on_a_cpu(steps) if device == "cpu" else on_a_gpu(device, steps)
-        fresh = pd.DataFrame([row | {"turn": turn} for row in rows], columns=COLUMNS)
-        table = fresh if table.empty else pd.concat([table, fresh])
-        table.to_csv(out, index=False)  # what is measured is kept
-        print(fresh.to_string(index=False), flush=True)
+        for row in on_a_cpu(steps) if device == "cpu" else on_a_gpu(device, steps):
+            rows.append(row | {"turn": turn})
+            table = pd.DataFrame(rows, columns=COLUMNS)
+            table.to_csv(out, index=False)  # what is measured is kept, whenever it is ended
+            print(table.tail(1).to_string(index=False, header=len(rows) == 1), flush=True)
     ways = ["model", "loop", "regularizer", "compile"]
     print(table.groupby(ways, sort=False)[["train_img_per_s", "of_bare"]].median().to_string())
 

@@ -38,26 +38,34 @@ def test_a_row_of_a_table_is_that_of_the_sweep(sweep, value, told):
     ]
 
 
-def test_the_loss_on_clip_art_is_that_of_the_sweep():
-    (row,) = [
-        row for row in rows_of(ROOT / "ablations/results/methods_openclipart") if row["regularizer"] == "dropblock"
-    ]
-    loss, low, high = (f"{-float(row[f'delta_test_loss{end}']):.2f}" for end in ("", "_ci95_high", "_ci95_low"))
-    assert f"lower by {loss} (95 % interval {low} to {high}, n = {row['n']})" in " ".join(README.split())
-    assert row["n"] == "4"
+def row_of(sweep, method):
+    """Return the row of a method in a committed sweep, and the README as one running text."""
+    (row,) = [row for row in rows_of(ROOT / "ablations" / "results" / sweep) if row["regularizer"] == method]
+    return row, " ".join(README.split())
 
 
-def test_where_dropblock_helps_is_said_with_its_interval():
-    (row,) = [
-        row for row in rows_of(ROOT / "ablations/results/dropblock_fashion_mnist") if row["regularizer"] == "dropblock"
-    ]
+def test_where_dropblock_helps_and_spatial_dropout_hurts_is_said_with_the_interval():
+    row, text = row_of("dropblock_fashion_mnist", "dropblock")
     gain, low, high = (
         f"{-float(row[name]):.2f}" for name in ("delta_vs_baseline", "delta_ci95_high", "delta_ci95_low")
     )
     told = f"{gain} points (95 % interval {low} to {high}, n = {row['n']} pairs, p = {float(row['p_holm']):.3f})"
     assert row["verdict"] == "helps"
-    assert f"**It helps**, by {told}" in " ".join(README.split())
+    assert f"**It helps**, by {told}" in text
     assert float(row["delta_bn_vs_baseline"]) <= float(row["delta_vs_baseline"]), "none of it is BatchNorm's"
+    row, text = row_of("methods_openclipart", "spatial_dropout")
+    loss, low, high = (f"{float(row[name]):.2f}" for name in ("delta_vs_baseline", "delta_ci95_low", "delta_ci95_high"))
+    told = f"{loss} points (95 % interval {low} to {high}, n = {row['n']} pairs, p = {float(row['p_holm']):.3f})"
+    assert row["verdict"] == "hurts"
+    assert f"**SpatialDropout hurts**, by {told}; 20 seeds do not decide about the others" in text
+    others = rows_of(ROOT / "ablations" / "results" / "methods_openclipart")
+    assert sum(row["verdict"].startswith("undecided at 20 seeds") for row in others) == 3
+
+
+def test_the_loss_on_clip_art_is_that_of_the_sweep():
+    row, text = row_of("methods_openclipart", "spatial_dropout")
+    loss, low, high = (f"{-float(row[f'delta_test_loss{end}']):.2f}" for end in ("", "_ci95_high", "_ci95_low"))
+    assert f"lower, by {loss} (95 % interval {low} to {high}, n = {row['n']}; secondary" in text
 
 
 def test_what_is_said_of_all_sweeps_together_is_so():

@@ -44,7 +44,7 @@ class TrainingStep(Protocol):
         """Do one step."""
 
     def eager(self) -> None:
-        """Do one step kernel by kernel, also where a call launches a graph."""
+        """Do one step kernel by kernel, also where a call launches a graph, which is given up for good."""
 
     def held_bytes(self) -> int:
         """Return the memory held between steps: weights, gradients, optimizer state, the batch."""

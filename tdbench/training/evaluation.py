@@ -43,11 +43,13 @@ def evaluate(model: nn.Module, batches: TestBatches, hardware: Hardware, process
     losses, outcomes = [], []
     for images, labels, num_counted in batches:
         with hardware.autocast():
-            logits = model(images).float()
+            logits = model(hardware.of_one_size(images)).float()
         logits, labels = logits[:num_counted], labels[:num_counted]
         losses.append(F.cross_entropy(logits, labels, reduction="sum"))
         outcomes.append(outcome_of(logits, labels))
-    shares = processes.gather((sum(map(float, losses)), [outcome.cpu() for outcome in outcomes]))
+    loss = sum(torch.stack(losses).tolist()) if losses else 0.0  # of several processes, one may have no batch
+    sizes = [len(outcome) for outcome in outcomes]
+    shares = processes.gather((loss, torch.cat(outcomes).cpu().split(sizes) if outcomes else []))
     label, predicted, truth, confidence, distance = torch.cat(list(in_order([own for _, own in shares]))).unbind(1)
     hits = predicted == label
     num_images = batches.num_images

@@ -65,9 +65,11 @@ class StepGraph:
         must: What cannot be recorded is an error; otherwise such steps go on as they are.
 
     Attributes:
-        refused: Why recording failed, if it did.
+        error: By what recording failed, if it did.
+        refused: The same in words.
     """
 
+    error: Exception | None = None
     refused: str | None = None
 
     def __init__(self, learn: Learn, must: bool) -> None:
@@ -103,7 +105,8 @@ class StepGraph:
         try:
             self._graph = self._recorded(images, labels)
         except Exception as error:  # of CUDA, of Triton's compiler, of a library
-            self.refused = line_of(error)
+            self.error = first_of(error)
+            self.refused = line_of(self.error)
             if self.must:
                 raise ConfigError(f"hardware.graph must not be always here: {self.refused}") from error
         return self._graph is not None
@@ -122,6 +125,13 @@ class StepGraph:
             generator.graphsafe_set_state(before)  # it would stay as in a recording, where no number can be drawn
             raise
         return graph
+
+
+def first_of(error: Exception) -> Exception:
+    """Return what ended a recording, where an error only tells that something did, as CUDA does at the end of one."""
+    while "captur" in str(error).lower() and isinstance(error.__context__, Exception):
+        error = error.__context__
+    return error
 
 
 def graph_of(

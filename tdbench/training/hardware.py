@@ -33,6 +33,12 @@ class Hardware:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
+    def of_one_size(self, images: torch.Tensor) -> torch.Tensor:
+        """Return a batch; a compiled network takes its shape for fixed, since batches of a kind are all of one size."""
+        if self.compile:
+            torch._dynamo.mark_static(images)
+        return images
+
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work."""
         if self.device.type == "cuda":

@@ -133,6 +133,7 @@ def write_beginning(run: Run, folder: RunFolder) -> dict[str, Any]:
 def write_end(run: Run, folder: RunFolder, environment: dict[str, Any], result: RunResult) -> None:
     """Write what is known after the last step; the result comes last, because with it the run is over."""
     graph = None if run.graph is None else run.graph.outcome
+    run.graph = None  # and the memory that it keeps
     folder.write_environment(environment | {"data_wait_pct": run.clock.data_wait_pct(), "step_graph": graph})
     folder.write_result(result)
 

@@ -63,15 +63,16 @@ class Run:
         self.insertion.meter(device)
         keep_strength_on_gpu(self.insertion, device)
         if self.hardware.compile:
-            self.model.compile(dynamic=False)  # training and test batches are of one size each
+            self.model.compile()  # not `dynamic=False`, which compiles anew for each strength of a schedule that rises
         self.network = self.model
         self.steps_per_epoch = len(self.batches)
         self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
         can_rise = rises_on_gpu(self.insertion)
         self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, can_rise)
-        self.optimizer = make_optimizer(self.model, config.optimizer, device, self.graph is not None)
-        keeps_rates = self.graph is not None or (device.type == "cuda" and config.optimizer.name == "sgd")
-        self.rates = LearningRates(self.optimizer, device if keeps_rates else None)
+        # On the GPU whether or not steps are recorded, so that both compute the same.
+        is_on_gpu = device.type == "cuda" and (self.graph is not None or config.optimizer.can_be_recorded)
+        self.optimizer = make_optimizer(self.model, config.optimizer, device, is_on_gpu)
+        self.rates = LearningRates(self.optimizer, device if is_on_gpu else None)
         self.average = averaged(self.model, config.optimizer.ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
         self.schedule = Schedule(config.schedule, self.num_steps, self.steps_per_epoch)
@@ -142,7 +143,7 @@ class Run:
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do what a step does on the device, and return the loss; nothing in it may wait for the device."""
         with self.hardware.autocast():
-            logits = self.network(images).float()
+            logits = self.network(self.hardware.of_one_size(images)).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()

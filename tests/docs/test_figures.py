@@ -59,6 +59,32 @@ def test_the_step_on_a_cpu():
     assert f"against itself {none.overhead_pct:.1f} % ({ends[1]} %)" in PERFORMANCE
 
 
+@pytest.mark.parametrize(
+    ("what", "loop", "method", "compiled"),
+    [
+        ("a plain loop: DataLoader, fp32, `.item()` each step", "plain", "none", False),
+        ("`tdbench train`", "tdbench", "none", False),
+        ("and `targetdrop`", "tdbench", "targetdrop", False),
+        ("`--compile`", "tdbench", "none", True),
+        ("and `targetdrop`, `--compile`", "tdbench", "targetdrop", True),
+    ],
+)
+def test_the_runs_on_a_cpu_against_the_bare_step(what, loop, method, compiled):
+    runs = of(table("train_cpu.csv"), loop=loop, regularizer=method, compile=compiled, status="done")
+    shares = [of(runs, model=network).of_bare for network in ("resnet18", "resnet8")]
+    assert all(len(share) == 3 for share in shares)
+    cells = [f"{share.median():.2f} ({between(share, '.2f')})" for share in shares]
+    assert f"| {what} | {cells[0]} | {cells[1]} |" in PERFORMANCE
+
+
+def test_a_sweep_over_a_folder():
+    rows = table("folder_cpu.csv").set_index("what")
+    (ratio,) = rows[rows.index.str.endswith("over the training in it and one decoding")].itertuples()
+    gap = rows.loc["from the end of a trial to the start of the next"]
+    told = f"takes {ratio.median:.2f} times the training in it plus one decoding, and {gap['median']:.2f} s"
+    assert f"{told} ({gap.low:.2f} to {gap.high:.2f} s, n = {gap.n:.0f}) pass" in PERFORMANCE
+
+
 @pytest.mark.parametrize(("network", "batch_size"), [("resnet18", 128), ("resnet8", 64)])
 @pytest.mark.parametrize("method", ["none", "targetdrop"])
 def test_the_images_per_second_on_a_gpu(network, batch_size, method):

@@ -60,9 +60,18 @@ def test_a_step_takes_no_more_launches_than_it_is_to_and_does_not_wait(model):
     assert abs(recorded.captured - eager.launches) <= 2  # but for the rate, and the loss's place in its table
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_no_step_waits_for_the_gpu_or_reads_from_the_host(name):
-    run = run_of(regularizer=name, **{"hardware.graph": "never"})
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        *({"regularizer": name} for name in METHODS),
+        {"optimizer.ema_decay": 0.9},
+        {"optimizer.clip_norm": 1.0},
+        {"augment.mixup": 0.2},
+    ],
+    ids=lambda knobs: "-".join(map(str, knobs.values())),
+)
+def test_no_step_waits_for_the_gpu_or_reads_from_the_host(knobs):
+    run = run_of(**knobs, **{"hardware.graph": "never"})
     steps(run, 0, 2)
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(1, 2, 4), 2):

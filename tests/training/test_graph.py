@@ -59,3 +59,17 @@ def test_where_recording_fails_the_step_goes_on_or_says_so(monkeypatch):
         graph(x, y)
     with pytest.raises(ConfigError, match="no graphs here"):
         graph(x, y)
+
+
+def test_what_ended_a_recording_is_told_and_not_that_it_was_ended(monkeypatch):
+    def recorded(graph, images, labels):
+        try:
+            raise ValueError("the step asks the host")
+        except ValueError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+    monkeypatch.setattr(StepGraph, "_recorded", recorded)
+    graph = StepGraph(lambda images, labels: images.sum(), must=False)
+    for _ in range(EAGER_STEPS + 1):
+        graph(torch.ones(2, 3), torch.ones(2))
+    assert (graph.refused, type(graph.error)) == ("ValueError: the step asks the host", ValueError)

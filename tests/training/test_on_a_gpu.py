@@ -2,9 +2,7 @@
 
 import csv
 import io
-import json
 import math
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from tdbench.cli import main
 from tdbench.regularizers.registry import method_names
 from tdbench.training.checkpoint import restore, state_of
 from tdbench.training.run import Run
+from tests.training.one_of_several import learn_as_one_of_several
 from tests.training.test_run import run_of as run_anywhere
 from tests.training.test_run import train
 
@@ -35,9 +34,18 @@ def run_of(**overrides):
     return run_anywhere(device="cuda", **overrides)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_no_step_waits_for_the_gpu(name):
-    run = run_of(regularizer=name)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        *({"regularizer": name} for name in METHODS),
+        {"optimizer.ema_decay": 0.9},
+        {"optimizer.clip_norm": 1.0},
+        {"augment.mixup": 0.2},
+    ],
+    ids=lambda knobs: "-".join(map(str, knobs.values())),
+)
+def test_no_step_waits_for_the_gpu(knobs):
+    run = run_of(**knobs)
     train(run, 0, 2)
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(run.epoch, 2, 6), 2):
@@ -46,6 +54,7 @@ def test_no_step_waits_for_the_gpu(name):
             run.train_step(images, labels, number)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+    assert run.graph.outcome == "recorded"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -108,28 +117,11 @@ def test_an_overflow_in_the_first_steps_of_fp16_ends_nothing():
     assert math.isfinite(run.end_epoch().train_loss)
 
 
-def test_one_process_of_nccl_learns_what_a_plain_one_does(monkeypatch):
-    command = [
-        "train",
-        "--device",
-        "cuda",
-        "--deterministic",
-        "--train-fraction",
-        "0.1",
-        "--max-steps",
-        "12",
-        "--quiet",
-    ]
-    assert main([*command, "--out", "plain"]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
-    assert main([*command, "--out", "joined"]) == 0
-    errors = [json.loads(Path(folder, "result.json").read_text())["test_error_pct"] for folder in ("plain", "joined")]
-    assert errors[0] == errors[1]
+def test_one_process_of_nccl_learns_what_a_plain_one_does():
+    plain, joined = learn_as_one_of_several("cuda")
+    assert Path("network").read_text().startswith("DistributedDataParallel by ")
+    assert "cuda:nccl" in Path("network").read_text()
+    assert plain == joined
 
 
 def test_what_does_not_fit_is_a_cell_and_the_next_one_is_measured():

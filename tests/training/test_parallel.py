@@ -12,6 +12,7 @@ import torch
 from tdbench.cli import main
 from tdbench.store.folders import RunFolder
 from tdbench.training.parallel import ALONE, Ballot, Processes, joined
+from tests.training.one_of_several import learn_as_one_of_several
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")
 
@@ -228,3 +229,11 @@ def test_a_batch_that_cannot_be_shared_is_refused_once_and_nothing_is_written():
     assert "".join(printed).count("tdbench: ") == 1
     assert "training.batch_size must be a multiple of 2, the number of processes" in "".join(printed)
     assert not os.path.exists("run")
+
+
+@pytest.mark.slow
+def test_one_process_that_has_joined_learns_what_a_plain_one_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain, joined = learn_as_one_of_several("cpu")
+    assert Path("network").read_text().startswith("DistributedDataParallel by cpu:gloo")
+    assert plain == joined

@@ -54,3 +54,29 @@ def test_a_step_holds_its_weights_gradients_and_momentum_and_the_batch():
     assert step.held_bytes() == 2 * weights + buffers + batch  # momentum is there from the start
     step()
     assert step.held_bytes() == 3 * weights + buffers + batch
+
+
+def test_a_run_that_mixes_its_images_has_a_step_of_unmixed_ones():
+    step = step_of(batch_size=4, **{"augment.mixup": 0.2, "augment.cutmix": 1.0})
+    step()
+    assert step.labels.shape == (4,)
+
+
+class Full:
+    """A recording for which memory does not suffice."""
+
+    def __init__(self, learn):
+        self.learn, self.error = learn, torch.OutOfMemoryError("none is left")
+
+    def __call__(self, images, labels):
+        return self.learn(images, labels)
+
+
+def test_a_step_that_memory_does_not_suffice_to_record_is_not_timed_as_one_that_was():
+    step = step_of(batch_size=4)
+    step.run.graph = Full(step.run.learn)
+    with pytest.raises(torch.OutOfMemoryError, match="none is left"):
+        step()
+    step.eager()
+    step()
+    assert step.run.graph is None

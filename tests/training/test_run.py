@@ -46,6 +46,20 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(k
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["dropblock", "dropout"])
+def test_a_compiled_network_is_not_compiled_anew_while_a_strength_rises(monkeypatch, method):
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: original(module, backend="eager", **how))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    run = run_of(regularizer=method, **{"regularizer.schedule": "linear", "hardware.compile": True})
+    train(run, 0, 6)
+    run.evaluate()
+    train(run, 6, 8)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3, "at strength 0, at others, in evaluation"
+
+
+@pytest.mark.slow
 def test_a_compiled_network_is_compiled_for_the_sizes_of_its_batches(monkeypatch):
     def compile_with(backend, module, **options):
         return original(module, backend=backend, **options)

@@ -115,7 +115,8 @@ def by_triton(
     compiling = torch.compiler.is_compiling()
     counts = None if meter is None or compiling else meter.on(x.device)
     with nullcontext() if compiling else torch.cuda.device_of(x):
-        means, peaks = kernels.squeeze(x.detach(), relu)
+        blocks = kernels.blocks_of(x)
+        means, peaks = kernels.squeeze(x.detach(), relu, blocks)
         scores = excite(means, weights) if scores is None else scores
         ranked = scores.detach()
         if draws(x.shape[1], drop_ratio, target_fraction, region):
@@ -128,7 +129,11 @@ def by_triton(
             centres, scale, area = kernels.choose(
                 ranked.contiguous(), peaks, num_targets, height, width, radius, rescale, counts
             )
-        out = drop_dense(x, centres, scale, radius) if compiling else kernels.drop(x, centres, scale, radius, relu)
+        out = (
+            drop_dense(x, centres, scale, radius)
+            if compiling
+            else kernels.drop(x, centres, scale, radius, relu, blocks)
+        )
     if scores.requires_grad:
         out = straight_through(out, x.detach(), scores.sigmoid(), centres, peaks, radius, scale)
     return out, area.sum() if counts is None else None

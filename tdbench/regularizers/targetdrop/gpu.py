@@ -24,10 +24,11 @@ from tdbench.regularizers.targetdrop.gpu_kernels import choose_kernel, drop_kern
 
 NUM_WARPS = 8
 BLOCK_UNITS = 4096  # units of a map in one block: 16 for each thread, two 16-byte loads in half types
+Blocks = tuple[tuple[int, int], dict[str, Any]]
 ROW_BYTES = 64  # of one position in a channels_last block: whole sectors, and enough blocks for a small batch
 
 
-def blocks_of(x: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+def blocks_of(x: Tensor) -> Blocks:
     """Return the grid, (samples × blocks of channels, blocks of positions), and the shape of a block of `x`.
 
     Raises:
@@ -60,12 +61,13 @@ def power_of_2(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def squeeze(x: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+def squeeze(x: Tensor, relu: bool, blocks: Blocks | None = None) -> tuple[Tensor, Tensor]:
     """Return the mean of each channel of `x` (N, C, H, W), fp32 (N, C), and its first maximum, int32 (N, C).
 
     The maximum is a flat position; NaN counts as -inf. With `relu`, both are of relu(x). Neither has a gradient.
+    `blocks` are those of `x`, where they are known.
     """
-    grid, block = blocks_of(x)
+    grid, block = blocks or blocks_of(x)
     means = torch.empty(x.shape[:2], device=x.device, dtype=torch.float32)
     peaks = torch.empty(x.shape[:2], device=x.device, dtype=torch.int32)
     squeeze_kernel[grid[:1]](x, means, peaks, x.shape[1], x.shape[2] * x.shape[3], RELU=relu, **block)
@@ -90,15 +92,16 @@ def choose(
         counts: Of a meter, int64 (2,): the units in the windows and all units are added to them. None: they are not.
 
     Returns:
-        The centres, int32 (N, C), -1 where there is no window; λ, fp32 (N, C); the units in the windows, int64 (N,).
+        The centres, int32 (N, C), -1 where there is no window; λ, fp32 (N, C); the units in the windows, int64 (N,), or
+        where they are counted the counts.
     """
     num_samples, num_channels = scores.shape
     centres = torch.empty_like(peaks)
     scale = torch.empty(scores.shape, device=scores.device, dtype=torch.float32)
-    area = torch.empty(num_samples, device=scores.device, dtype=torch.int64)
+    area = torch.empty(num_samples, device=scores.device, dtype=torch.int64) if counts is None else counts
     block_c = power_of_2(int(num_channels))
     choose_kernel[(num_samples,)](
-        *(scores, peaks, centres, scale, area, area if counts is None else counts),
+        *(scores, peaks, centres, scale, area),
         *(num_channels, num_targets, height, width, radius),
         RESCALE=rescale,
         COUNTS=counts is not None,
@@ -108,25 +111,26 @@ def choose(
     return centres, scale, area
 
 
-def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool) -> Tensor:
+def drop(x: Tensor, centres: Tensor, scale: Tensor, radius: int, relu: bool, blocks: Blocks | None = None) -> Tensor:
     """Return `x` (N, C, H, W), or relu(x), times λ, `scale` (N, C), and with its windows zeroed, in its memory format.
 
-    `centres` (N, C) are flat positions, -1 where a channel has no window; `radius` is (k - 1) / 2.
+    `centres` (N, C) are flat positions, -1 where a channel has no window; `radius` is (k - 1) / 2; `blocks` are those
+    of `x`, where they are known.
     """
-    return _Drop.apply(x, centres, scale, radius, relu)
+    return _Drop.apply(x, centres, scale, radius, relu, blocks or blocks_of(x))
 
 
-def _launch_drop(x, centres, scale, radius, relu):
-    grid, block = blocks_of(x)
+def _launch_drop(x, centres, scale, radius, relu, blocks):
+    grid, block = blocks
     out = torch.empty_like(x)
     sizes = x.shape[1], x.shape[2] * x.shape[3], radius
     drop_kernel[grid](x, centres, scale, out, *sizes, WIDTH=int(x.shape[3]), RELU=relu, **block)
     return out
 
 
-def _launch_relu_backward(grad, out, scale):
+def _launch_relu_backward(grad, out, scale, blocks):
     grad = grad.contiguous(memory_format=memory_format_of(out))
-    grid, block = blocks_of(out)
+    grid, block = blocks
     result = torch.empty_like(out)
     relu_backward_kernel[grid](grad, out, scale, result, out.shape[1], out.shape[2:].numel(), **block)
     return result
@@ -139,9 +143,9 @@ class _Drop(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, centres, scale, radius, relu):
-        out = _launch_drop(x, centres, scale, radius, relu)
-        ctx.radius, ctx.relu, ctx.memory_format = radius, relu, memory_format_of(x)
+    def forward(ctx, x, centres, scale, radius, relu, blocks):
+        out = _launch_drop(x, centres, scale, radius, relu, blocks)
+        ctx.radius, ctx.relu, ctx.memory_format, ctx.blocks = radius, relu, memory_format_of(x), blocks
         ctx.save_for_backward(out if relu else centres, scale)
         return out
 
@@ -151,20 +155,21 @@ class _Drop(torch.autograd.Function):
         is_followed = torch.is_grad_enabled()  # a backward of the backward will be asked for
         if ctx.relu:
             back = _ReluBackward.apply if is_followed else _launch_relu_backward
-            return back(grad, mask, scale), None, None, None, None
+            return back(grad, mask, scale, ctx.blocks), None, None, None, None, None
         grad = grad.contiguous(memory_format=ctx.memory_format)
         back = _Drop.apply if is_followed else _launch_drop
-        return back(grad, mask, scale, ctx.radius, False), None, None, None, None
+        return back(grad, mask, scale, ctx.radius, False, ctx.blocks), None, None, None, None, None
 
 
 class _ReluBackward(torch.autograd.Function):
     """The gradient of `drop` with `relu`, from its result `out`: linear in `grad` and its own adjoint."""
 
     @staticmethod
-    def forward(ctx, grad, out, scale):
+    def forward(ctx, grad, out, scale, blocks):
         ctx.save_for_backward(out, scale)
-        return _launch_relu_backward(grad, out, scale)
+        ctx.blocks = blocks
+        return _launch_relu_backward(grad, out, scale, blocks)
 
     @staticmethod
     def backward(ctx, grad):
-        return _ReluBackward.apply(grad, *ctx.saved_tensors), None, None
+        return _ReluBackward.apply(grad, *ctx.saved_tensors, ctx.blocks), None, None, None

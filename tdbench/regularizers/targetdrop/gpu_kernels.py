@@ -78,7 +78,6 @@ def choose_kernel(
     centres_ptr,
     scale_ptr,
     area_ptr,
-    counts_ptr,
     num_channels,
     num_targets,
     height,
@@ -119,10 +118,11 @@ def choose_kernel(
         scale = tl.where(kept > 0, ratio, 1.0)  # nothing is kept: nothing is left to scale
     tl.store(centres_ptr + at, tl.where(target, peak, -1), mask=exists)
     tl.store(scale_ptr + at, scale, mask=exists)
-    tl.store(area_ptr + sample, dropped.to(tl.int64))
     if COUNTS:  # whole numbers, so that the order of the samples makes no difference
-        tl.atomic_add(counts_ptr, dropped.to(tl.int64))
-        tl.atomic_add(counts_ptr + 1, tl.sum(exists.to(tl.int64), axis=0) * height * width)
+        tl.atomic_add(area_ptr, dropped.to(tl.int64))
+        tl.atomic_add(area_ptr + 1, tl.sum(exists.to(tl.int64), axis=0) * height * width)
+    else:
+        tl.store(area_ptr + sample, dropped.to(tl.int64))
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tdbench.regularizers.masking import is_followed, wide_dtype
@@ -40,9 +41,9 @@ def excite(means: Tensor, weights: tuple[Tensor, Tensor] | None) -> Tensor:
     if weights is None:
         return means
     device = means.device.type
-    fc1, fc2 = (weight.to(means.dtype).t() for weight in weights)
+    fc1, fc2 = (one if one.dtype == means.dtype else one.to(means.dtype) for one in weights)
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-        return means.mm(fc1).relu().mm(fc2)
+        return F.linear(F.linear(means, fc1).relu_(), fc2)
 
 
 def draws(num_channels: int, drop_ratio: float, target_fraction: float | None, region: Region) -> bool:
