@@ -49,7 +49,8 @@ def evaluate(model: nn.Module, batches: TestBatches, hardware: Hardware, process
         outcomes.append(outcome_of(logits, labels))
     loss = sum(torch.stack(losses).tolist()) if losses else 0.0  # of several processes, one may have no batch
     sizes = [len(outcome) for outcome in outcomes]
-    shares = processes.gather((loss, torch.cat(outcomes).cpu().split(sizes) if outcomes else []))
+    read = torch.cat(outcomes).cpu().split(sizes) if outcomes else ()  # the device is waited for once
+    shares = processes.gather((loss, [part.clone() for part in read]))  # a part would be sent with all the others
     label, predicted, truth, confidence, distance = torch.cat(list(in_order([own for _, own in shares]))).unbind(1)
     hits = predicted == label
     num_images = batches.num_images

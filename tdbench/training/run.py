@@ -69,9 +69,8 @@ class Run:
         self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
         can_rise = rises_on_gpu(self.insertion)
         self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, can_rise)
-        # On the GPU whether or not steps are recorded, so that both compute the same.
         is_on_gpu = device.type == "cuda" and (self.graph is not None or config.optimizer.can_be_recorded)
-        self.optimizer = make_optimizer(self.model, config.optimizer, device, is_on_gpu)
+        self.optimizer = make_optimizer(self.model, config.optimizer, device, is_on_gpu)  # alike, recorded or not
         self.rates = LearningRates(self.optimizer, device if is_on_gpu else None)
         self.average = averaged(self.model, config.optimizer.ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.hardware.precision == "fp16")
@@ -146,7 +145,8 @@ class Run:
             logits = self.network(self.hardware.of_one_size(images)).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        with torch.autograd.set_multithreading_enabled(False):  # a GPU's thread for it costs the host a tenth of a step
+            self.scaler.scale(loss).backward()
         if self.config.optimizer.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)

@@ -3,6 +3,7 @@
 Not collected by itself: `test_null_gpu.py` runs it in a process that has the null GPU.
 """
 
+import threading
 import warnings
 from pathlib import Path
 
@@ -83,6 +84,14 @@ def test_no_step_waits_for_the_gpu_or_reads_from_the_host(knobs):
             torch.cuda.set_sync_debug_mode("default")
         spent = nullgpu.counts() - before
         assert (spent.copies_in, spent.copies_out, spent.syncs) == (0, 0, 0)
+
+
+def test_backward_runs_in_the_thread_of_the_step():
+    run, threads = run_of(**{"hardware.graph": "never"}), []
+    for weight in run.model.parameters():
+        weight.register_hook(lambda grad: threads.append(threading.get_ident()))
+    steps(run, 0, 1)
+    assert set(threads) == {threading.get_ident()}
 
 
 def test_a_strength_that_rises_in_a_recorded_step_is_set_before_each():
