@@ -26,6 +26,7 @@ from tdbench.report.words import (
     shown,
     trust_for,
 )
+from tdbench.store.files import counted
 from tdbench.store.folders import SWEEP
 from tdbench.store.rows import MORE_IS_BETTER, SECONDARY, TrialState
 
@@ -51,8 +52,8 @@ def verdict(sweep: SweepSource) -> Section:
     with_what = baselines[0] if len(baselines) == 1 else "their own baselines" if baselines else "nothing"
     design = "a fixed number of seeds" if sweep.design == "fixed" else f"a sequential design of {sweep.design} seeds"
     words = [
-        f"{len(rows)} values compared with {with_what} by {sweep.metric}, seed by seed, {n_of(rows, sweep)}, "
-        f"α = 0.05 for the whole family (Holm), {design}: {told}."
+        f"{counted(len(rows), 'value')} compared with {with_what} by {sweep.metric}, seed by seed, "
+        f"{n_of(rows, sweep)}, α = 0.05 for the whole family (Holm), {design}: {told}."
     ]
     words += [decided(sweep, row) for row in rows if kind_of(row) in DECIDED]
     bars = [
