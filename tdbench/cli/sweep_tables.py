@@ -29,18 +29,25 @@ from tdbench.sweep.columns import Column, telling, value_words
 from tdbench.sweep.outlook import Outlook
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import why_without_result
+from tdbench.sweep.tune.outlook import SearchOutlook
 
 TO_BE_RUN = "to be run"
 
 
-def print_outlook(outlook: Outlook, *, quiet: bool, json: bool) -> None:
-    """Print the trials, how many are done, and the time that is left."""
+def said_as_json(outlook: Outlook | SearchOutlook, *, json: bool) -> bool:
+    """Print an outlook as JSON if that is asked for, and return whether it was; a note says why its time is unknown."""
     if outlook.why_unknown is not None:
         typer.echo(f"tdbench: note: the time that is left is unknown: {outlook.why_unknown}", err=True)
     if json:
         told = asdict(outlook)
         told.pop("why_unknown")
         say(json_module.dumps(told, indent=2, ensure_ascii=False))
+    return json
+
+
+def print_outlook(outlook: Outlook, *, quiet: bool, json: bool) -> None:
+    """Print the trials, how many are done, and the time that is left."""
+    if said_as_json(outlook, json=json):
         return
     rows = outlook.rows
     if not quiet:

@@ -2,11 +2,9 @@
 
 import json as json_module
 from collections.abc import Sequence
-from dataclasses import asdict
-
-import typer
 
 from tdbench.cli.output import say
+from tdbench.cli.sweep_tables import said_as_json
 from tdbench.cli.terminal import clock
 from tdbench.store.files import as_text, counted
 from tdbench.store.folders import CANDIDATES, IMPORTANCE, TUNE
@@ -119,12 +117,7 @@ def print_kept(search: Search, tables: Tables) -> None:
 
 def print_outlook(search: Search, outlook: SearchOutlook, *, quiet: bool, json: bool) -> None:
     """Print how many candidates and runs are left, and how long they take."""
-    if outlook.why_unknown is not None:
-        typer.echo(f"tdbench: note: the time that is left is unknown: {outlook.why_unknown}", err=True)
-    if json:
-        told = asdict(outlook)
-        told.pop("why_unknown")
-        say(json_module.dumps(told, indent=2, ensure_ascii=False))
+    if said_as_json(outlook, json=json):
         return
     runs, least, most = outlook.search_runs, outlook.confirm_runs, outlook.confirm_runs_at_most
     if not quiet:

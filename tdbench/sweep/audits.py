@@ -37,6 +37,8 @@ def audit_values(
         TdbenchError: A network or its data are not available, or the table cannot be written.
     """
     values = dict(values_of(sweep.plan))
+    if not values:
+        tell("no value has a regularizer to be audited")
     rows = [] if fresh else [row for row in sweep.folder.read_audit() if row.get("trial") in values]
     known = {row["trial"] for row in rows}
     waiting = {digest: value for digest, value in values.items() if digest not in known}

@@ -56,3 +56,12 @@ def test_an_audit_of_a_script_is_refused(cli, tmp_path):
     assert (done.code, done.out) == (2, "")
     assert "--audit is about tdbench's own runs" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_where_no_value_has_a_regularizer_there_is_nothing_to_audit(cli, tmp_path):
+    done = cli("ablate", "--regularizer", "none", "--param", "model=resnet8", "--seeds", "2", *cli.tiny, "--audit",
+               "--out", "s")  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert "no value has a regularizer to be audited" in done.out
+    assert not (tmp_path / "s" / "audit.csv").exists()

@@ -21,17 +21,16 @@ from tdbench.cli import main
 from tdbench.errors import ConfigError
 from tdbench.profiling.layer import Setting, profile_layers
 from tdbench.profiling.timing import host_ms, median_ms
-from tdbench.regularizers.registry import find_method, method_names
+from tdbench.regularizers.registry import find_method
 from tdbench.show import drops
 from tdbench.store.profiles import layer_table
 from tdbench.training.repeat import RepeatedStep
 from tdbench.training.run import Run
 from tdbench.training.setup import Setup
 from tests import nullgpu
+from tests.training.no_waiting import METHODS, of_each_run, without_waiting
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*NaN")]
-
-METHODS = [name for name in method_names() if name != "drop_path"]  # which needs a network with branches
 
 
 def run_of(**overrides):
@@ -61,27 +60,15 @@ def test_a_step_takes_no_more_launches_than_it_is_to_and_does_not_wait(model):
     assert abs(recorded.captured - eager.launches) <= 2  # but for the rate, and the loss's place in its table
 
 
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        *({"regularizer": name} for name in METHODS),
-        {"optimizer.ema_decay": 0.9},
-        {"optimizer.clip_norm": 1.0},
-        {"augment.mixup": 0.2},
-    ],
-    ids=lambda knobs: "-".join(map(str, knobs.values())),
-)
+@of_each_run
 def test_no_step_waits_for_the_gpu_or_reads_from_the_host(knobs):
     run = run_of(**knobs, **{"hardware.graph": "never"})
     steps(run, 0, 2)
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(1, 2, 4), 2):
         before = nullgpu.counts()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with without_waiting():
             run.train_step(images, labels, number)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         spent = nullgpu.counts() - before
         assert (spent.copies_in, spent.copies_out, spent.syncs) == (0, 0, 0)
 
@@ -125,11 +112,8 @@ def test_a_batch_of_images_that_are_not_held_on_the_gpu_is_one_copy_and_no_wait(
     batches = run_of(**keys).batches.epoch(1, 0, 4)
     next(batches)
     before = nullgpu.counts()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with without_waiting():
         list(batches)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     spent = nullgpu.counts() - before
     assert (spent.copies_in, spent.copies_out, spent.syncs) == (3, 0, 0)
 

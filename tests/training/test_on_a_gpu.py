@@ -9,16 +9,14 @@ import pytest
 import torch
 
 from tdbench.cli import main
-from tdbench.regularizers.registry import method_names
 from tdbench.training.checkpoint import restore, state_of
 from tdbench.training.run import Run
+from tests.training.no_waiting import METHODS, of_each_run, without_waiting
 from tests.training.one_of_several import learn_as_one_of_several
 from tests.training.test_run import run_of as run_anywhere
 from tests.training.test_run import train
 
 pytestmark = pytest.mark.gpu
-
-METHODS = [name for name in method_names() if name != "drop_path"]  # which needs a network with branches
 
 
 @pytest.fixture(autouse=True)
@@ -34,26 +32,14 @@ def run_of(**overrides):
     return run_anywhere(device="cuda", **overrides)
 
 
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        *({"regularizer": name} for name in METHODS),
-        {"optimizer.ema_decay": 0.9},
-        {"optimizer.clip_norm": 1.0},
-        {"augment.mixup": 0.2},
-    ],
-    ids=lambda knobs: "-".join(map(str, knobs.values())),
-)
+@of_each_run
 def test_no_step_waits_for_the_gpu(knobs):
     run = run_of(**knobs)
     train(run, 0, 2)
     run.begin_steps()
     for number, (images, labels) in enumerate(run.batches.epoch(run.epoch, 2, 6), 2):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with without_waiting():
             run.train_step(images, labels, number)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     assert run.graph.outcome == "recorded"
 
 
