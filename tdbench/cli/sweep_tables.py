@@ -3,6 +3,7 @@
 import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
@@ -29,12 +30,14 @@ from tdbench.sweep.columns import Column, telling, value_words
 from tdbench.sweep.outlook import Outlook
 from tdbench.sweep.runner import Sweep, Tables
 from tdbench.sweep.tables import why_without_result
-from tdbench.sweep.tune.outlook import SearchOutlook
+
+if TYPE_CHECKING:
+    from tdbench.sweep.tune.outlook import SearchOutlook
 
 TO_BE_RUN = "to be run"
 
 
-def said_as_json(outlook: Outlook | SearchOutlook, *, json: bool) -> bool:
+def said_as_json(outlook: "Outlook | SearchOutlook", *, json: bool) -> bool:
     """Print an outlook as JSON if that is asked for, and return whether it was; a note says why its time is unknown."""
     if outlook.why_unknown is not None:
         typer.echo(f"tdbench: note: the time that is left is unknown: {outlook.why_unknown}", err=True)
