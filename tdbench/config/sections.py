@@ -36,7 +36,7 @@ class DataConfig(Section):
     )
     resident_mib: int = knob(
         4096,
-        "training sets up to this size are held on the device; larger ones are streamed",
+        "training sets up to this size are held on the device (two copies for flips); larger ones are streamed",
         ge=0,
         identity=False,
     )

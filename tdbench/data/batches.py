@@ -1,8 +1,9 @@
 """Batches on the training device: random crop, flip and normalisation of a whole batch at a time.
 
-A data set that fits stays on the device as uint8, already padded, and one gather picks images and crops them. Random
-choices are drawn on the CPU, an epoch at a time, from a generator of their own, so that runs of one seed see the same
-images in the same order with the same crops, whatever the device or method, and after an interruption.
+A data set that fits stays on the device as uint8, already padded, and mirrored beside it where images are flipped. So
+one gather picks images, crops and flips them, and another pass normalises them: a GPU gets two kernels for a batch.
+Random choices are drawn on the CPU, an epoch at a time, from a generator of their own, so that runs of one seed see the
+same images in the same order with the same crops, whatever the device or method, and after an interruption.
 """
 
 from collections.abc import Iterator
@@ -24,10 +25,10 @@ from tdbench.errors import ConfigError
 class _Draw:
     """The random choices of one epoch, an entry per image in the epoch's order."""
 
-    order: Tensor  # (N,) int64
+    image: Tensor  # (N,) int64, where it lies in what `TrainBatches` gathers from
+    label: Tensor  # (N,) int64
     down: Tensor  # (N,) int64, crop offset in [0, 2 · padding]
     right: Tensor
-    flip: Tensor  # (N,) bool
     hole_row: Tensor  # (N,) int64, centre of Cutout's hole
     hole_col: Tensor
 
@@ -82,8 +83,8 @@ class _Images:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map uint8 (B, C, H, W) to fp32 of mean 0 and deviation 1 per channel, in the run's memory format."""
-        batch = pixels.to(torch.float32, memory_format=self.layout)
-        return torch.addcmul(self._shift, batch, self._scale)
+        batch = torch.empty(pixels.shape, device=pixels.device, memory_format=self.layout)
+        return torch.addcmul(self._shift, pixels, self._scale, out=batch)
 
     def resized(self, images: Tensor) -> Tensor:
         """Return normalised images in the size that the network takes, antialiased; themselves where they have it."""
@@ -143,6 +144,7 @@ class TrainBatches:
         self.side, self.hole_size = side, config.augment.cutout
         check_suits(config.augment, data.image_shape[0], data.num_classes, self.share_size)
         self._augmentation = Augmentation(config.augment, config.seed, data.image_shape[1:], data.num_classes)
+        self._labels = data.train.labels.cpu()
         self._images = _Images(data.train, data, config, device, layout)
         self._crops: Tensor | None = None
         if isinstance(self._images.pixels, Tensor):
@@ -157,46 +159,54 @@ class TrainBatches:
 
         Where images are mixed, the labels are (B, K), the share of each class.
         """
-        draw = self._draw(epoch)
-        device = self._images.device
-        rest = draw.order[first * self.batch_size : last * self.batch_size]
-        draw = draw.to(device)
+        order, draw = self._draw(epoch)
+        draw = draw.to(self._images.device)
+        parts = (
+            (number, draw.batch(number * self.num_shares + self.share, self.share_size))
+            for number in range(first, last)
+        )
         if self._crops is not None:
-            for number in range(first, last):
-                part = draw.batch(number * self.num_shares + self.share, self.share_size)
-                yield self._batch(self._crops, part.order, part, epoch, number)
+            for number, part in parts:
+                yield self._batch(self._crops, part, epoch, number)
             return
+        rest = order[first * self.batch_size : last * self.batch_size]
         rest = rest.view(-1, self.num_shares, self.share_size)[:, self.share].flatten()
-        samples = torch.arange(self.share_size, device=device)
-        for number, pixels in enumerate(self._images.stream(rest, self.share_size), first):
-            part = draw.batch(number * self.num_shares + self.share, self.share_size)
-            yield self._batch(self._all_crops(pixels), samples, part, epoch, number)
+        for (number, part), pixels in zip(parts, self._images.stream(rest, self.share_size), strict=True):
+            yield self._batch(self._all_crops(pixels), part, epoch, number)
 
-    def _draw(self, epoch: int) -> _Draw:
+    def _draw(self, epoch: int) -> tuple[Tensor, _Draw]:
+        """Return the order of the images and all that is drawn for each of them."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
         order = torch.randperm(self.num_images, generator=generator)
         down, right = torch.randint(2 * self.padding + 1, (2, self.num_images), generator=generator)
         flip = torch.rand(self.num_images, generator=generator) < (0.5 if self.flip else 0.0)
         # Always drawn, so that runs with and without holes have the same order, crops and flips.
         hole_row, hole_col = torch.randint(self.side, (2, self.num_images), generator=generator)
-        return _Draw(order, down, right, flip, hole_row, hole_col)
+        right = torch.where(flip, 2 * self.padding - right, right)  # a mirrored crop is one of the mirrored image
+        # Of a streamed set, each batch is gathered from for itself.
+        num_there = self.num_images if self._crops is not None else self.share_size
+        image = (order if self._crops is not None else torch.arange(self.num_images) % num_there) + num_there * flip
+        return order, _Draw(image, self._labels[order], down, right, hole_row, hole_col)
 
     def _all_crops(self, pixels: Tensor) -> Tensor:
-        """Return a view (N, C, offsets down, offsets right, H, W) of every crop of the zero-padded images."""
+        """Return a view (N, C, offsets down, offsets right, H, W) of every crop of the zero-padded images.
+
+        Where images are flipped, N more follow, mirrored.
+        """
         height, width = pixels.shape[2:]
         padded = F.pad(pixels, (self.padding,) * 4)
+        if self.flip:
+            padded = torch.cat((padded, padded.flip(3)))
         return padded.unfold(2, height, 1).unfold(3, width, 1)
 
-    def _batch(self, crops: Tensor, samples: Tensor, draw: _Draw, epoch: int, number: int) -> tuple[Tensor, Tensor]:
-        pixels = crops[samples, :, draw.down, draw.right]
-        if self.flip:
-            pixels = torch.where(draw.flip[:, None, None, None], pixels.flip(3), pixels)
+    def _batch(self, crops: Tensor, draw: _Draw, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        pixels = crops[draw.image, :, draw.down, draw.right]
         first = number * self.batch_size + self.share * self.share_size
         images = self._images.normalise(self._augmentation.pixels(pixels, epoch, first))
         images = self._augmentation.images(images, epoch, first)
         if self.hole_size:
             images = cut_holes(images, draw.hole_row, draw.hole_col, self.hole_size)
-        images, labels = self._augmentation.mixed(images, self._images.labels[draw.order], epoch, number)
+        images, labels = self._augmentation.mixed(images, draw.label, epoch, number)
         return self._images.resized(images), labels
 
 

@@ -93,6 +93,25 @@ def test_flips_mirror_half_of_the_images():
     assert abs(num_flipped - 200) < 5 * 10  # five standard deviations of 400 fair coins
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_flipped_image_is_the_mirrored_crop_that_the_run_would_have_without_flips(is_streamed, tmp_path):
+    images = random_images(40)
+    plain, mirrored = data_of(images), data_of(images, flip=True)
+    if is_streamed:
+        train = ImageSet(on_disk(images, tmp_path), torch.arange(40))
+        plain, mirrored = (dataclasses.replace(data, train=train) for data in (plain, mirrored))
+    pairs = zip(
+        *(batches_of(data, **{"data.num_workers": 0}).epoch(1, 0, 10) for data in (plain, mirrored)), strict=True
+    )
+    num_flipped = 0
+    for (crops, labels), (flips, same) in pairs:
+        assert torch.equal(labels, same)
+        is_flipped = torch.tensor([not torch.equal(*two) for two in zip(crops, flips, strict=True)])
+        assert torch.equal(flips, torch.where(is_flipped[:, None, None, None], crops.flip(3), crops))
+        num_flipped += int(is_flipped.sum())
+    assert 0 < num_flipped < 40
+
+
 def test_digits_are_never_mirrored_unless_asked():
     data = load_data(load_config().data, seed=0)
     assert not TrainBatches(data, load_config(), CPU, torch.channels_last).flip

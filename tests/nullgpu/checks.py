@@ -60,6 +60,12 @@ def test_a_step_takes_no_more_launches_than_it_is_to_and_does_not_wait(model):
     assert abs(recorded.captured - eager.launches) <= 2  # but for the rate, and the loss's place in its table
 
 
+def test_a_batch_takes_one_gather_and_one_pass_whatever_is_cropped_and_flipped():
+    keys = {"model": "resnet8", "hardware.graph": "never", "augment.flip": True, "augment.crop_padding": 2}
+    batch = counted(keys)["batch"]
+    assert batch == nullgpu.NOTHING._replace(launches=AIMS["never", "batch"])
+
+
 @of_each_run
 def test_no_step_waits_for_the_gpu_or_reads_from_the_host(knobs):
     run = run_of(**knobs, **{"hardware.graph": "never"})
