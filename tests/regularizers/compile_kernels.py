@@ -11,7 +11,7 @@ from tdbench.regularizers.targetdrop import gpu_kernels as gpu
 
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {"means_ptr": "fp32", "scores_ptr": "fp32", "scale_ptr": "fp32", "peaks_ptr": "i32", "centres_ptr": "i32"}
-POINTERS |= {"area_ptr": "i64"}
+POINTERS |= {"area_ptr": "i64", "largest_ptr": "fp32", "fc1_ptr": "fp32", "fc2_ptr": "fp32"}
 
 
 def machine_code(kernel, dtype: str, **constants) -> bytes:
@@ -28,12 +28,18 @@ def main() -> None:
     blocks = {"BLOCK_C": 16, "BLOCK_P": 64}
     for channels_last in (False, True):
         layout = {"CHANNELS_LAST": channels_last, **blocks}
-        assert machine_code(gpu.squeeze_kernel, "bf16", RELU=True, **layout)
+        assert machine_code(gpu.squeeze_kernel, "bf16", RELU=True, NUM_PARTS=4 if channels_last else 1, **layout)
         assert machine_code(gpu.drop_kernel, "bf16", RELU=True, WIDTH=7, **layout)
         assert machine_code(gpu.relu_backward_kernel, "fp16", **layout)
-    for rescale in ("channel", "layer"):
-        sizes = {"BLOCK_C": 16, "BLOCK_RIVALS": 16}
-        assert machine_code(gpu.choose_kernel, "", RESCALE=rescale, COUNTS=rescale == "channel", **sizes)
+    sizes = {"BLOCK_C": 16, "BLOCK_RIVALS": 16, "BLOCK_HIDDEN": 4, "BLOCK_INPUTS": 8}
+    for rescale, num_parts, excites in (
+        ("channel", 1, False),
+        ("layer", 4, False),
+        ("none", 1, True),
+        ("none", 4, True),
+    ):
+        found = {"NUM_PARTS": num_parts, "EXCITES": excites, "COUNTS": rescale == "channel"}
+        assert machine_code(gpu.choose_kernel, "", RESCALE=rescale, **found, **sizes)
 
 
 if __name__ == "__main__":

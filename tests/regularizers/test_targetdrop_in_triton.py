@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdbench.regularizers.targetdrop.targets import top_channels
+from tdbench.regularizers.targetdrop.targets import excite, top_channels
 from tdbench.regularizers.targetdrop.windows import centres_by_channel, drop_windows, scales, windows_at
 from tests.oracles import targetdrop as oracle
 from tests.oracles.targetdrop import draw_values
@@ -100,6 +100,64 @@ def test_choose_ranks_places_and_scales_as_the_plain_form_does(
     again = kernels.choose(scores, peaks.int(), num_targets, 5, 4, radius, rescale, counts)
     assert all(map(torch.equal, again, (centres, scale, counts)))
     assert counts.tolist() == [3 + int(area.sum()), 2**40 + x.numel()]
+
+
+def weights_of(num_channels, num_hidden, device):
+    generator = torch.Generator().manual_seed(1)
+    shapes = (num_hidden, num_channels), (num_channels, num_hidden)
+    return tuple(torch.randn(shape, generator=generator).to(device) for shape in shapes)
+
+
+@on_each_device
+@pytest.mark.parametrize("num_hidden", [None, 1, 5, 130], ids="hidden={}".format)
+@pytest.mark.parametrize("shape", [*SHAPES[:5], (2, 70, 9, 9)], ids=lambda shape: "x".join(map(str, shape)))
+@with_and_without_relu
+def test_squeezing_and_choosing_in_two_kernels_is_squeeze_the_attention_and_choose(device, shape, relu, num_hidden):
+    x = feature_map(shape, device, "channels_last", kinds=["normal", "ties", "infinite"])
+    weights = None if num_hidden is None else weights_of(shape[1], num_hidden, device)
+    num_targets, height, width = (shape[1] + 1) // 2, *shape[2:]
+    counts = torch.tensor([3, 2**40], device=device)
+    knobs = num_targets, 1, "layer", relu, kernels.blocks_of(x)
+    found = kernels.squeeze_and_choose(x, weights, *knobs)
+    means, peaks = kernels.squeeze(x, relu)
+    expected = kernels.choose(excite(means, weights), peaks, num_targets, height, width, 1, "layer")
+    assert all(map(torch.equal, found, expected))
+    again = kernels.squeeze_and_choose(x, weights, *knobs, counts)
+    assert all(map(torch.equal, again, (*expected[:2], counts)))
+    assert counts.tolist() == [3 + int(expected.area.sum()), 2**40 + x.numel()]
+
+
+@on_each_device
+@pytest.mark.parametrize("num_parts", [2, 3, 7])
+def test_a_map_that_is_squeezed_in_parts_has_the_mean_and_the_first_maximum_of_the_whole(
+    device, num_parts, monkeypatch
+):
+    monkeypatch.setattr(kernels, "BLOCK_UNITS", 32)  # 4 positions of 8 channels
+    monkeypatch.setattr(kernels, "MAX_PARTS", num_parts)
+    monkeypatch.setattr(kernels, "BLOCKS_OF_A_PART", 1)
+    x = feature_map((3, 8, 5, 6), device, "channels_last", kinds=["normal", "ties", "infinite"])
+    x[1, 2], x[1, 3] = torch.nan, -torch.inf  # no part has a maximum: the first position
+    x[2, 4] = 1  # all parts tie: the first position
+    x[2, 5] = torch.tensor([0.0] * 4 + [2.0] + [0.0] * 4 + [2.0] + [0.0] * 20, device=device).view(5, 6)
+    blocks = kernels.blocks_of(x)
+    assert kernels.parts_of(blocks) == num_parts
+    squeezed = kernels.squeeze_in_parts(x, False, blocks, num_parts)
+    means, peaks = kernels.squeeze(x, False)
+    torch.testing.assert_close(squeezed.means.sum(1), means, equal_nan=True)
+    assert peaks[[1, 1, 2, 2], [2, 3, 4, 5]].tolist() == [0, 0, 0, 4]
+    centres, scale, area = kernels.squeeze_and_choose(x, None, 8, 1, "channel", False, blocks)
+    assert torch.equal(centres, peaks)
+    assert all(map(torch.equal, (scale, area), kernels.choose(means, peaks, 8, 5, 6, 1, "channel")[1:]))
+
+
+@on_each_device
+def test_attention_weights_that_are_trained_large_or_strided_are_left_to_torch(device):
+    weights = weights_of(8, 4, device)
+    assert kernels.attends(None)
+    assert kernels.attends(weights)
+    assert not kernels.attends((weights[1].t(), weights[1]))
+    assert not kernels.attends((weights[0], weights[1].clone().requires_grad_()))
+    assert not kernels.attends(weights_of(1024, 65, device))
 
 
 @on_each_device

@@ -116,24 +116,30 @@ def by_triton(
     counts = None if meter is None or compiling else meter.on(x.device)
     with nullcontext() if compiling else torch.cuda.device_of(x):
         blocks = kernels.blocks_of(x)
-        means, peaks = kernels.squeeze(x.detach(), relu, blocks)
-        scores = excite(means, weights) if scores is None else scores
-        ranked = scores.detach()
-        if draws(x.shape[1], drop_ratio, target_fraction, region):
-            windows = choose_windows(x, ranked, drop_ratio, block_size, target_fraction, region, generator, peaks)
-            centres = centres_by_channel(x, windows).int()
-            scale, area, counts = scales(x, windows, rescale), windows.area, None
-        else:
-            ranked = ranked if ranked.dtype == torch.float64 else ranked.float()
-            num_targets = share_of(drop_ratio, x.shape[1])
-            centres, scale, area = kernels.choose(
-                ranked.contiguous(), peaks, num_targets, height, width, radius, rescale, counts
+        num_targets = share_of(drop_ratio, x.shape[1])
+        is_drawn = draws(x.shape[1], drop_ratio, target_fraction, region)
+        if scores is None and not is_drawn and kernels.attends(weights):
+            centres, scale, area = kernels.squeeze_and_choose(
+                x.detach(), weights, num_targets, radius, rescale, relu, blocks, counts
             )
+        else:
+            means, peaks = kernels.squeeze(x.detach(), relu, blocks)
+            scores = excite(means, weights) if scores is None else scores
+            ranked = scores.detach()
+            if is_drawn:
+                windows = choose_windows(x, ranked, drop_ratio, block_size, target_fraction, region, generator, peaks)
+                centres = centres_by_channel(x, windows).int()
+                scale, area, counts = scales(x, windows, rescale), windows.area, None
+            else:
+                ranked = ranked if ranked.dtype == torch.float64 else ranked.float()
+                centres, scale, area = kernels.choose(
+                    ranked.contiguous(), peaks, num_targets, height, width, radius, rescale, counts
+                )
         out = (
             drop_dense(x, centres, scale, radius)
             if compiling
             else kernels.drop(x, centres, scale, radius, relu, blocks)
         )
-    if scores.requires_grad:
+    if scores is not None and scores.requires_grad:
         out = straight_through(out, x.detach(), scores.sigmoid(), centres, peaks, radius, scale)
     return out, area.sum() if counts is None else None
