@@ -16,9 +16,9 @@ POINTERS |= {"area_ptr": "i64", "largest_ptr": "fp32", "fc1_ptr": "fp32", "fc2_p
 
 def machine_code(kernel, dtype: str, **constants) -> bytes:
     signature, values = {}, {}
-    for number, name in enumerate(kernel.arg_names):
+    for name in kernel.arg_names:
         if name.isupper():
-            signature[name], values[number,] = "constexpr", constants[name]
+            signature[name], values[name] = "constexpr", constants[name]
         else:
             signature[name] = f"*{POINTERS.get(name, dtype)}" if name.endswith("_ptr") else "i32"
     return compile_kernel(ASTSource(kernel, signature, values), target=HOPPER).asm["cubin"]
