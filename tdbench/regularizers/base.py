@@ -67,9 +67,9 @@ class Regularizer(nn.Module):
         traits: What the method claims about its mask; None: nothing.
         full_rate: Full value of the knob that a rising schedule raises from 0; 1 where the method names none.
         strength: Current factor of the schedule, in [0, 1].
-        strength_on_gpu: The same as a tensor on the GPU (0-dim, fp64), which a recorded step reads anew each time it is
-            done; None: `strength` serves. Only for a layer that `rises_on_gpu`.
-        rises_on_gpu: `drop` reads `live_rate`, and nothing else that a schedule changes.
+        live_strength: The same as a tensor on the device (0-dim, fp64), which a recorded or compiled step reads anew
+            each time it is done; None: `strength` serves. Only for a layer that `rises_live`.
+        rises_live: `drop` reads `live_strength`, and nothing else that a schedule changes.
         counts_exactly: The number of dropped units that `drop` returns is exact, not an estimate.
     """
 
@@ -77,8 +77,8 @@ class Regularizer(nn.Module):
     meter: DropMeter | None = None
     full_rate: float = 1.0
     strength: float = 1.0
-    strength_on_gpu: Tensor | None = None
-    rises_on_gpu: bool = False
+    live_strength: Tensor | None = None
+    rises_live: bool = False
     counts_exactly: bool = True
 
     @property
@@ -89,13 +89,13 @@ class Regularizer(nn.Module):
     def set_strength(self, strength: float) -> None:
         """Set the factor of the schedule."""
         self.strength = strength
-        if self.strength_on_gpu is not None:
-            self.strength_on_gpu.fill_(strength)
+        if self.live_strength is not None:
+            self.live_strength.fill_(strength)
 
     @property
     def live_rate(self) -> float | Tensor:
         """`rate`; where the strength is a tensor, the same number as one (0-dim, fp64), unknown to the host."""
-        return self.rate if self.strength_on_gpu is None else self.full_rate * self.strength_on_gpu
+        return self.rate if self.live_strength is None else self.full_rate * self.live_strength
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` itself in evaluation mode, the regularized feature map in training mode."""

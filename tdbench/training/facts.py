@@ -7,7 +7,7 @@ from tdbench.config.networks import find_network
 from tdbench.data.sources import LoadedData
 from tdbench.models.insertion import Insertion
 from tdbench.regularizers.config import RegularizerConfig
-from tdbench.training.graph import reason_against, rises_on_gpu
+from tdbench.training.graph import reason_against, rises_live
 from tdbench.training.hardware import Hardware
 from tdbench.training.setup import Setup
 from tdbench.user_code import short_name
@@ -28,7 +28,7 @@ def facts_of(setup: Setup, insertion: Insertion, num_processes: int = 1) -> dict
         "device": hardware.name(),
         "precision": f"{hardware.precision}, {config.hardware.memory_format}"
         + (", compiled" if hardware.compile else "")
-        + recording(config, hardware, num_processes, rises_on_gpu(insertion)),
+        + recording(config, hardware, num_processes, rises_live(insertion)),
         "threads": str(hardware.threads),
     } | ({"processes": f"{num_processes}, which share every batch of {batch_size}"} if num_processes > 1 else {})
 

@@ -5,6 +5,7 @@ than the GPU to run them. A graph takes one launch. It computes what the step co
 nothing in the step may wait for the GPU, or depend on what the host knows at the time.
 """
 
+import traceback
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, ca
         config: The run.
         hardware: What it computes on.
         num_processes: Those that train it.
-        can_rise: Its layers can read a rising strength on the GPU.
+        can_rise: Its layers can read a rising strength on the device.
     """
     if hardware.device.type != "cuda":
         return f"device {hardware.device.type} has no graphs"
@@ -45,16 +46,28 @@ def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, ca
     return None
 
 
-def rises_on_gpu(insertion: Insertion) -> bool:
-    """Return whether all layers can read a rising strength on their GPU."""
-    return all(layer.rises_on_gpu for layer in insertion.layers.values())
+def rises_live(insertion: Insertion) -> bool:
+    """Return whether all layers can read a rising strength on their device."""
+    return all(layer.rises_live for layer in insertion.layers.values())
 
 
-def keep_strength_on_gpu(insertion: Insertion, device: torch.device) -> None:
-    """Have the layers read a rising strength on their device, if that is a GPU that records steps, and they can."""
-    if device.type == "cuda" and insertion.regularizer.schedule != "constant" and rises_on_gpu(insertion):
+def keep_strength_live(insertion: Insertion, hardware: Hardware) -> None:
+    """Have the layers read a rising strength on their device, if steps are recorded or compiled there, and they can."""
+    device, is_fixed = hardware.device, hardware.device.type == "cuda" or hardware.compile
+    if is_fixed and insertion.regularizer.schedule != "constant" and rises_live(insertion):
         for layer in insertion.layers.values():
-            layer.strength_on_gpu = torch.ones((), dtype=torch.float64, device=device)
+            layer.live_strength = torch.ones((), dtype=torch.float64, device=device)
+
+
+def check_recorded(insertion: Insertion, device: torch.device) -> None:
+    """Check that in a recording on a device no layer has read a rising strength from the host.
+
+    Raises:
+        RuntimeError: One has; it would keep the strength of this step.
+    """
+    rises = device.type == "cuda" and insertion.regularizer.schedule != "constant"
+    if rises and not rises_live(insertion) and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("the regularizer's strength rises on the host for feature maps such as these")
 
 
 class StepGraph:
@@ -107,6 +120,7 @@ class StepGraph:
         except Exception as error:  # of CUDA, of Triton's compiler, of a library
             self.error = first_of(error)
             self.refused = line_of(self.error)
+            forget_locals(error)
             if self.must:
                 raise ConfigError(f"hardware.graph must not be always here: {self.refused}") from error
         return self._graph is not None
@@ -134,6 +148,13 @@ def first_of(error: Exception) -> Exception:
     return error
 
 
+def forget_locals(error: BaseException | None) -> None:
+    """Let go of what an error and those before it keep of a step: its losses, and with them all its activations."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 def graph_of(
     learn: Learn, config: RunConfig, hardware: Hardware, num_steps: int, num_processes: int, can_rise: bool
 ) -> StepGraph | None:
@@ -145,7 +166,7 @@ def graph_of(
         hardware: What it computes on.
         num_steps: Those of the whole run.
         num_processes: Those that train it.
-        can_rise: Its layers can read a rising strength on the GPU.
+        can_rise: Its layers can read a rising strength on the device.
 
     Raises:
         ConfigError: They have to be recorded, and cannot be.

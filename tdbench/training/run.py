@@ -27,7 +27,7 @@ from tdbench.training.batchnorm import batch_norms, re_estimated
 from tdbench.training.clock import StepClock
 from tdbench.training.evaluation import Evaluation, error_pct, evaluate
 from tdbench.training.facts import facts_of
-from tdbench.training.graph import graph_of, keep_strength_on_gpu, rises_on_gpu
+from tdbench.training.graph import check_recorded, graph_of, keep_strength_live, rises_live
 from tdbench.training.optimizer import LearningRates, make_optimizer
 from tdbench.training.parallel import ALONE, Processes
 from tdbench.training.schedule import Schedule, num_steps_of
@@ -61,13 +61,13 @@ class Run:
         self.test_batches = setup.test_batches(share) if config.data.test else None
         self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
-        keep_strength_on_gpu(self.insertion, device)
+        keep_strength_live(self.insertion, self.hardware)
         if self.hardware.compile:
             self.model.compile()  # not `dynamic=False`, which compiles anew for each strength of a schedule that rises
         self.network = self.model
         self.steps_per_epoch = len(self.batches)
         self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
-        can_rise = rises_on_gpu(self.insertion)
+        can_rise = rises_live(self.insertion)
         self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, can_rise)
         is_on_gpu = device.type == "cuda" and (self.graph is not None or config.optimizer.can_be_recorded)
         self.optimizer = make_optimizer(self.model, config.optimizer, device, is_on_gpu)  # alike, recorded or not
@@ -144,6 +144,7 @@ class Run:
         with self.hardware.autocast():
             logits = self.network(self.hardware.of_one_size(images)).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
+        check_recorded(self.insertion, self.hardware.device)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autograd.set_multithreading_enabled(False):  # a GPU's thread for it costs the host a tenth of a step
             self.scaler.scale(loss).backward()
@@ -314,7 +315,6 @@ class Run:
             test_error_pct_ema=average_pct,
         )
         self.rows.append(row)
-        self.wall_s += self.epoch_s
-        self.epoch_s = 0.0
+        self.wall_s, self.epoch_s = self.wall_s + self.epoch_s, 0.0
         self.num_hits.zero_()
         return row

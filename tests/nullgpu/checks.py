@@ -103,6 +103,25 @@ def test_a_strength_that_rises_in_a_recorded_step_is_set_before_each():
     assert run.graph.outcome == "recorded"
 
 
+@pytest.mark.parametrize("name", ["targetdrop", "weighted_channel_dropout"])
+def test_a_constant_strength_that_is_to_rise_rises_in_a_recorded_step(name):
+    run = run_of(regularizer=name, schedule="linear", **{"hardware.graph": "always"})
+    steps(run, 0, 6)
+    assert run.graph.outcome == "recorded"
+
+
+def test_a_strength_that_the_host_has_to_read_is_not_recorded():
+    with pytest.raises(ConfigError, match="strength rises on the host"):
+        run_of(schedule="linear", target_fraction=0.5, **{"hardware.graph": "always"})
+    run = run_of(schedule="linear", **{"hardware.graph": "auto"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TDBENCH_TRITON", "0")
+        steps(run, 0, 6)
+    assert (
+        run.graph.outcome == "RuntimeError: the regularizer's strength rises on the host for feature maps such as these"
+    )
+
+
 def test_a_step_that_must_be_recorded_in_a_run_that_is_too_short_for_it_is_refused():
     with pytest.raises(ConfigError, match="a step is recorded after 4 others, and the run has 4"):
         run_of(max_steps=4, **{"hardware.graph": "always"})

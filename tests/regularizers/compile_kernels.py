@@ -11,7 +11,7 @@ from tdbench.regularizers.targetdrop import gpu_kernels as gpu
 
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {"means_ptr": "fp32", "scores_ptr": "fp32", "scale_ptr": "fp32", "peaks_ptr": "i32", "centres_ptr": "i32"}
-POINTERS |= {"area_ptr": "i64", "largest_ptr": "fp32", "fc1_ptr": "fp32", "fc2_ptr": "fp32"}
+POINTERS |= {"area_ptr": "i64", "largest_ptr": "fp32", "fc1_ptr": "fp32", "fc2_ptr": "fp32", "targets_ptr": "i32"}
 
 
 def machine_code(kernel, dtype: str, **constants) -> bytes:
@@ -38,7 +38,7 @@ def main() -> None:
         ("none", 1, True),
         ("none", 4, True),
     ):
-        found = {"NUM_PARTS": num_parts, "EXCITES": excites, "COUNTS": rescale == "channel"}
+        found = {"NUM_PARTS": num_parts, "EXCITES": excites, "COUNTS": rescale == "channel", "LIVE": excites}
         assert machine_code(gpu.choose_kernel, "", RESCALE=rescale, **found, **sizes)
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from tdbench.regularizers.registry import find_method, method_names
 
@@ -15,6 +15,7 @@ STRONG = {
     "corrdrop": {"block_size": 3},
     "dropblock": {"p": 0.3, "block_size": 3},
     "focused_dropout": {"participation": 1.0},
+    "targetdrop": {"drop_ratio": 0.6},
 }
 
 
@@ -22,13 +23,16 @@ STRONG = {
 def test_a_rising_strength_drops_the_share_of_the_eager_layer_and_is_compiled_only_a_few_times(name):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    x = torch.rand(8, 8, 10, 10) + 0.1
-    layer = find_method(name)(**STRONG.get(name, {})).build(8).train()
-    compiler = CompileCounter()  # runs the captured graph as it is, and counts the captures
+    num_channels = 32 if name == "targetdrop" else 8  # K is 1 to 19
+    x = torch.rand(8, num_channels, 10, 10) + 0.1
+    layer = find_method(name)(**STRONG.get(name, {})).build(num_channels).train()
+    if layer.rises_live:  # as in a run
+        layer.live_strength = torch.ones((), dtype=torch.float64)
+    compiler = CompileCounterWithBackend("aot_eager")  # runs the captured graph as it is, and counts the captures
     compiled = torch.compile(layer, fullgraph=True, backend=compiler)
     shares, differences = [], []
     for step in range(20):
-        layer.strength = (step + 1) / 20
+        layer.set_strength((step + 1) / 20)
         for _ in range(10):
             ours, eager = (float((call(x) == 0).double().mean()) for call in (compiled, layer))
             shares.append(eager)

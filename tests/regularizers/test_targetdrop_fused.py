@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 from tdbench import TargetDrop2d, target_drop2d
 from tdbench.regularizers.base import DropMeter
 from tdbench.regularizers.targetdrop import fused, layer
+from tdbench.regularizers.targetdrop.targets import live_share_of, share_of
 from tests.regularizers.feature_maps import FORMATS, assert_same, exact_map, feature_map
 
 FORMS = [
@@ -146,6 +147,40 @@ def test_a_rising_schedule_holds_after_a_relu_too(form, device, switch):
         layer.strength = strength
         assert torch.equal(layer.after_relu(x), target_drop2d(x.relu(), scores, 0.6 * strength))
     assert torch.equal(layer.eval().after_relu(x), x.relu())
+
+
+@in_each_form
+@with_and_without_relu
+def test_a_number_of_targets_that_lies_on_the_device_is_the_one_of_the_same_strength(form, device, switch, relu):
+    x = feature_map((2, 12, 6, 5), device, kinds=["normal"])
+    switch(form)
+    for attention, strength in (("se", 0.01), ("gap", 0.5), ("random", 0.62), ("se", 1.0)):
+        plain, live = (TargetDrop2d(12, 0.7, attention=attention).to(device) for _ in range(2))
+        live.load_state_dict(plain.state_dict())
+        plain.set_strength(strength)
+        live.live_strength = torch.tensor(strength, dtype=torch.float64, device=device)
+        live.strength = 0.3
+        assert all(map(torch.equal, run(live, x, relu), run(plain, x, relu)))
+        assert live.rises_live
+
+
+def test_k_on_a_device_is_the_k_of_the_host():
+    for num_channels in (1, 3, 64, 100, 2048):
+        for percent in range(1, 101):
+            ratio = torch.tensor(percent / 100, dtype=torch.float64)
+            assert int(live_share_of(ratio, num_channels)) == share_of(percent / 100, num_channels)
+
+
+def test_a_strength_on_a_device_that_the_plain_form_cannot_read_is_told(switch):
+    switch(None)
+    layer = TargetDrop2d(12, 0.7)
+    layer.live_strength = torch.ones((), dtype=torch.float64)
+    layer.set_strength(0.5)
+    assert torch.equal(layer(x := torch.rand(2, 12, 6, 5)), target_drop2d(x, layer.scores(x), 0.35))
+    assert not layer.rises_live
+    assert TargetDrop2d(12).rises_live
+    assert not TargetDrop2d(12, target_fraction=0.5).rises_live
+    assert not TargetDrop2d(12, region="random").rises_live
 
 
 @in_each_form

@@ -325,8 +325,9 @@ def test_a_compiler_knows_its_shapes_strides_and_gradients(cpp):
         x = torch.randn(3, 8, 6, 5).contiguous(memory_format=memory_format).requires_grad_()
         weights = torch.randn(4, 8), torch.randn(8, 4)
         for relu in (False, True):
-            inputs = x, None, *weights, 2, 1, "channel", relu
+            inputs = x, None, *weights, None, 2, 1, "channel", relu
             opcheck(operators.forward_in_graph, inputs)
+            opcheck(operators.forward_in_graph, (*inputs[:4], torch.tensor(2), 1, *inputs[6:]))
             out, centres, scale, _ = operators.forward(*inputs)
             opcheck(operators.backward_in_graph, (x, out.detach() if relu else centres, scale, 1, relu))
 

@@ -48,6 +48,17 @@ def test_of_two_channels_each_is_selected_in_proportion_to_its_score():
     assert abs(float(kept[:, 0].double().mean()) - rate) <= 5 * math.sqrt(rate * (1 - rate) / n)
 
 
+@pytest.mark.parametrize("num_channels", [1, 7, 100])
+def test_the_number_of_channels_that_are_selected_is_exact(num_channels):
+    x = torch.rand(2, num_channels, 2, 2) + 0.1
+    for percent in range(1, 100):
+        layer = WeightedChannelDropout(percent / 100, keep=1.0)
+        num_kept = (layer(x).flatten(2).amax(2) > 0).sum(1)
+        assert num_kept.tolist() == [max(1, num_channels * percent // 100)] * 2
+        layer.live_strength = torch.ones((), dtype=torch.float64)
+        assert (layer(x).flatten(2).amax(2) > 0).sum(1).tolist() == num_kept.tolist()
+
+
 @pytest.mark.parametrize(("scores", "num_selected"), [([0.2, 1.0, 3.0, 0.5], 2), ([5.0, 0.1, 2.0], 2), ([1.0] * 5, 3)])
 def test_each_set_of_channels_is_selected_as_often_as_weighted_selection_would(scores, num_selected):
     n = 20000

@@ -1,5 +1,6 @@
 """Which runs record their steps as CUDA graphs, and what they say where they do not; a GPU is needed for the rest."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from tdbench import load_config
 from tdbench.errors import ConfigError
 from tdbench.training.facts import recording
-from tdbench.training.graph import EAGER_STEPS, StepGraph, reason_against
+from tdbench.training.graph import EAGER_STEPS, StepGraph, check_recorded, reason_against
 from tdbench.training.hardware import Hardware, resolve
 from tdbench.training.run import Run
 
@@ -59,6 +60,35 @@ def test_where_recording_fails_the_step_goes_on_or_says_so(monkeypatch):
         graph(x, y)
     with pytest.raises(ConfigError, match="no graphs here"):
         graph(x, y)
+
+
+def test_a_recording_that_fails_keeps_nothing_of_its_step(monkeypatch):
+    def learn(images, labels):
+        activations = images * 2
+        kept.append(weakref.ref(activations))
+        try:
+            raise ValueError("the step asks the host")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(StepGraph, "_recorded", lambda graph, images, labels: learn(images, labels))
+    kept, graph = [], StepGraph(lambda images, labels: images.sum(), must=False)
+    for _ in range(EAGER_STEPS + 1):
+        graph(torch.ones(2, 3), torch.ones(2))
+    assert graph.refused == "ValueError: the step asks the host"
+    assert kept[0]() is None
+
+
+def test_a_recording_in_which_a_strength_was_read_from_the_host_is_refused(monkeypatch):
+    tiny = {"device": "cpu", "train_fraction": 0.1, "schedule": "linear"}
+    insertion = Run(load_config(overrides=tiny)).insertion
+    insertion.layers["stage2"].rises_live = False
+    check_recorded(insertion, torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="rises on the host"):
+        check_recorded(insertion, GPU.device)
+    insertion.layers["stage2"].rises_live = True
+    check_recorded(insertion, GPU.device)
 
 
 def test_what_ended_a_recording_is_told_and_not_that_it_was_ended(monkeypatch):

@@ -46,10 +46,10 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(k
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dropblock", "dropout"])
+@pytest.mark.parametrize("method", ["dropblock", "dropout", "targetdrop", "weighted_channel_dropout"])
 def test_a_compiled_network_is_not_compiled_anew_while_a_strength_rises(monkeypatch, method):
     original = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: original(module, backend="eager", **how))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: original(module, backend="aot_eager", **how))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     run = run_of(regularizer=method, **{"regularizer.schedule": "linear", "hardware.compile": True})

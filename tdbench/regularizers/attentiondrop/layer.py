@@ -19,7 +19,7 @@ class AttentionDrop(Regularizer):
     """
 
     traits = Traits("units")
-    rises_on_gpu = True
+    rises_live = True
 
     def __init__(self, p: float = 0.1, threshold: float = 0.8, block_size: int = 5) -> None:
         super().__init__()

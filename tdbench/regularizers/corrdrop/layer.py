@@ -18,7 +18,7 @@ class CorrDrop(Regularizer):
     """
 
     traits = Traits("blocks", shared=True)
-    rises_on_gpu = True
+    rises_live = True
 
     def __init__(self, p: float = 0.2, block_size: int = 5) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ class DropBlock(Regularizer):
     """
 
     traits = Traits("blocks", blind=True)
-    rises_on_gpu = True
+    rises_live = True
 
     def __init__(self, p: float = 0.1, block_size: int = 7) -> None:
         super().__init__()

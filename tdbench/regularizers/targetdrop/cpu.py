@@ -33,7 +33,7 @@ def target_drop(
     x: Tensor,
     scores: Tensor | None,
     weights: tuple[Tensor, Tensor] | None,
-    num_targets: int,
+    num_targets: int | Tensor,
     radius: int,
     rescale: str,
     relu: bool,
@@ -44,12 +44,13 @@ def target_drop(
         x: fp32 or bf16, contiguous or channels_last; the result is likewise.
         scores: Attention (N, C); of equal ones the lowest channel wins, and NaN is +inf. None: they are computed.
         weights: W1 (hidden, C) and W2 (C, hidden) of the attention; None: the scores are the channel means.
-        num_targets, radius, rescale: K; (k - 1) / 2; a `Rescale`.
+        num_targets, radius, rescale: K, or an integer tensor of it (0-dim); (k - 1) / 2; a `Rescale`.
         relu: `x` is the map before its ReLU.
     """
     attention = [None if tensor is None else in_fp32(tensor) for tensor in (scores, *(weights or (None, None)))]
     apply = _operators.forward_in_graph if is_followed() else _Forward.apply
-    out, _, _, num_dropped = apply(x, *attention, num_targets, radius, rescale, relu)
+    targets = (num_targets, 1) if isinstance(num_targets, Tensor) else (None, num_targets)
+    out, _, _, num_dropped = apply(x, *attention, *targets, radius, rescale, relu)
     return out, num_dropped
 
 
@@ -64,7 +65,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, *_):
-        return _gradient(ctx, grad, _Backward.apply), *(None,) * 7
+        return _gradient(ctx, grad, _Backward.apply), *(None,) * 8
 
 
 class _Backward(torch.autograd.Function):
@@ -103,9 +104,10 @@ def _gradient(ctx, grad, backward):
     return backward(grad, *ctx.saved_tensors, ctx.radius, ctx.relu)
 
 
-def _forward(x, scores, fc1, fc2, num_targets, radius, rescale, relu):
+def _forward(x, scores, fc1, fc2, live_targets, num_targets, radius, rescale, relu):
     num_samples, num_channels = x.shape[:2]
     hidden = 0 if fc1 is None else len(fc1)
+    num_targets = num_targets if live_targets is None else int(live_targets)
     if not 1 <= num_targets <= num_channels:
         raise ValueError(f"num_targets must be between 1 and C = {num_channels}, got {num_targets}")
     check_shapes(
@@ -166,8 +168,8 @@ _library = Library("tdbench_cpu", "DEF")
 _operators = torch.ops.tdbench_cpu
 for _kind in ("", "_in_graph"):
     _library.define(
-        f"forward{_kind}(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, SymInt num_targets, SymInt radius,"
-        " str rescale, bool relu) -> (Tensor, Tensor, Tensor, Tensor)"
+        f"forward{_kind}(Tensor x, Tensor? scores, Tensor? fc1, Tensor? fc2, Tensor? live_targets,"
+        " SymInt num_targets, SymInt radius, str rescale, bool relu) -> (Tensor, Tensor, Tensor, Tensor)"
     )
     _library.define(f"backward{_kind}(Tensor grad, Tensor mask, Tensor scale, SymInt radius, bool relu) -> Tensor")
     _library.impl(f"forward{_kind}", _forward, "CPU")
@@ -176,7 +178,7 @@ register_fake("tdbench_cpu::forward_in_graph", lambda x, *_: _empty_results(x), 
 register_fake("tdbench_cpu::backward_in_graph", lambda grad, *_: torch.empty_like(grad), lib=_library)
 register_autograd(
     "tdbench_cpu::forward_in_graph",
-    lambda ctx, grad, *_: (_gradient(ctx, grad, _operators.backward_in_graph), *(None,) * 7),
+    lambda ctx, grad, *_: (_gradient(ctx, grad, _operators.backward_in_graph), *(None,) * 8),
     setup_context=_keep_of_forward,
     lib=_library,
 )

@@ -17,7 +17,7 @@ from tdbench.regularizers.base import DropMeter
 from tdbench.regularizers.kernels import constant_in_graphs, imports, modules_named, runs_cpp
 from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.targetdrop import Region, Rescale
-from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite, share_of
+from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite, live_share_of, share_of
 from tdbench.regularizers.targetdrop.windows import centres_by_channel, drop_dense, radius_of, scales, straight_through
 
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # double precision stays with the plain form
@@ -27,7 +27,7 @@ MAX_POSITIONS = 2**20  # a grid has at most 65,535 blocks along the map
 
 
 class Knobs(NamedTuple):
-    """The knobs of `target_drop2d`; γ > 0."""
+    """The knobs of `target_drop2d`; γ > 0, and where it rises on the device, the same as a tensor (0-dim, fp64)."""
 
     drop_ratio: float
     block_size: int
@@ -35,6 +35,13 @@ class Knobs(NamedTuple):
     region: Region
     rescale: Rescale
     generator: torch.Generator | None
+    live_ratio: Tensor | None = None
+
+    def num_targets(self, num_channels: int) -> int | Tensor:
+        """Return K, where nothing is drawn."""
+        if self.live_ratio is None:
+            return share_of(self.drop_ratio, num_channels)
+        return live_share_of(self.live_ratio, num_channels)
 
 
 Weights = tuple[Tensor, Tensor]  # W1 (hidden, C) and W2 (C, hidden) of the attention
@@ -86,7 +93,7 @@ def by_cpp(
     """Do as `by_triton`, on a CPU, where nothing is drawn at random and the scores need no gradient."""
     from tdbench.regularizers.targetdrop import cpu
 
-    num_targets, radius = share_of(knobs.drop_ratio, x.shape[1]), radius_of(knobs.block_size, x)
+    num_targets, radius = knobs.num_targets(x.shape[1]), radius_of(knobs.block_size, x)
     return cpu.target_drop(x, scores, weights, num_targets, radius, knobs.rescale, relu)
 
 
@@ -109,14 +116,14 @@ def by_triton(
     """
     from tdbench.regularizers.targetdrop import gpu as kernels
 
-    drop_ratio, block_size, target_fraction, region, rescale, generator = knobs
+    drop_ratio, block_size, target_fraction, region, rescale, generator, _ = knobs
     radius = radius_of(block_size, x)
     height, width = x.shape[2:]
     compiling = torch.compiler.is_compiling()
     counts = None if meter is None or compiling else meter.on(x.device)
     with nullcontext() if compiling else torch.cuda.device_of(x):
         blocks = kernels.blocks_of(x)
-        num_targets = share_of(drop_ratio, x.shape[1])
+        num_targets = knobs.num_targets(x.shape[1])
         is_drawn = draws(x.shape[1], drop_ratio, target_fraction, region)
         if scores is None and not is_drawn and kernels.attends(weights):
             centres, scale, area = kernels.squeeze_and_choose(

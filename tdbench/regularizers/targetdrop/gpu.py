@@ -120,7 +120,7 @@ class Windows(NamedTuple):
 def choose(
     scores: Tensor,
     peaks: Tensor,
-    num_targets: int,
+    num_targets: int | Tensor,
     height: int,
     width: int,
     radius: int,
@@ -131,7 +131,9 @@ def choose(
 
     Args:
         scores: (N, C), fp32 or fp64; of equal ones the lowest channel wins, and NaN is +inf.
-        peaks, num_targets, height, width, radius, rescale: As `squeeze` finds them; K; H; W; (k - 1) / 2; a `Rescale`.
+        peaks: As `squeeze` finds them.
+        num_targets: K, or an int32 tensor of it (0-dim), of which a recorded step reads what is in it at the time.
+        height, width, radius, rescale: H; W; (k - 1) / 2; a `Rescale`.
         counts: Of a meter, int64 (2,): the units in the windows and all units are added to them. None: they are not.
     """
     num_samples, num_channels = scores.shape
@@ -150,7 +152,7 @@ def attends(weights: tuple[Tensor, Tensor] | None) -> bool:
 def squeeze_and_choose(
     x: Tensor,
     weights: tuple[Tensor, Tensor] | None,
-    num_targets: int,
+    num_targets: int | Tensor,
     radius: int,
     rescale: str,
     relu: bool,
@@ -175,14 +177,17 @@ def _launch_choose(squeezed, num_parts, weights, scores, shape, num_targets, rad
     area = torch.empty(num_samples, device=scores.device, dtype=torch.int64) if counts is None else counts
     fc1, fc2 = (scores, scores) if weights is None else weights
     num_hidden = 1 if weights is None else int(fc1.shape[0])
+    is_live = isinstance(num_targets, Tensor)
+    live, num_targets = (num_targets, 0) if is_live else (centres, num_targets)
     block_c, block_hidden = power_of_2(int(num_channels)), power_of_2(num_hidden)
     choose_kernel[(num_samples,)](
-        *(*squeezed, fc1, fc2, scores, centres, scale, area),
+        *(*squeezed, fc1, fc2, scores, centres, scale, area, live),
         *(num_channels, num_hidden, num_targets, height, width, radius),
         NUM_PARTS=num_parts,
         EXCITES=weights is not None,
         RESCALE=rescale,
         COUNTS=counts is not None,
+        LIVE=is_live,
         BLOCK_C=block_c,
         BLOCK_RIVALS=min(block_c, max(1, BLOCK_UNITS // block_c)),
         BLOCK_HIDDEN=block_hidden,

@@ -173,6 +173,7 @@ def choose_kernel(
     centres_ptr,
     scale_ptr,
     area_ptr,
+    targets_ptr,
     num_channels,
     num_hidden,
     num_targets,
@@ -183,6 +184,7 @@ def choose_kernel(
     EXCITES: tl.constexpr,
     RESCALE: tl.constexpr,
     COUNTS: tl.constexpr,
+    LIVE: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_RIVALS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
@@ -204,6 +206,8 @@ def choose_kernel(
     if EXCITES or NUM_PARTS > 1:
         tl.debug_barrier()  # each thread reads below what others have stored
     rank = _rank(scores_ptr, channel, num_channels, BLOCK_C, BLOCK_RIVALS)
+    if LIVE:
+        num_targets = tl.load(targets_ptr)
     target = exists & (rank < num_targets)
     found = sample * NUM_PARTS * num_channels
     peak = _peak(peaks_ptr + found, largest_ptr + found, channel, num_channels, NUM_PARTS)

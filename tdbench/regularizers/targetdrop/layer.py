@@ -134,6 +134,7 @@ class TargetDrop2d(Regularizer):
         self.drop_ratio, self.block_size, self.target_fraction = drop_ratio, block_size, target_fraction
         self.region, self.rescale, self.generator = region, rescale, generator
         self.traits = Traits("blocks", rescales=rescale != "none", share_varies=True, holds_peak=region == "peak")
+        self.rises_live = region == "peak" and target_fraction is None
         fc1 = fc2 = None
         if attention in ("se", "se_ste"):
             hidden = max(channels // reduction, 4)
@@ -155,6 +156,8 @@ class TargetDrop2d(Regularizer):
         fused = self._drop_by_kernels(x, drop_ratio)
         if fused is not None:
             return fused
+        if self.live_strength is not None:
+            self.rises_live = False  # here K is a size, which a recorded step cannot change
         scores = self.scores(x.detach())
         knobs = drop_ratio, self.block_size, self.target_fraction, self.region, self.generator
         windows = choose_windows(x.detach(), scores.detach(), *knobs)
@@ -206,7 +209,11 @@ class TargetDrop2d(Regularizer):
         fused = fused_form(x, is_deterministic=not (is_drawn or is_trained))
         if fused is None or (relu and is_trained) or type(self) is not TargetDrop2d:
             return None
-        knobs = Knobs(drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator)
+        live_ratio = None if self.live_strength is None else self.drop_ratio * self.live_strength
+        knobs = Knobs(
+            *(drop_ratio, self.block_size, self.target_fraction, self.region, self.rescale, self.generator),
+            live_ratio=live_ratio,
+        )
         return fused(x, self._random_scores(x), weights, knobs, relu, self.meter)
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:

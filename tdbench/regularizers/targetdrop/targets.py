@@ -48,9 +48,9 @@ def excite(means: Tensor, weights: tuple[Tensor, Tensor] | None) -> Tensor:
 
 def draws(num_channels: int, drop_ratio: float, target_fraction: float | None, region: Region) -> bool:
     """Return whether a step draws random numbers: to choose K of more targets, or to place the windows."""
-    return region == "random" or share_of(target_fraction or drop_ratio, num_channels) > share_of(
-        drop_ratio, num_channels
-    )
+    if region == "random" or target_fraction is None:
+        return region == "random"
+    return share_of(target_fraction, num_channels) > share_of(drop_ratio, num_channels)
 
 
 def choose_windows(
@@ -109,6 +109,11 @@ def top_channels(scores: Tensor, num_channels: int) -> Tensor:
 def share_of(ratio: float, num_channels: int) -> int:
     """Return K = floor(ratio · C), at least 1; the 1e-9 makes 0.29 of 100 channels 29, not 28."""
     return max(1, int(ratio * num_channels + 1e-9))
+
+
+def live_share_of(ratio: Tensor, num_channels: int) -> Tensor:
+    """Return the same K of a ratio on a device (0-dim, fp64), int32."""
+    return (ratio * num_channels + 1e-9).int().clamp(min=1)
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:

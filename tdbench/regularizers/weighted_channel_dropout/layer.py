@@ -18,6 +18,7 @@ class WeightedChannelDropout(Regularizer):
     """
 
     traits = Traits("maps", keeps_mean=False)
+    rises_live = True
 
     def __init__(self, ratio: float = 0.8, keep: float = 0.9, rescale: str = "selected") -> None:
         super().__init__()
@@ -30,16 +31,19 @@ class WeightedChannelDropout(Regularizer):
         self.ratio, self.keep, self.rescale = ratio, keep, rescale
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor | int]:
-        ratio, keep = (1 - (1 - share) * self.strength for share in (self.ratio, self.keep))
-        if ratio == keep == 1:
+        if self.strength == 0 or self.ratio == self.keep == 1:
             return self.untouched(x)
+        strength = self.strength if self.live_strength is None else self.live_strength
+        ratio, keep = (1 - (1 - share) * strength for share in (self.ratio, self.keep))
         num_samples, num_channels, height, width = x.shape
         scores = x.detach().mean(dim=(2, 3), dtype=torch.float32).clamp(min=SMALLEST_SCORE)
         # log(u) / score has the order of u^(1/score), and does not underflow.
         keys = torch.rand_like(scores).clamp(min=torch.finfo(scores.dtype).tiny).log() / scores
-        num_selected = number_selected(ratio, num_channels)
-        selected = torch.zeros_like(scores, dtype=torch.bool)
-        selected = selected.scatter(1, keys.topk(num_selected, dim=1).indices, True)
+        # No integer of the strength's: torch.compile would compile anew for each.
+        places = torch.arange(num_channels, device=x.device)
+        is_selected = (places + 1 <= ratio * num_channels + 1e-9) | (places == 0)
+        order = keys.argsort(dim=1, descending=True)
+        selected = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, is_selected.expand_as(order))
         kept = selected & keep_mask(x, (num_samples, num_channels), 1 - keep)
         counted = scores * (kept if self.rescale == "kept" else selected)
         scale = scores.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
