@@ -172,8 +172,18 @@ def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float | Tensor) -> Tensor
     return torch.rand(shape, device=x.device) >= rate
 
 
-def scale_kept(x: Tensor, keep: Tensor, share: float) -> Tensor:
+def scale_of(share: float | Tensor) -> float | Tensor:
+    """Return 1 / `share`, by which kept units are multiplied; 1 for a share of 0, where none is."""
+    if isinstance(share, Tensor):
+        return torch.where(share > 0, 1 / share, 1.0)
+    return 1 / share if share > 0 else 1.0
+
+
+def scale_kept(x: Tensor, keep: Tensor, share: float | Tensor) -> Tensor:
     """Return `x` / `share` where `keep` (broadcast to it) is true and 0 elsewhere; a `share` of 0 divides nothing."""
+    if isinstance(share, Tensor):
+        single = share.float()  # as a number that meets a mask
+        return x * torch.where(single > 0, keep / single, 0.0).to(x.dtype)
     return x * (keep / share if share > 0 else keep).to(x.dtype)
 
 

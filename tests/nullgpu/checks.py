@@ -103,8 +103,8 @@ def test_a_strength_that_rises_in_a_recorded_step_is_set_before_each():
     assert run.graph.outcome == "recorded"
 
 
-@pytest.mark.parametrize("name", ["targetdrop", "weighted_channel_dropout"])
-def test_a_constant_strength_that_is_to_rise_rises_in_a_recorded_step(name):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_strength_that_is_constant_by_default_can_rise_in_a_recorded_step(name):
     run = run_of(regularizer=name, schedule="linear", **{"hardware.graph": "always"})
     steps(run, 0, 6)
     assert run.graph.outcome == "recorded"

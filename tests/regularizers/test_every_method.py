@@ -66,22 +66,26 @@ def test_zero_strength_is_the_identity_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.37, 1.0])
-@pytest.mark.parametrize("name", [name for name in METHODS if layer_of(name).rises_live])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_a_strength_that_is_a_tensor_gives_the_mask_of_the_same_number(name, strength, monkeypatch):
     # In the form that a GPU uses, for which alone there is such a tensor.
     monkeypatch.setattr(import_module(f"tdbench.regularizers.{name}.layer"), "is_followed", lambda: True, raising=False)
-    maps = []
-    for on_gpu in (False, True):
-        layer = layer_of(name)
-        layer.strength = 0.8 if on_gpu and strength > 0 else strength
-        layer.live_strength = torch.tensor(strength, dtype=torch.float64) if on_gpu else None
-        torch.manual_seed(3)
-        maps.append(layer(x := feature_map((16, 8, 9, 7))))
-    assert torch.equal(*maps)
-    assert strength == 0 or not torch.equal(maps[0], x)
+    if name == "dropout":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    layer, x, dropped = layer_of(name), feature_map((16, 8, 9, 7)), 0
+    for seed in range(40):  # FocusedDropout takes part in few steps
+        maps = []
+        for on_gpu in (False, True):
+            layer.strength = 0.8 if on_gpu and strength > 0 else strength
+            layer.live_strength = torch.tensor(strength, dtype=torch.float64) if on_gpu else None
+            torch.manual_seed(seed)
+            maps.append(layer(x))
+        assert torch.equal(*maps)
+        dropped += not torch.equal(maps[0], x)
+    assert (dropped > 0) == (strength > 0)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if layer_of(name).rises_live])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_a_strength_of_0_draws_nothing_on_a_gpu_either(name):
     layer = layer_of(name)
     layer.live_strength = torch.ones((), dtype=torch.float64)
@@ -92,9 +96,8 @@ def test_a_strength_of_0_draws_nothing_on_a_gpu_either(name):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_methods_whose_own_strength_rises_can_let_it_rise_on_a_gpu():
-    rising = {name for name in METHODS if find_method(name)().schedule == "linear"}
-    assert {"targetdrop", *rising} <= {name for name in METHODS if layer_of(name).rises_live}
+def test_every_method_can_let_its_strength_rise_on_a_gpu():
+    assert [name for name in METHODS if not layer_of(name).rises_live] == []
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -249,8 +252,18 @@ def test_each_method_and_each_knob_is_described(name):
     assert all(field.description for field in find_method(name).model_fields.values())
 
 
+def views_bits_in_a_vmap() -> bool:
+    try:
+        vmap(lambda x: x.view(torch.int32))(torch.ones(2))
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
 def test_the_transforms_of_torch_func_go_through(name):
+    if name == "targetdrop" and not views_bits_in_a_vmap():
+        pytest.skip("this torch has no batching rule for view(dtype), which ranks the channels")
     layer = layer_of(name, 8)
     weights = torch.randn(8, 12, 12)
     x = feature_map((4, 8, 12, 12)).requires_grad_(False)

@@ -45,11 +45,15 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(k
         assert torch.equal(labels, also)
 
 
+# torch 2.6 compiles anew for each number, whatever it is for, where a real backend is asked.
+BACKEND = "aot_eager" if torch.__version__ >= (2, 7) else "eager"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dropblock", "dropout", "targetdrop", "weighted_channel_dropout"])
 def test_a_compiled_network_is_not_compiled_anew_while_a_strength_rises(monkeypatch, method):
     original = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: original(module, backend="aot_eager", **how))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: original(module, backend=BACKEND, **how))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     run = run_of(regularizer=method, **{"regularizer.schedule": "linear", "hardware.compile": True})

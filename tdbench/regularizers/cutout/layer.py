@@ -14,6 +14,7 @@ class Cutout(Regularizer):
     """
 
     traits = Traits("blocks", shared=True, rescales=False)
+    rises_live = True
 
     def __init__(self, size: int = 16) -> None:
         super().__init__()
@@ -26,8 +27,8 @@ class Cutout(Regularizer):
         down = self._in_hole(x, num_samples, height)[:, None, :, None]
         across = self._in_hole(x, num_samples, width)[:, None, None, :]
         hole = down & across
-        if self.rate < 1:
-            hole = hole & ~keep_mask(x, (num_samples, 1, 1, 1), self.rate)
+        if self.live_strength is not None or self.rate < 1:
+            hole = hole & ~keep_mask(x, (num_samples, 1, 1, 1), self.live_rate)
         return torch.where(hole, 0.0, x), hole.sum() * num_channels
 
     def _in_hole(self, x: Tensor, num_samples: int, length: int) -> Tensor:

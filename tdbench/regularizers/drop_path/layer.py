@@ -13,6 +13,7 @@ class DropPath(Regularizer):
     """
 
     traits = Traits("samples", blind=True)
+    rises_live = True
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()
@@ -21,8 +22,8 @@ class DropPath(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `x` (N, ...), of any shape, with whole samples dropped, and the number of units dropped."""
-        keep = keep_mask(x, (x.shape[0], *(1,) * (x.dim() - 1)), self.rate)
-        return scale_kept(x, keep, 1 - self.rate), (~keep).sum() * x[0].numel()
+        keep = keep_mask(x, (x.shape[0], *(1,) * (x.dim() - 1)), self.live_rate)
+        return scale_kept(x, keep, 1 - self.live_rate), (~keep).sum() * x[0].numel()
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         return self.full_rate

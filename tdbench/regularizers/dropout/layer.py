@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask, scale_of
 from tdbench.regularizers.masking import zero_where
 
 
@@ -15,6 +15,7 @@ class Dropout(Regularizer):
     """
 
     traits = Traits("units", blind=True)
+    rises_live = True
 
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()
@@ -23,10 +24,10 @@ class Dropout(Regularizer):
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `x`, of any shape, with units dropped, and their number."""
-        rate = self.rate
-        if torch.compiler.is_compiling():  # the same, in a form that is not recompiled as the rate rises
+        rate = self.live_rate
+        if isinstance(rate, Tensor) or torch.compiler.is_compiling():  # the same, of any number and not of this one
             keep = keep_mask(x, x.shape, rate)
-            return zero_where(~keep, x * (1 / (1 - rate) if rate < 1 else 1.0)), x.numel() - keep.count_nonzero()
+            return zero_where(~keep, x * scale_of(1 - rate)), x.numel() - keep.count_nonzero()
         out, keep = torch.native_dropout(x, rate, True)
         return out, x.numel() - keep.count_nonzero()
 

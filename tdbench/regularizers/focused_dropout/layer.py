@@ -15,6 +15,7 @@ class FocusedDropout(Regularizer):
     """
 
     traits = Traits("units", shared=True, rescales=False)
+    rises_live = True
 
     def __init__(self, participation: float = 0.1, low: float = 0.3, high: float = 0.6) -> None:
         super().__init__()
@@ -34,5 +35,5 @@ class FocusedDropout(Regularizer):
         share = self.low + (self.high - self.low) * torch.rand(num_samples, 1, 1, 1, device=x.device)
         keep = reference > share * reference.amax(dim=(2, 3), keepdim=True)
         # One draw for the whole batch: a step that does not take part keeps all.
-        keep = keep | keep_mask(x, (1, 1, 1, 1), self.rate)
+        keep = keep | keep_mask(x, (1, 1, 1, 1), self.live_rate)
         return torch.where(keep, x, 0.0), (~keep).sum() * num_channels

@@ -15,6 +15,7 @@ class MaxDropout(Regularizer):
     """
 
     traits = Traits("units", rescales=False)
+    rises_live = True
 
     def __init__(self, p: float = 0.3) -> None:
         super().__init__()
@@ -25,5 +26,7 @@ class MaxDropout(Regularizer):
         """Return `x`, of any shape, without its largest values, and their number."""
         values = x.detach().to(wide_dtype(x))
         low, high = values.aminmax()
-        dropped = values > low + (1 - self.rate) * (high - low)
+        share = 1 - self.live_rate
+        share = share.to(values.dtype) if isinstance(share, Tensor) else share  # as a number that meets a tensor
+        dropped = values > low + share * (high - low)
         return torch.where(dropped, 0.0, x), dropped.count_nonzero()

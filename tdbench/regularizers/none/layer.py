@@ -8,6 +8,8 @@ from tdbench.regularizers.base import Regularizer
 class Identity(Regularizer):
     """Passes the feature map on and drops nothing."""
 
+    rises_live = True
+
     def drop(self, x: Tensor) -> tuple[Tensor, int]:
         return self.untouched(x)
 

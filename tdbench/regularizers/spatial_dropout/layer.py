@@ -13,6 +13,7 @@ class SpatialDropout(Regularizer):
     """
 
     traits = Traits("maps", blind=True)
+    rises_live = True
 
     def __init__(self, p: float = 0.1) -> None:
         super().__init__()
@@ -20,8 +21,8 @@ class SpatialDropout(Regularizer):
         self.full_rate = p
 
     def drop(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        keep = keep_mask(x, (*x.shape[:2], 1, 1), self.rate)
-        return scale_kept(x, keep, 1 - self.rate), (~keep).sum() * x.shape[2] * x.shape[3]
+        keep = keep_mask(x, (*x.shape[:2], 1, 1), self.live_rate)
+        return scale_kept(x, keep, 1 - self.live_rate), (~keep).sum() * x.shape[2] * x.shape[3]
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         return self.full_rate
