@@ -140,6 +140,8 @@ class TrainBatches:
         self.padding = (0 if config.augment.random_resized_crop else side // 8) if padding is None else padding
         if self.padding > side:
             raise ConfigError(f"augment.crop_padding must be at most {side}, the images' side, got {self.padding}")
+        if config.augment.cutout > side:
+            raise ConfigError(f"augment.cutout must be at most {side}, the images' side, got {config.augment.cutout}")
         self.flip = data.source.flip if config.augment.flip is None else config.augment.flip
         self.side, self.hole_size = side, config.augment.cutout
         check_suits(config.augment, data.image_shape[0], data.num_classes, self.share_size)

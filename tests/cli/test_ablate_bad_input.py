@@ -54,6 +54,7 @@ TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
         (["--ray-address", "auto"], "--ray-address goes with --executor ray"),
         (["--param", "k", "--match", "dropped=99"], "regularizer.match must be between"),
         (["--param", "augment.crop_padding=64,4"], "augment.crop_padding must be at most 32"),
+        (["--param", "augment.cutout=64,4"], "augment.cutout must be at most 32, the images' side, got 64"),
         (["missing.yaml"], "config file missing.yaml does not exist"),
     ],
 )

@@ -205,7 +205,7 @@ def test_seeds_of_different_purposes_are_unrelated():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 30])
+@pytest.mark.parametrize("size", [1, 3, 4, 8])
 def test_cutout_leaves_each_image_but_for_one_hole_clipped_at_the_border(size):
     images = random_images(12)
     plain = batches_of(data_of(images), **{"augment.crop_padding": 2})
