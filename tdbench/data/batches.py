@@ -20,6 +20,8 @@ from tdbench.data.seeds import derive_seed
 from tdbench.data.sources import LoadedData
 from tdbench.errors import ConfigError
 
+MIRRORED = 1024  # images at a time
+
 
 @dataclass(frozen=True)
 class _Draw:
@@ -78,7 +80,6 @@ class _Images:
         mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
         std = torch.tensor(data.std, device=device).view(1, -1, 1, 1)
         self._scale, self._shift = 1 / (255 * std), -mean / std
-        self.labels = images.labels.to(device)
         self.pixels = images.images.to(device) if isinstance(images.images, Tensor) else images.images
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -195,10 +196,14 @@ class TrainBatches:
 
         Where images are flipped, N more follow, mirrored.
         """
-        height, width = pixels.shape[2:]
-        padded = F.pad(pixels, (self.padding,) * 4)
-        if self.flip:
-            padded = torch.cat((padded, padded.flip(3)))
+        num_images, num_channels, height, width = pixels.shape
+        sides = height + 2 * self.padding, width + 2 * self.padding
+        padded = pixels.new_zeros(num_images * (1 + self.flip), num_channels, *sides)
+        inner = padded[:, :, self.padding : self.padding + height, self.padding : self.padding + width]
+        inner[:num_images] = pixels
+        if self.flip:  # a part at a time, each of which is copied once more
+            for part, there in zip(pixels.split(MIRRORED), inner[num_images:].split(MIRRORED), strict=True):
+                there.copy_(part.flip(3))
         return padded.unfold(2, height, 1).unfold(3, width, 1)
 
     def _batch(self, crops: Tensor, draw: _Draw, epoch: int, number: int) -> tuple[Tensor, Tensor]:
@@ -240,6 +245,7 @@ class TestBatches:
         self._order = (order % self.num_images).view(num_batches, self.batch_size)[parts]
         self._num_counted = is_counted.view(num_batches, self.batch_size)[parts].sum(1).tolist()
         self._images = _Images(tested, data, config, device, layout)
+        self._labels = tested.labels.to(device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield (images, labels, number of images that count), this process's share of the batches."""
@@ -251,4 +257,4 @@ class TestBatches:
         else:
             pixels = images.stream(self._order.flatten(), self.batch_size)
         for part, batch, num_counted in zip(order, pixels, self._num_counted, strict=True):
-            yield images.resized(images.normalise(batch)), images.labels[part], num_counted
+            yield images.resized(images.normalise(batch)), self._labels[part], num_counted

@@ -172,6 +172,16 @@ def keep_mask(x: Tensor, shape: tuple[int, ...], rate: float | Tensor) -> Tensor
     return torch.rand(shape, device=x.device) >= rate
 
 
+def share_of(ratio: float, num_channels: int) -> int:
+    """Return K = floor(ratio · C), at least 1; the 1e-9 makes 0.29 of 100 channels 29, not 28."""
+    return max(1, int(ratio * num_channels + 1e-9))
+
+
+def live_share_of(ratio: Tensor, num_channels: int) -> Tensor:
+    """Return the same K of a ratio on a device (0-dim, fp64), int32."""
+    return (ratio * num_channels + 1e-9).int().clamp(min=1)
+
+
 def scale_of(share: float | Tensor) -> float | Tensor:
     """Return 1 / `share`, by which kept units are multiplied; 1 for a share of 0, where none is."""
     if isinstance(share, Tensor):

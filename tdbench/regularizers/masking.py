@@ -39,6 +39,13 @@ def zero_where(mask: Tensor, x: Tensor) -> Tensor:
     return torch.where(mask, 0.0, x)
 
 
+def scaled(x: Tensor, scale: float | Tensor) -> Tensor:
+    """Return `x` times a number, also one on the device (0-dim), which a product would round to a half type before."""
+    if not isinstance(scale, Tensor) or x.dtype == wide_dtype(x):
+        return x * scale
+    return torch.addcmul(x, x, (scale - 1).to(x.dtype))
+
+
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """Return the memory format of a tensor that is contiguous or channels_last."""
     return torch.contiguous_format if x.is_contiguous() else torch.channels_last

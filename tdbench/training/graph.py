@@ -47,14 +47,17 @@ def reason_against(config: RunConfig, hardware: Hardware, num_processes: int, ca
 
 
 def rises_live(insertion: Insertion) -> bool:
-    """Return whether all layers can read a rising strength on their device."""
-    return all(layer.rises_live for layer in insertion.layers.values())
+    """Return whether all layers can read a rising strength on their device, as their own classes say.
+
+    What is inherited does not count: the `drop` of a user's class may read another strength.
+    """
+    return all(layer.rises_live and "rises_live" in vars(type(layer)) for layer in insertion.layers.values())
 
 
-def keep_strength_live(insertion: Insertion, hardware: Hardware) -> None:
-    """Have the layers read a rising strength on their device, if steps are recorded or compiled there, and they can."""
-    device, is_fixed = hardware.device, hardware.device.type == "cuda" or hardware.compile
-    if is_fixed and insertion.regularizer.schedule != "constant" and rises_live(insertion):
+def keep_strength_live(insertion: Insertion, device: torch.device, is_fixed: bool) -> None:
+    """Have the layers read a rising strength on their device, where a step `is_fixed` beforehand, and both can."""
+    has_double = device.type in ("cpu", "cuda")
+    if is_fixed and has_double and insertion.regularizer.schedule != "constant" and rises_live(insertion):
         for layer in insertion.layers.values():
             layer.live_strength = torch.ones((), dtype=torch.float64, device=device)
 
@@ -66,7 +69,8 @@ def check_recorded(insertion: Insertion, device: torch.device) -> None:
         RuntimeError: One has; it would keep the strength of this step.
     """
     rises = device.type == "cuda" and insertion.regularizer.schedule != "constant"
-    if rises and not rises_live(insertion) and torch.cuda.is_current_stream_capturing():
+    is_live = rises_live(insertion) and all(layer.strength > 0 for layer in insertion.layers.values())
+    if rises and not is_live and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("the regularizer's strength rises on the host for feature maps such as these")
 
 
@@ -129,15 +133,16 @@ class StepGraph:
         graph, device = torch.cuda.CUDAGraph(), images.device
         generator = torch.cuda.default_generators[device.index]
         before = generator.clone_state()
-        self._images, self._labels = images.clone(), labels.clone()
+        images, labels = images.clone(), labels.clone()
         torch.cuda.synchronize(device)
         try:
             with torch.cuda.graph(graph):
-                self._loss = self.learn(self._images, self._labels)
+                loss = self.learn(images, labels)
         except Exception:
             torch.cuda.synchronize(device)
             generator.graphsafe_set_state(before)  # it would stay as in a recording, where no number can be drawn
             raise
+        self._images, self._labels, self._loss = images, labels, loss
         return graph
 
 

@@ -61,7 +61,6 @@ class Run:
         self.test_batches = setup.test_batches(share) if config.data.test else None
         self.valid_batches = setup.valid_batches(share)
         self.insertion.meter(device)
-        keep_strength_live(self.insertion, self.hardware)
         if self.hardware.compile:
             self.model.compile()  # not `dynamic=False`, which compiles anew for each strength of a schedule that rises
         self.network = self.model
@@ -69,6 +68,7 @@ class Run:
         self.num_steps = num_steps_of(config.training, self.steps_per_epoch)
         can_rise = rises_live(self.insertion)
         self.graph = graph_of(self.learn, config, self.hardware, self.num_steps, processes.count, can_rise)
+        keep_strength_live(self.insertion, device, self.graph is not None or self.hardware.compile)
         is_on_gpu = device.type == "cuda" and (self.graph is not None or config.optimizer.can_be_recorded)
         self.optimizer = make_optimizer(self.model, config.optimizer, device, is_on_gpu)  # alike, recorded or not
         self.rates = LearningRates(self.optimizer, device if is_on_gpu else None)

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from tdbench import TargetDrop2d, target_drop2d
-from tdbench.regularizers.base import DropMeter
+from tdbench.regularizers.base import DropMeter, live_share_of, share_of
 from tdbench.regularizers.targetdrop import fused, layer
-from tdbench.regularizers.targetdrop.targets import live_share_of, share_of
 from tests.regularizers.feature_maps import FORMATS, assert_same, exact_map, feature_map
 
 FORMS = [

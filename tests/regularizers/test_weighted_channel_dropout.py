@@ -48,6 +48,14 @@ def test_of_two_channels_each_is_selected_in_proportion_to_its_score():
     assert abs(float(kept[:, 0].double().mean()) - rate) <= 5 * math.sqrt(rate * (1 - rate) / n)
 
 
+def test_the_number_of_channels_is_that_of_the_exact_strength_on_the_host_and_on_the_device():
+    layer, x = WeightedChannelDropout(0.9, keep=1.0).train(), torch.ones(1, 2048, 1, 1)
+    layer.strength = 72167 / 78200  # 1858.99998 channels, which are 1859 in single precision
+    assert int((layer(x) > 0).sum()) == 1858
+    layer.live_strength = torch.tensor(layer.strength, dtype=torch.float64)
+    assert int((layer(x) > 0).sum()) == 1858
+
+
 @pytest.mark.parametrize("num_channels", [1, 7, 100])
 def test_the_number_of_channels_that_are_selected_is_exact(num_channels):
     x = torch.rand(2, num_channels, 2, 2) + 0.1

@@ -8,8 +8,9 @@ import torch
 
 from tdbench import load_config
 from tdbench.errors import ConfigError
+from tdbench.regularizers.dropout.layer import Dropout
 from tdbench.training.facts import recording
-from tdbench.training.graph import EAGER_STEPS, StepGraph, check_recorded, reason_against
+from tdbench.training.graph import EAGER_STEPS, StepGraph, check_recorded, keep_strength_live, reason_against
 from tdbench.training.hardware import Hardware, resolve
 from tdbench.training.run import Run
 
@@ -62,6 +63,27 @@ def test_where_recording_fails_the_step_goes_on_or_says_so(monkeypatch):
         graph(x, y)
 
 
+def test_a_strength_is_kept_on_a_device_for_steps_that_are_fixed_and_by_layers_that_can_read_it_there():
+    class Late(Dropout):
+        @property
+        def rate(self):
+            return self.full_rate * self.strength**4
+
+    tiny = {"device": "cpu", "train_fraction": 0.1, "regularizer": "dropout", "schedule": "linear"}
+    insertion = Run(load_config(overrides=tiny)).insertion
+    layers = insertion.layers.values()
+    for device, is_fixed in (("cpu", False), ("mps", True)):
+        keep_strength_live(insertion, torch.device(device), is_fixed)
+        assert all(layer.live_strength is None for layer in layers)
+    for layer in layers:
+        layer.__class__ = Late
+    keep_strength_live(insertion, torch.device("cpu"), True)
+    assert all(layer.live_strength is None for layer in layers)
+    Late.rises_live = True
+    keep_strength_live(insertion, torch.device("cpu"), True)
+    assert all(layer.live_strength == 1 for layer in layers)
+
+
 def test_a_recording_that_fails_keeps_nothing_of_its_step(monkeypatch):
     def learn(images, labels):
         activations = images * 2
@@ -88,6 +110,10 @@ def test_a_recording_in_which_a_strength_was_read_from_the_host_is_refused(monke
     with pytest.raises(RuntimeError, match="rises on the host"):
         check_recorded(insertion, GPU.device)
     insertion.layers["stage2"].rises_live = True
+    insertion.set_progress(0.0)
+    with pytest.raises(RuntimeError, match="rises on the host"):
+        check_recorded(insertion, GPU.device)  # at strength 0 the step drops nothing, and would drop nothing for good
+    insertion.set_progress(0.5)
     check_recorded(insertion, GPU.device)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask, scale_of
-from tdbench.regularizers.masking import zero_where
+from tdbench.regularizers.masking import scaled, zero_where
 
 
 class Dropout(Regularizer):
@@ -27,7 +27,7 @@ class Dropout(Regularizer):
         rate = self.live_rate
         if isinstance(rate, Tensor) or torch.compiler.is_compiling():  # the same, of any number and not of this one
             keep = keep_mask(x, x.shape, rate)
-            return zero_where(~keep, x * scale_of(1 - rate)), x.numel() - keep.count_nonzero()
+            return zero_where(~keep, scaled(x, scale_of(1 - rate))), x.numel() - keep.count_nonzero()
         out, keep = torch.native_dropout(x, rate, True)
         return out, x.numel() - keep.count_nonzero()
 

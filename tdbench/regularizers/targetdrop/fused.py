@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tdbench.regularizers.base import DropMeter
+from tdbench.regularizers.base import DropMeter, live_share_of, share_of
 from tdbench.regularizers.kernels import constant_in_graphs, imports, modules_named, runs_cpp
 from tdbench.regularizers.masking import is_followed
 from tdbench.regularizers.targetdrop import Region, Rescale
-from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite, live_share_of, share_of
+from tdbench.regularizers.targetdrop.targets import choose_windows, draws, excite
 from tdbench.regularizers.targetdrop.windows import centres_by_channel, drop_dense, radius_of, scales, straight_through
 
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # double precision stays with the plain form

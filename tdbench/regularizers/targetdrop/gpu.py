@@ -1,9 +1,9 @@
 """TargetDrop on a GPU: three Triton kernels forward and one backward, in place of about forty small ones.
 
 `squeeze` reads the map once and finds the mean and the peak of every channel; `choose` works out the attention from the
-means, ranks the channels of a sample by it and places the windows; `drop` copies the map, zeroes the windows and scales
-the rest of the target channels. So forward reads the map twice and writes it once. `drop` is linear and its own
-adjoint: backward is `drop` of the gradient, one pass.
+means, where `attends` says so, ranks the channels of a sample by it and places the windows; `drop` copies the map,
+zeroes the windows and scales the rest of the target channels. So forward reads the map twice and writes it once. `drop`
+is linear and its own adjoint: backward is `drop` of the gradient, one pass.
 
 Where the layer follows a ReLU, `squeeze` and `drop` take the map before it and apply it in the same pass, so that its
 output is never written; backward needs no mask but the signs of the result, as the ReLU's own does.

@@ -5,7 +5,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from tdbench.regularizers.base import Regularizer, Traits, has_hooks
+from tdbench.regularizers.base import Regularizer, Traits, has_hooks, share_of
 from tdbench.regularizers.targetdrop import Attention, Region, Rescale
 from tdbench.regularizers.targetdrop.fused import Knobs, fused_form
 from tdbench.regularizers.targetdrop.targets import (
@@ -14,7 +14,6 @@ from tdbench.regularizers.targetdrop.targets import (
     draws,
     excite,
     fan_out_normal,
-    share_of,
     uniform,
 )
 from tdbench.regularizers.targetdrop.windows import (
@@ -101,6 +100,7 @@ class TargetDrop2d(Regularizer):
     """
 
     traits = Traits("blocks", share_varies=True)
+    rises_live = True
 
     fc1: Tensor | None
     fc2: Tensor | None

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tdbench.regularizers.base import share_of
 from tdbench.regularizers.masking import is_followed, wide_dtype
 from tdbench.regularizers.targetdrop import Region
 from tdbench.regularizers.targetdrop.windows import Windows, peaks, windows_at
@@ -104,16 +105,6 @@ def top_channels(scores: Tensor, num_channels: int) -> Tensor:
     rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of a negative float, all bits but the sign fall
     keys = (rising.long() << 31) - torch.arange(scores.shape[1], device=scores.device)
     return keys.topk(num_channels, dim=1).indices
-
-
-def share_of(ratio: float, num_channels: int) -> int:
-    """Return K = floor(ratio · C), at least 1; the 1e-9 makes 0.29 of 100 channels 29, not 28."""
-    return max(1, int(ratio * num_channels + 1e-9))
-
-
-def live_share_of(ratio: Tensor, num_channels: int) -> Tensor:
-    """Return the same K of a ratio on a device (0-dim, fp64), int32."""
-    return (ratio * num_channels + 1e-9).int().clamp(min=1)
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask
+from tdbench.regularizers.base import Regularizer, Traits, check_rate, keep_mask, live_share_of, share_of
 
 SMALLEST_SCORE = 1e-6
 
@@ -39,11 +39,12 @@ class WeightedChannelDropout(Regularizer):
         scores = x.detach().mean(dim=(2, 3), dtype=torch.float32).clamp(min=SMALLEST_SCORE)
         # log(u) / score has the order of u^(1/score), and does not underflow.
         keys = torch.rand_like(scores).clamp(min=torch.finfo(scores.dtype).tiny).log() / scores
-        # No integer of the strength's: torch.compile would compile anew for each.
-        places = torch.arange(num_channels, device=x.device)
-        is_selected = (places + 1 <= ratio * num_channels + 1e-9) | (places == 0)
-        order = keys.argsort(dim=1, descending=True)
-        selected = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, is_selected.expand_as(order))
+        nothing = torch.zeros_like(scores, dtype=torch.bool)
+        if isinstance(ratio, Tensor):
+            is_selected = torch.arange(num_channels, device=x.device) < live_share_of(ratio, num_channels)
+            selected = nothing.scatter(1, keys.argsort(dim=1, descending=True), is_selected.expand_as(keys))
+        else:
+            selected = nothing.scatter(1, keys.topk(share_of(ratio, num_channels), dim=1).indices, True)
         kept = selected & keep_mask(x, (num_samples, num_channels), 1 - keep)
         counted = scores * (kept if self.rescale == "kept" else selected)
         scale = scores.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp(min=SMALLEST_SCORE)
@@ -55,9 +56,4 @@ class WeightedChannelDropout(Regularizer):
 
     def nominal_share(self, shape: tuple[int, int, int]) -> float:
         """Return 1 - the expected share of channels that are kept."""
-        return 1 - number_selected(self.ratio, shape[0]) / shape[0] * self.keep
-
-
-def number_selected(ratio: float, num_channels: int) -> int:
-    """Return the share of the channels, rounded down, and at least one; 0.29 of 100 is 29."""
-    return max(1, int(ratio * num_channels + 1e-9))
+        return 1 - share_of(self.ratio, shape[0]) / shape[0] * self.keep
