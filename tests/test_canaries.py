@@ -68,6 +68,7 @@ def test_a_function_marked_constant_is_not_traced():
     assert runs_triton._dynamo_marked_constant, VERSION
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SGD", "AdamW", "RMSprop"])
 def test_an_optimizer_out_of_its_wrappers_does_what_torch_s_does_and_imports_no_compiler(kind):
     """training/optimizer.py: the methods under torch's wrappers, reached by functools' __wrapped__."""

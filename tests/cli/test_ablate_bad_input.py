@@ -73,6 +73,7 @@ def test_values_that_an_empty_variable_gives_are_not_the_defaults(cli, nothing):
     assert "got nothing; leave it out for the default" in refused.err
 
 
+@pytest.mark.slow
 def test_a_ray_that_is_not_there_is_one_message(cli, tmp_path):
     pytest.importorskip("ray")
     outcome = cli(*TWO, *cli.tiny, "--executor", "ray", "--ray-address", "127.0.0.1:1", "--out", tmp_path)

@@ -46,7 +46,14 @@ def shell(cli, redirection: str, *arguments: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize("redirection", ["> /dev/full", "2> /dev/full", ">&-", "2>&-", ">&- 2>&- <&-", "| true"])
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        "> /dev/full",
+        ">&- 2>&- <&-",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("2> /dev/full", ">&-", "2>&-", "| true")),
+    ],
+)
 def test_a_run_goes_on_without_its_words(cli, tmp_path, redirection):
     done = shell(cli, redirection, "train", *cli.tiny, "--out", "run")
     assert done.returncode == 0, done.stderr

@@ -60,6 +60,7 @@ def drive(*arguments, cwd, code=0, heavy=HEAVY):
     return done.stdout, told, loaded.split()
 
 
+@pytest.mark.slow
 def test_the_driver_of_a_sweep_never_imports_torch(tmp_path):
     command = ("ablate", "--param", "k=3", *TINY, "--jobs", "1", "--out", "sweep")
     for more in (("--dry-run",), (), (), ("--dry-run",), ("--json",), ("--param", "gamma")):
@@ -289,6 +290,7 @@ def test_a_sweep_reads_values_as_the_user_s_own_validators_do(strict, tmp_path):
     assert "failed" not in trials
 
 
+@pytest.mark.slow
 def test_each_value_that_the_user_s_own_validators_refuse_is_named(strict, tmp_path):
     _, told, _ = drive(*strict, "--param", "size=3,9,10,large", cwd=tmp_path, code=2)
     assert [line.partition(": ")[0] for line in told.removeprefix("tdbench: ").splitlines()] == [
@@ -323,6 +325,7 @@ assert tdbench.audit(config).findings
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_the_reason_of_the_user_s_own_exception_is_told(tmp_path):
     raising = MINE.replace("        return x * (", "        raise Theirs('the true reason')\n        return x * (")
     (tmp_path / "raising.py").write_text("class Theirs(Exception):\n    pass\n" + raising)
@@ -332,6 +335,7 @@ def test_the_reason_of_the_user_s_own_exception_is_told(tmp_path):
     assert loaded == []
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_with_a_long_path_is_no_obstacle(tmp_path):
     long = tmp_path / ("x" * 90)
     long.mkdir()

@@ -391,6 +391,7 @@ def fake_training(values, seed, out):
     return {"acc": 80 + random.Random(seed).gauss(0, 2) + 10 * values["p"] + noise, "loss": 1}
 
 
+@pytest.mark.slow
 def test_a_function_is_a_trial_too(tmp_path):
     sweep = tdbench.ablate(
         fake_training, PARAM, baseline="p=0.0", metric="acc", higher_is_better=True, out=tmp_path / "sweep"

@@ -247,6 +247,7 @@ def test_a_logger_that_fails_costs_a_trial_nothing_and_whoever_drives_the_sweep_
 LONG = {**TINY, "training": {"max_steps": 100000, "epochs": 100000, "batch_size": 32}}
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_killed_and_one_that_takes_too_long_are_told_apart(folder):
     executor = LocalExecutor([{}], timeout_s=4)
     try:

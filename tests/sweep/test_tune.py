@@ -475,6 +475,7 @@ def contents_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_a_second_each")
 @pytest.mark.parametrize(
     ("param", "stop_after"), [(PARAM, None), ({"block_size": [1, 3]}, 1), ({"block_size": [3, 5]}, 5)]
