@@ -127,6 +127,7 @@ def test_a_gpu_can_be_told_to_wait():
     assert callable(torch.cuda._sleep), VERSION
 
 
+@pytest.mark.slow
 def test_multiprocessing_still_reads_the_main_module_s_file_and_spec(tmp_path):
     """sweep/lab.py: processes must not run the caller's script again, though it has no `if __name__` guard."""
     script = tmp_path / "script.py"

@@ -2,6 +2,12 @@
 
 import pytest
 
+
+def in_the_lab(*row):
+    """Return what takes the server of the lab, which imports torch; one such row is not slow."""
+    return pytest.param(*row, marks=pytest.mark.slow)
+
+
 TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
 
 
@@ -22,7 +28,7 @@ TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
         (["--param", "k", "--smallest", "-0.3"], "smallest must be"),
         (["--param", "k", "--metric", "test_los"], "did you mean test_loss?"),
         (["--param", "k", "--baseline", "off", "--seeds", "3..5"], "needs a baseline to decide against"),
-        (
+        in_the_lab(
             ["--param", "k", "--data", "cifar10", "--set", "data.resample=true"],
             "data.resample must be false for cifar10",
         ),
@@ -31,7 +37,9 @@ TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
             "--seeds must be FIRST..LAST, such as 3..20, or how many, such as 5, or which",
         ),
         (["--param", "k=3", "--values", "5"], "leave --values out"),
-        (["--param", "k=3,65"], "block_size must be at most 32 for maps at stage1 (32×32), stage2 (16×16), got 65"),
+        in_the_lab(
+            ["--param", "k=3,65"], "block_size must be at most 32 for maps at stage1 (32×32), stage2 (16×16), got 65"
+        ),
         (["--param", "k", "--baseline", "33"], "unknown baseline '33'"),
         (
             ["--param", "k", "--executor", "slrm"],
@@ -45,16 +53,16 @@ TWO = ("ablate", "--param", "block_size", "--values", "3,5", "--seeds", "2")
         (["--param", "k", "--log", "wandp"], "unknown --log 'wandp'; did you mean wandb?"),
         (["--param", "k", "--device", "cuda"], "no CUDA GPU here"),
         (["--param", "k", "--gpus", "0", "--device", "cpu"], "--gpus must be left out for --device cpu, got 0"),
-        (["--data", "folder", "--data-root", "/nonexistent", "--param", "k"], "/nonexistent"),
+        in_the_lab(["--data", "folder", "--data-root", "/nonexistent", "--param", "k"], "/nonexistent"),
         (["--set", "seed=3"], "--seeds says which seeds run"),
         (
             ["--executor", "ray", "--ray-address", "auto", "--gpus", "0"],
             "--gpus must be left out with --ray-address",
         ),
         (["--ray-address", "auto"], "--ray-address goes with --executor ray"),
-        (["--param", "k", "--match", "dropped=99"], "regularizer.match must be between"),
-        (["--param", "augment.crop_padding=64,4"], "augment.crop_padding must be at most 32"),
-        (["--param", "augment.cutout=64,4"], "augment.cutout must be at most 32, the images' side, got 64"),
+        in_the_lab(["--param", "k", "--match", "dropped=99"], "regularizer.match must be between"),
+        in_the_lab(["--param", "augment.crop_padding=64,4"], "augment.crop_padding must be at most 32"),
+        in_the_lab(["--param", "augment.cutout=64,4"], "augment.cutout must be at most 32, the images' side, got 64"),
         (["missing.yaml"], "config file missing.yaml does not exist"),
     ],
 )
@@ -81,6 +89,7 @@ def test_a_ray_that_is_not_there_is_one_message(cli, tmp_path):
     assert "--ray-address 127.0.0.1:1: no Ray can be reached there" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_dry_run_without_the_data_still_shows_the_plan(cli, tmp_path):
     planned = cli(
         *TWO, "--data", "folder", "--data-root", tmp_path / "nothing", "--out", tmp_path / "sweep", "--dry-run"

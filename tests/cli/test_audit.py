@@ -54,6 +54,7 @@ def test_a_site_that_the_model_lacks_is_refused_with_all_it_has(cli, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_output_that_is_no_folder_is_refused(cli, tmp_path):
     (tmp_path / "file").write_text("mine")
     done = cli("audit", "--out", "file")

@@ -70,6 +70,7 @@ def test_a_finished_run_is_found_where_its_images_have_moved_or_are_gone(cli, pl
     assert json.loads(cli(*command, "--data-root", "data").out) == result
 
 
+@pytest.mark.slow
 def test_a_sweep_on_changed_images_is_refused_and_says_which(cli, place):
     command = (
         "ablate",

@@ -150,6 +150,7 @@ def test_json_prints_only_the_rows_and_the_machine(cli, tmp_path):
     assert found["machine"]["step_gflop"] > 0
 
 
+@pytest.mark.slow
 def test_quiet_prints_one_line_and_a_method_out_of_memory_is_a_cell_and_not_the_end(cli, tmp_path, monkeypatch):
     def drop(self, x):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -288,6 +289,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert "--out /proc/self must be a folder that can be written" in done.err
 
 
+@pytest.mark.slow
 def test_where_no_layer_fits_the_closing_line_does_not_say_that_it_was_measured_alone(cli, tmp_path):
     arguments = (*QUICK[:-1], "99999x99999x9999x999", "--regularizer", "targetdrop", "--quiet")
     done = cli("profile", *arguments, "--out", tmp_path / "out")

@@ -77,6 +77,7 @@ def test_as_one_of_the_callbacks_it_adds_the_share_to_the_history(tmp_path):
     assert [row["dropped_pct"] for row in history if "loss" in row] == [100, 100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "is_first"), [("epoch", False), ("steps", True), ("best", True)])
 def test_a_resumed_training_has_the_weights_of_the_layers_again(how, is_first, tmp_path):
     kept = {"save_strategy": how, "save_steps": 3, "num_train_epochs": 1}

@@ -118,6 +118,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does():
     assert tried(500, limit=100) == [(500, "OOM"), (250, "OOM"), (125, "OOM"), (62, "ok")]
 
 
+@pytest.mark.slow
 def test_where_not_even_one_image_fits_the_search_ends_at_one():
     assert tried(4, limit=0) == [(4, "OOM"), (2, "OOM"), (1, "OOM")]
 

@@ -176,6 +176,7 @@ def test_a_script_that_dies_by_a_signal_has_failed_and_says_by_which(tmp_path):
     assert "SIGKILL" in ended.reason
 
 
+@pytest.mark.slow
 def test_values_are_compared_seed_by_seed_and_the_tables_name_the_metric(tmp_path):
     sweep = ablate(tmp_path / "sweep")
     rows = rows_of(tmp_path / "sweep" / "summary.csv")

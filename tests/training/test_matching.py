@@ -32,6 +32,7 @@ def test_the_solved_value_drops_what_was_asked_for_over_the_whole_schedule(name)
     assert solved.digest() == config.digest()
 
 
+@pytest.mark.slow
 def test_a_run_drops_what_was_asked_for_and_keeps_the_solved_value(tmp_path):
     config = load_config(overrides={**TINY, "regularizer": "dropblock", "match": "dropped=5", "max_steps": 12})
     result = train(config, tmp_path / "run")
