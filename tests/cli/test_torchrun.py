@@ -229,7 +229,7 @@ def test_kill_9_of_one_process_ends_the_other_with_one_message_and_the_run_goes_
     assert ended.code != 0
     (message,) = said(ended)
     assert re.search(
-        r"run failed in epoch [23]: another of its processes ended without saying why; the same command", message
+        r"run failed in epoch \d+: another of its processes ended without saying why; the same command", message
     )
     resumed = torchrun(*LONG, "--out", "run")
     assert resumed.code == 0
